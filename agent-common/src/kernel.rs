@@ -1,0 +1,308 @@
+//! The half of the lease that runs in the kernel, also when the agent is stopped: promise and ack, ack counting,
+//! replay windows, the second line of defence. Pure functions over [`Shared`]; the eBPF program, the simulator and
+//! the plain-socket path call the same code.
+
+use crate::{
+    node_bit,
+    record::Counter,
+    rules::{Rule, Rules},
+    state::{LeaseWord, PeerCell, PromiseWord, Shared},
+    wire::{self, Kind, Message, flags},
+};
+
+/// How far back a sender's clock may jump between two messages before it counts as a rollback, ns.
+/// Reordering over several links stays far below.
+pub const CLOCK_TOLERANCE: u64 = 150_000_000;
+
+/// What to do with a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Count it and drop it.
+    Drop(Counter),
+    /// Handled here; nothing more to do.
+    Done,
+    /// Send it back as an ack (see [`make_ack`]).
+    Ack,
+    /// Send it back as an ack, and hand it to user space, too.
+    AckAndDeliver,
+    /// Hand it to user space.
+    Deliver,
+    /// Gate bits were shut by a higher epoch: hand it to user space as such.
+    GateShut,
+    /// Our own id from elsewhere: all gates are shut, voting has stopped.
+    Duplicate,
+    /// The sender went back in time.
+    Regression,
+}
+
+/// Checks that need no key: size is the caller's, this is magic, version, cluster.
+#[inline(always)]
+pub fn precheck(sh: &Shared, m: &Message) -> Result<(), Counter> {
+    if m.magic != wire::MAGIC {
+        return Err(Counter::BadMagic);
+    }
+    if !wire::version_ok(m.version) {
+        return Err(Counter::BadVersion);
+    }
+    if m.cluster as u64 != sh.cluster.load() {
+        return Err(Counter::OtherCluster);
+    }
+    if m.from == 0 || m.from as usize > crate::MAX_NODES {
+        return Err(Counter::BadSender);
+    }
+    Ok(())
+}
+
+/// A message whose MAC was right.
+#[inline(always)]
+pub fn on_message(sh: &Shared, m: &Message, now: u64, rules: Rules) -> Verdict {
+    let me = sh.id.load() as u8;
+    if m.from == me {
+        // A frame of our own that came back through a loop is harmless; another machine with our id is not.
+        if m.incarnation == sh.incarnation.load() {
+            return Verdict::Drop(Counter::BadSender);
+        }
+        sh.halted.store(1);
+        let gates = sh.gate.load();
+        sh.gate.remove(gates);
+        return Verdict::Duplicate;
+    }
+    if m.to != 0 && m.to != me || node_bit(m.from) as u64 & sh.voters.load() == 0 && m.generation as u64 == sh.generation.load() {
+        return Verdict::Drop(Counter::BadSender);
+    }
+    if m.max_promise_ms as u64 * 1_000_000 != sh.max_promise.load() || m.promise_us as u64 * 1000 > sh.max_promise.load() {
+        return Verdict::Drop(Counter::BadPromise);
+    }
+    let p = sh.peer(m.from);
+    let inc = p.incarnation.load();
+    if m.incarnation < inc {
+        return Verdict::Drop(Counter::OldIncarnation);
+    }
+    match Kind::from_u8(m.kind) {
+        Some(Kind::Ack) => on_ack(sh, p, m, now, rules),
+        Some(Kind::Heartbeat) => {
+            if m.incarnation == inc {
+                if m.clock.wrapping_add(CLOCK_TOLERANCE) < p.hi_clock.load() {
+                    return Verdict::Regression;
+                }
+                match replay(p, m) {
+                    Replay::New => {}
+                    // Copies are acked again: acks are idempotent, and the first ack may have been lost. A stale
+                    // sequence is not.
+                    Replay::Copy => {}
+                    Replay::Stale => return Verdict::Drop(Counter::Replayed),
+                    Replay::Contended => return Verdict::Drop(Counter::Contended),
+                }
+                let hi = p.hi_clock.load();
+                if m.clock > hi {
+                    let _ = p.hi_clock.cas(hi, m.clock);
+                }
+            }
+            on_heartbeat(sh, p, m, now, rules)
+        }
+        Some(Kind::Grant | Kind::Refuse | Kind::Nack | Kind::Regressed) => {
+            if m.incarnation == inc {
+                match replay(p, m) {
+                    Replay::New => {}
+                    Replay::Copy | Replay::Stale => return Verdict::Drop(Counter::Replayed),
+                    Replay::Contended => return Verdict::Drop(Counter::Contended),
+                }
+            }
+            Verdict::Deliver
+        }
+        None => Verdict::Drop(Counter::BadSender),
+    }
+}
+
+enum Replay {
+    New,
+    Copy,
+    Stale,
+    Contended,
+}
+
+/// Bits of the replay window's history.
+const WINDOW: u64 = 24;
+
+/// The replay window of one sender and link, in one word: 40 bits of sequence, 24 bits of history.
+#[inline(always)]
+fn replay(p: &PeerCell, m: &Message) -> Replay {
+    let cell = &p.replay[(m.link & 7) as usize];
+    let seq = m.seq & ((1 << 40) - 1);
+    let mut tries = 0;
+    while tries < 4 {
+        let old = cell.load();
+        let (top, bits) = (old >> WINDOW, old & ((1 << WINDOW) - 1));
+        let new = if seq > top {
+            let shift = seq - top;
+            let history = if shift >= WINDOW { 0 } else { (bits << (shift & 31)) & ((1 << WINDOW) - 1) };
+            seq << WINDOW | history | 1
+        } else {
+            let back = top - seq;
+            if back >= WINDOW {
+                return Replay::Stale;
+            }
+            let bit = 1u64 << (back & 31);
+            if bits & bit != 0 {
+                return Replay::Copy;
+            }
+            old | bit
+        };
+        if cell.cas(old, new) {
+            return Replay::New;
+        }
+        tries += 1;
+    }
+    Replay::Contended
+}
+
+#[inline(always)]
+fn on_heartbeat(sh: &Shared, p: &PeerCell, m: &Message, now: u64, rules: Rules) -> Verdict {
+    p.heard[(m.link & 7) as usize].store(now);
+    p.seen_config.store((m.digest as u64) << 32 | m.generation as u64);
+    p.seen_epoch.store(m.epoch);
+    p.seen_cv.store(m.cv);
+    p.seen_set.store(m.set);
+    p.seen_flags.store(m.flags as u64 | (m.version as u64) << 8);
+    p.seen_incarnation.store(m.incarnation);
+
+    // Rule 11, second line of defence: somebody runs a group of ours and gained later.
+    let overlap = m.set.and(sh.gate.load());
+    if !overlap.is_empty() && m.epoch > sh.epoch.load() && sh.generation.load() == m.generation as u64 {
+        sh.gate.remove(overlap);
+        return Verdict::GateShut;
+    }
+    if m.generation as u64 != sh.generation.load() || !sh.votes(now) || node_bit(sh.id.load() as u8) as u64 & sh.voters.load() == 0 {
+        return Verdict::Deliver;
+    }
+
+    // Rule 9: the word first, then what it stands for, then swap that very word.
+    let word = PromiseWord(p.word.load_ordered());
+    if word.is_closed() || p.incarnation.load() != m.incarnation || !granted(p, m, rules) {
+        return Verdict::Deliver;
+    }
+    if !extend(p, word, now + m.promise_us as u64 * 1000, rules) {
+        return Verdict::Drop(Counter::Contended);
+    }
+    if m.ask_cv != 0 || m.flags & flags::SOFT != 0 { Verdict::AckAndDeliver } else { Verdict::Ack }
+}
+
+/// Is the running claim of the message one that this voter granted?
+#[inline(always)]
+fn granted(p: &PeerCell, m: &Message, rules: Rules) -> bool {
+    if !rules.hold(Rule::AckGrantedVersion) {
+        return true;
+    }
+    let mut i = 0;
+    while i < 2 {
+        let c = &p.claim[i];
+        if m.cv != 0 && c.cv.load() == m.cv && (c.set.load() == m.set || !rules.hold(Rule::CompareSet)) {
+            return true;
+        }
+        i += 1;
+    }
+    false
+}
+
+/// Rule 2: the promise grows to `until`, or stays.
+#[inline(always)]
+fn extend(p: &PeerCell, seen: PromiseWord, until: u64, rules: Rules) -> bool {
+    let new = PromiseWord::open(until, seen.generation());
+    if new.expiry_ns() <= seen.expiry_ns() && rules.hold(Rule::PromisesGrow) {
+        return true;
+    }
+    if p.word.cas(seen.0, new.0) {
+        return true;
+    }
+    // Another CPU may have extended the same promise; one that was closed and reopened has another generation.
+    let again = PromiseWord(p.word.load_ordered());
+    if again.is_closed() || again.generation() != seen.generation() {
+        return false;
+    }
+    again.expiry_ns() >= new.expiry_ns() || p.word.cas(again.0, new.0)
+}
+
+/// Turns a heartbeat into its ack, in place; the caller signs and sends it.
+#[inline(always)]
+pub fn make_ack(sh: &Shared, m: &mut Message, now: u64) {
+    m.version = wire::VERSION;
+    m.kind = Kind::Ack as u8;
+    m.to = m.from;
+    m.from = sh.id.load() as u8;
+    m.flags = 0;
+    m.digest = sh.digest.load() as u32;
+    m.re_incarnation = m.incarnation;
+    m.re_seq = m.seq;
+    m.re_clock = m.clock;
+    m.incarnation = sh.incarnation.load();
+    m.clock = now;
+    m.epoch = sh.epoch.load();
+    m.ask_cv = 0;
+    m.soft = 0;
+    m.soft_version = 0;
+}
+
+#[inline(always)]
+fn on_ack(sh: &Shared, p: &PeerCell, m: &Message, now: u64, rules: Rules) -> Verdict {
+    if m.to != sh.id.load() as u8 || m.re_incarnation != sh.incarnation.load() || m.generation as u64 != sh.generation.load() {
+        return Verdict::Drop(Counter::StaleAck);
+    }
+    if m.incarnation == p.incarnation.load() && m.clock.wrapping_add(CLOCK_TOLERANCE) < p.hi_clock.load() {
+        return Verdict::Regression;
+    }
+    p.acked.store(now);
+    p.rtt.store(now.wrapping_sub(m.re_clock));
+    if count_ack(sh, m.from, m.re_seq, m.re_clock, m.cv, now, rules) { Verdict::Done } else { Verdict::Drop(Counter::StaleAck) }
+}
+
+/// Rule 8: counts one ack for the heartbeat `seq` and extends the lease at a majority.
+/// False if the ack fits no heartbeat in flight.
+#[inline(always)]
+pub fn count_ack(sh: &Shared, from: u8, seq: u64, sent: u64, cv: u64, now: u64, rules: Rules) -> bool {
+    let s = sh.slot(seq);
+    let mut bits = 0u32;
+    let mut tries = 0;
+    let mut counted = false;
+    while tries < 4 && !counted {
+        let old = s.word.load_ordered();
+        let other = (old >> 32) as u32 != seq as u32 || s.sent.load() != sent || s.cv.load() != cv;
+        if other && rules.hold(Rule::AckPerHeartbeat) {
+            return false;
+        }
+        bits = old as u32 | node_bit(from);
+        counted = old as u32 == bits || s.word.cas(old, old | bits as u64);
+        tries += 1;
+    }
+    if !counted {
+        return false;
+    }
+    let own = if sh.votes(now) { node_bit(sh.id.load() as u8) } else { 0 };
+    let votes = (bits | own) & sh.voters.load() as u32;
+    if (count_bits(votes) as u64) < sh.majority.load() {
+        return true;
+    }
+    let expiry = s.sent.load().wrapping_add(s.lease.load());
+    let mut tries = 0;
+    while tries < 4 {
+        let old = sh.lease();
+        let running = sh.run_cv.load();
+        if rules.hold(Rule::AckRunningVersion) && (running != cv || !old.is_for(cv)) {
+            return true;
+        }
+        let new = LeaseWord::until(expiry, if rules.hold(Rule::AckRunningVersion) { cv } else { running });
+        if new.expiry_ns() <= old.expiry_ns() || sh.lease.cas(old.0, new.0) {
+            return true;
+        }
+        tries += 1;
+    }
+    true
+}
+
+/// Population count without the multiplication table that LLVM would put into read-only data.
+#[inline(always)]
+fn count_bits(v: u32) -> u32 {
+    let v = v - ((v >> 1) & 0x5555_5555);
+    let v = (v & 0x3333_3333) + ((v >> 2) & 0x3333_3333);
+    let v = (v + (v >> 4)) & 0x0f0f_0f0f;
+    (v.wrapping_mul(0x0101_0101)) >> 24
+}

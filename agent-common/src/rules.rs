@@ -1,0 +1,99 @@
+//! The rules of the lease by name, so that a test can leave one out and must then see two owners.
+//!
+//! In the agent and in eBPF every rule holds: [`Rules`] is then a unit whose answers are constants.
+
+/// A rule that a test may leave out. The numbers are those of the design's list.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Rule {
+    /// 1: fresh state waits `max_promise` before it votes.
+    FreshWaits,
+    /// 2: promises only grow.
+    PromisesGrow,
+    /// 3: a claim version names one set for ever.
+    VersionOnce,
+    /// 3: XDP compares the set, too.
+    CompareSet,
+    /// 4: an older incarnation's promise is waited out.
+    IncarnationWaits,
+    /// 5: while asking for a group a node grants it to nobody.
+    OwnVotePending,
+    /// 5: giving away a held group takes it from the own set first.
+    OwnVoteGiven,
+    /// 6: the union of running and asked set stands.
+    Union,
+    /// 7: a lapsed lease is lost.
+    LapsedIsLost,
+    /// 7: a closed entry reopens only by a higher version.
+    ClosedStays,
+    /// Claims: taking a group from an expired holder closes its entry.
+    TakeCloses,
+    /// 8: acks are counted per heartbeat.
+    AckPerHeartbeat,
+    /// 8: only acks of the running version extend the lease.
+    AckRunningVersion,
+    /// 8: on growth the lease starts at the claim.
+    GrowthRestarts,
+    /// The lease is shorter than the promise.
+    LeaseShorter,
+    /// The gate opens only at a majority.
+    Majority,
+    /// 2/promise: acks only for the version granted.
+    AckGrantedVersion,
+}
+
+/// All rules, for tests that walk through them.
+pub const ALL: [Rule; 17] = [
+    Rule::FreshWaits,
+    Rule::PromisesGrow,
+    Rule::VersionOnce,
+    Rule::CompareSet,
+    Rule::IncarnationWaits,
+    Rule::OwnVotePending,
+    Rule::OwnVoteGiven,
+    Rule::Union,
+    Rule::LapsedIsLost,
+    Rule::ClosedStays,
+    Rule::TakeCloses,
+    Rule::AckPerHeartbeat,
+    Rule::AckRunningVersion,
+    Rule::GrowthRestarts,
+    Rule::LeaseShorter,
+    Rule::Majority,
+    Rule::AckGrantedVersion,
+];
+
+/// Which rules hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Rules {
+    #[cfg(feature = "broken-rules")]
+    broken: u32,
+}
+
+impl Rules {
+    /// Every rule holds.
+    pub const fn all() -> Rules {
+        Rules {
+            #[cfg(feature = "broken-rules")]
+            broken: 0,
+        }
+    }
+
+    /// Every rule but one.
+    #[cfg(feature = "broken-rules")]
+    pub const fn without(self, rule: Rule) -> Rules {
+        Rules { broken: self.broken | 1 << rule as u32 }
+    }
+
+    /// Does the rule hold?
+    #[inline(always)]
+    pub const fn hold(self, rule: Rule) -> bool {
+        #[cfg(feature = "broken-rules")]
+        return self.broken >> rule as u32 & 1 == 0;
+        #[cfg(not(feature = "broken-rules"))]
+        {
+            let _ = rule;
+            true
+        }
+    }
+}
