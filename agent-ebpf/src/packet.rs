@@ -1,0 +1,101 @@
+//! Reading packets: one bounds-checked accessor, the header offsets, and what XDP_TX needs.
+
+use agent_common::record::AddressKey;
+use aya_ebpf::programs::XdpContext;
+
+/// The packet ends before the header does.
+pub struct Short;
+
+pub const ETH_LEN: usize = 14;
+pub const IPV4_LEN: usize = 20;
+pub const IPV6_LEN: usize = 40;
+pub const UDP_LEN: usize = 8;
+
+pub const ETH_IPV4: u16 = 0x0800;
+pub const ETH_ARP: u16 = 0x0806;
+pub const ETH_VLAN: u16 = 0x8100;
+pub const ETH_QINQ: u16 = 0x88a8;
+pub const ETH_IPV6: u16 = 0x86dd;
+pub const PROTO_UDP: u8 = 17;
+pub const PROTO_ICMPV6: u8 = 58;
+pub const ICMPV6_NS: u8 = 135;
+pub const ICMPV6_NA: u8 = 136;
+
+/// A pointer to a `T` at `offset`, if all of it is in the packet.
+///
+/// # Safety of use
+/// The pointer may be unaligned and is valid only until the packet is resized.
+#[inline(always)]
+pub fn at<T>(ctx: &XdpContext, offset: usize) -> Result<*mut T, Short> {
+    let start = ctx.data() + offset;
+    if start + core::mem::size_of::<T>() > ctx.data_end() {
+        return Err(Short);
+    }
+    Ok(start as *mut T)
+}
+
+/// A byte at `offset`.
+#[inline(always)]
+pub fn byte(ctx: &XdpContext, offset: usize) -> Result<u8, Short> {
+    // SAFETY: bounds checked by at().
+    Ok(unsafe { *at::<u8>(ctx, offset)? })
+}
+
+/// A big-endian 16-bit number at `offset`.
+#[inline(always)]
+pub fn be16(ctx: &XdpContext, offset: usize) -> Result<u16, Short> {
+    // SAFETY: bounds checked by at().
+    let b = unsafe { *at::<[u8; 2]>(ctx, offset)? };
+    Ok((b[0] as u16) << 8 | b[1] as u16)
+}
+
+/// The IPv4 address at `offset`, mapped into IPv6.
+#[inline(always)]
+pub fn ipv4(ctx: &XdpContext, offset: usize) -> Result<AddressKey, Short> {
+    // SAFETY: bounds checked by at().
+    Ok(mapped(unsafe { *at::<[u8; 4]>(ctx, offset)? }))
+}
+
+/// An IPv4 address mapped into IPv6.
+#[inline(always)]
+pub fn mapped(a: [u8; 4]) -> AddressKey {
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a[0], a[1], a[2], a[3]]
+}
+
+/// The IPv6 address at `offset`.
+#[inline(always)]
+pub fn ipv6(ctx: &XdpContext, offset: usize) -> Result<AddressKey, Short> {
+    // SAFETY: bounds checked by at().
+    Ok(unsafe { *at::<[u8; 16]>(ctx, offset)? })
+}
+
+/// Type and offset of the network header, behind up to two VLAN tags.
+#[inline(always)]
+pub fn network(ctx: &XdpContext) -> Result<(u16, usize), Short> {
+    let proto = be16(ctx, 12)?;
+    if proto != ETH_VLAN && proto != ETH_QINQ {
+        return Ok((proto, ETH_LEN));
+    }
+    let proto = be16(ctx, 16)?;
+    if proto != ETH_VLAN && proto != ETH_QINQ {
+        return Ok((proto, ETH_LEN + 4));
+    }
+    Ok((be16(ctx, 20)?, ETH_LEN + 8))
+}
+
+/// Swaps `n` bytes at `a` with those at `b`, byte by byte (the verifier refuses a memcpy here).
+#[inline(always)]
+pub fn swap<const N: usize>(ctx: &XdpContext, a: usize, b: usize) -> Result<(), Short> {
+    let (pa, pb) = (at::<[u8; N]>(ctx, a)?, at::<[u8; N]>(ctx, b)?);
+    let mut i = 0;
+    while i < N {
+        // SAFETY: both arrays were bounds checked.
+        unsafe {
+            let t = (*pa)[i];
+            (*pa)[i] = (*pb)[i];
+            (*pb)[i] = t;
+        }
+        i += 1;
+    }
+    Ok(())
+}
