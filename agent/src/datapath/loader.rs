@@ -1,0 +1,241 @@
+//! Loading the object, with its maps pinned or adopted from their pins.
+
+use std::{
+    fs, io,
+    net::IpAddr,
+    os::fd::{AsFd, AsRawFd},
+    path::{Path, PathBuf},
+};
+
+use agent_common::{
+    record::{AddressKey, COUNTERS, address_key},
+    state::LAYOUT,
+};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf},
+    programs::{SchedClassifier, Xdp},
+};
+
+use super::{Ring, Table, attach::Links};
+
+/// The compiled eBPF object.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/heartline-ebpf"));
+
+/// Why the data path could not be made ready.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The pin directory cannot be used.
+    #[error("{path}: {source} (is a BPF file system mounted there? `mount -t bpf bpf /sys/fs/bpf`)")]
+    PinDir {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The kernel refused the object or one of its programs.
+    #[error("the kernel refused the eBPF object: {0:#}")]
+    Refused(anyhow::Error),
+    /// A map is missing from the object or has another shape: a build error.
+    #[error("eBPF map {0} is missing or of another type")]
+    Map(&'static str),
+    /// The shared table could not be mapped.
+    #[error("cannot map the shared table: {0}")]
+    Mmap(io::Error),
+    /// An entry of a map could not be written.
+    #[error("cannot write eBPF map {0}: {1}")]
+    Write(&'static str, aya::maps::MapError),
+}
+
+fn refused(e: impl Into<anyhow::Error>) -> LoadError {
+    LoadError::Refused(e.into())
+}
+
+/// What the kernel must know about this node.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// This node's id, 1 to 32.
+    pub id: u8,
+    /// Hash of the cluster's name.
+    pub cluster: u32,
+    /// Configuration generation.
+    pub generation: u32,
+    /// Configuration digest.
+    pub digest: u32,
+    /// UDP port.
+    pub port: u16,
+    /// `max_promise`, ns.
+    pub max_promise_ns: u64,
+    /// Ids of the voters, one bit each.
+    pub voters: u32,
+}
+
+/// The loaded programs and maps.
+pub struct DataPath {
+    pub(super) dir: PathBuf,
+    pub(super) ebpf: Ebpf,
+    pub(super) links: Links,
+    table: Table,
+    ring: Option<Ring>,
+    counters: PerCpuArray<MapData, u64>,
+    vips: HashMap<MapData, AddressKey, u32>,
+    link_addresses: HashMap<MapData, AddressKey, u32>,
+    fresh: bool,
+}
+
+macro_rules! take {
+    ($ebpf:expr, $name:literal, $variant:path) => {
+        match $ebpf.take_map($name) {
+            Some($variant(data)) => data,
+            _ => return Err(LoadError::Map($name)),
+        }
+    };
+}
+
+impl DataPath {
+    /// Loads the object below `bpf_dir`, adopting pinned maps of this layout and removing pins of others.
+    ///
+    /// # Errors
+    /// No BPF file system, the kernel refuses, or the key cannot be written.
+    pub fn load(bpf_dir: &Path, key: [u8; 16]) -> Result<DataPath, LoadError> {
+        let name = format!("v{:x}", LAYOUT as u32);
+        let dir = bpf_dir.join(&name);
+        let maps = dir.join("maps");
+        fs::create_dir_all(&maps).map_err(|source| LoadError::PinDir { path: maps.clone(), source })?;
+        remove_other_layouts(bpf_dir, &name);
+        let mut ebpf = EbpfLoader::new().default_map_pin_directory(&maps).load(OBJECT).map_err(refused)?;
+
+        let table = match ebpf.map("STATE") {
+            Some(Map::Array(data)) => Table::map(data.fd().as_fd()).map_err(LoadError::Mmap)?,
+            _ => return Err(LoadError::Map("STATE")),
+        };
+        let fresh = table.layout.load() != LAYOUT;
+        let mut keys: Array<_, [u64; 2]> =
+            Array::try_from(Map::Array(take!(ebpf, "KEY", Map::Array))).map_err(|_| LoadError::Map("KEY"))?;
+        let (lo, hi) = (u128::from_le_bytes(key) as u64, (u128::from_le_bytes(key) >> 64) as u64);
+        keys.set(0, [lo, hi], 0).map_err(|e| LoadError::Write("KEY", e))?;
+        let ring = RingBuf::try_from(Map::RingBuf(take!(ebpf, "EVENTS", Map::RingBuf))).map_err(|_| LoadError::Map("EVENTS"))?;
+        let counters = PerCpuArray::try_from(Map::PerCpuArray(take!(ebpf, "COUNTERS", Map::PerCpuArray)))
+            .map_err(|_| LoadError::Map("COUNTERS"))?;
+        let vips =
+            HashMap::try_from(Map::HashMap(take!(ebpf, "VIPS", Map::HashMap))).map_err(|_| LoadError::Map("VIPS"))?;
+        let link_addresses =
+            HashMap::try_from(Map::HashMap(take!(ebpf, "LINKS", Map::HashMap))).map_err(|_| LoadError::Map("LINKS"))?;
+        for program in ["heartline_xdp", "heartline_pass"] {
+            let p: &mut Xdp = ebpf.program_mut(program).ok_or(LoadError::Map("program"))?.try_into().map_err(refused)?;
+            p.load().map_err(refused)?;
+        }
+        let p: &mut SchedClassifier =
+            ebpf.program_mut("heartline_egress").ok_or(LoadError::Map("program"))?.try_into().map_err(refused)?;
+        p.load().map_err(refused)?;
+        Ok(DataPath {
+            dir,
+            ebpf,
+            links: Links::default(),
+            table,
+            ring: Some(Ring::new(ring)),
+            counters,
+            vips,
+            link_addresses,
+            fresh,
+        })
+    }
+
+    /// Was the shared table made by this load? Then rule 1 applies: wait before voting.
+    pub fn is_fresh(&self) -> bool {
+        self.fresh
+    }
+
+    /// The shared table.
+    pub fn table(&self) -> Table {
+        self.table
+    }
+
+    /// The ring buffer; there is one reader.
+    pub fn take_ring(&mut self) -> Option<Ring> {
+        self.ring.take()
+    }
+
+    /// Fills in the identity. On a fresh table this also gives birth to the incarnation and starts the wait of rule 1;
+    /// the layout word, which lets the programs use the table, is written last.
+    pub fn identify(&self, id: &Identity, now: u64, wall_ns: u64) {
+        let t = &self.table;
+        t.id.store(u64::from(id.id));
+        t.cluster.store(u64::from(id.cluster));
+        t.generation.store(u64::from(id.generation));
+        t.digest.store(u64::from(id.digest));
+        t.port.store(u64::from(id.port));
+        t.max_promise.store(id.max_promise_ns);
+        t.voters.store(u64::from(id.voters));
+        t.majority.store(u64::from(id.voters.count_ones() / 2 + 1));
+        if self.fresh {
+            t.incarnation.store(wall_ns);
+            t.vote_after.store(now + id.max_promise_ns);
+            t.layout.store(LAYOUT);
+        }
+    }
+
+    /// Makes the VIP map hold exactly these addresses and groups.
+    ///
+    /// # Errors
+    /// The map is full, or the kernel refuses.
+    pub fn set_vips(&mut self, vips: &[(IpAddr, u8)]) -> Result<(), LoadError> {
+        let want: Vec<_> = vips.iter().map(|(a, g)| (address_key(*a), u32::from(*g))).collect();
+        sync("VIPS", &mut self.vips, &want)
+    }
+
+    /// Makes the link map hold exactly these addresses.
+    ///
+    /// # Errors
+    /// The map is full, or the kernel refuses.
+    pub fn set_links(&mut self, links: &[IpAddr]) -> Result<(), LoadError> {
+        let want: Vec<_> = links.iter().enumerate().map(|(i, a)| (address_key(*a), i as u32)).collect();
+        sync("LINKS", &mut self.link_addresses, &want)
+    }
+
+    /// All counters, summed over the CPUs, with their names.
+    pub fn counters(&self) -> Vec<(&'static str, u64)> {
+        COUNTERS
+            .iter()
+            .map(|(c, name)| (*name, self.counters.get(&(*c as u32), 0).map(|v| v.iter().sum()).unwrap_or(0)))
+            .collect()
+    }
+
+    /// The kernel's descriptor of a program, for BPF_PROG_TEST_RUN.
+    pub fn program_fd(&self, name: &str) -> Option<i32> {
+        match self.ebpf.program(name)? {
+            aya::programs::Program::Xdp(p) => p.fd().ok().map(|fd| fd.as_fd().as_raw_fd()),
+            aya::programs::Program::SchedClassifier(p) => p.fd().ok().map(|fd| fd.as_fd().as_raw_fd()),
+            _ => None,
+        }
+    }
+}
+
+fn sync(name: &'static str, map: &mut HashMap<MapData, AddressKey, u32>, want: &[(AddressKey, u32)]) -> Result<(), LoadError> {
+    // Additions first: an address that stays must never be without its entry.
+    for (k, v) in want {
+        map.insert(k, v, 0).map_err(|e| LoadError::Write(name, e))?;
+    }
+    let stale: Vec<AddressKey> =
+        map.keys().filter_map(Result::ok).filter(|k| !want.iter().any(|(w, _)| w == k)).collect();
+    for k in stale {
+        map.remove(&k).map_err(|e| LoadError::Write(name, e))?;
+    }
+    Ok(())
+}
+
+/// Pins of another layout belong to another version of the agent: its promises cannot be read, so they must be waited
+/// out (the table here is fresh then), and its programs must go.
+fn remove_other_layouts(bpf_dir: &Path, keep: &str) {
+    let Ok(entries) = fs::read_dir(bpf_dir) else { return };
+    for entry in entries.filter_map(Result::ok) {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name != keep && name.starts_with('v') && entry.path().is_dir() {
+            tracing::warn!("removing pins of another version: {}", entry.path().display());
+            if let Err(e) = fs::remove_dir_all(entry.path()) {
+                tracing::warn!("{}: {e}", entry.path().display());
+            }
+        }
+    }
+}
