@@ -58,8 +58,9 @@ pub fn precheck(sh: &Shared, m: &Message) -> Result<(), Counter> {
 pub fn on_message(sh: &Shared, m: &Message, now: u64, rules: Rules) -> Verdict {
     let me = sh.id.load() as u8;
     if m.from == me {
-        // A frame of our own that came back through a loop is harmless; another machine with our id is not.
-        if m.incarnation == sh.incarnation.load() {
+        // A frame of our own that came back through a loop is harmless, and so is a replayed one from before our
+        // reboot: no voter acks an older incarnation. Another machine with our id is not.
+        if m.incarnation <= sh.incarnation.load() {
             return Verdict::Drop(Counter::BadSender);
         }
         sh.halted.store(1);
@@ -204,9 +205,9 @@ fn granted(p: &PeerCell, m: &Message, rules: Rules) -> bool {
     false
 }
 
-/// Rule 2: the promise grows to `until`, or stays.
+/// Rule 2: the promise grows to `until`, or stays. False if the word was closed or contended meanwhile.
 #[inline(always)]
-fn extend(p: &PeerCell, seen: PromiseWord, until: u64, rules: Rules) -> bool {
+pub fn extend(p: &PeerCell, seen: PromiseWord, until: u64, rules: Rules) -> bool {
     let new = PromiseWord::open(until, seen.generation());
     if new.expiry_ns() <= seen.expiry_ns() && rules.hold(Rule::PromisesGrow) {
         return true;

@@ -148,8 +148,10 @@ pub struct PeerCell {
     pub word: Cell64,
     /// The incarnation that the promise is for; 0 is none.
     pub incarnation: Cell64,
-    /// The running and the asked-for claim, in either order.
+    /// The running claim and the asked-for one.
     pub claim: [ClaimCell; 2],
+    /// A closed entry reopens only for this claim version or a higher one (rule 7).
+    pub min_cv: Cell64,
     /// *both*: the highest boot clock seen of this incarnation.
     pub hi_clock: Cell64,
     /// *both*: replay windows per link: highest sequence (40 bits) and the 24 before it.

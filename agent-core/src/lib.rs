@@ -1,1 +1,35 @@
-//! Placeholder.
+//! The brain of Heartline: who may own what, decided without a clock, I/O, threads or allocation.
+//!
+//! ```text
+//!   messages (handle_message)  --\
+//!   commands (handle_command)  ---+--> Core --> poll_action(): heartbeats, replies, gain, lose, events
+//!   time     (handle_timeout)  --/      |
+//!                                       +--> Shared: promises, lease, gate bits (written at once, gate first)
+//! ```
+//!
+//! # Calling contract
+//! * One thread calls a [`Core`]. Every call passes [`Now`]; boot time never goes back between calls.
+//! * After each `handle_*`, call [`Core::poll_action`] until it gives `None`, then arm a timer for [`Core::deadline`].
+//! * The kernel (or the simulator) runs `agent_common::kernel::on_message` on every authentic message first, over the same
+//!   [`Shared`](agent_common::state::Shared), concurrently; only what it delivers comes here.
+//! * Rights are withdrawn in the shared table before `handle_*` returns; actions only tell others about it.
+//!
+//! Same inputs, same outputs: the only randomness is a generator seeded by [`CoreConfig::seed`].
+
+pub mod action;
+pub mod claimant;
+pub mod command;
+pub mod config;
+pub mod core;
+pub mod detector;
+pub mod placement;
+mod rng;
+pub mod soft;
+pub mod view;
+mod voter;
+
+pub use action::{Action, Event, GainReason, Phases};
+pub use command::{Command, CommandError};
+pub use config::{CoreConfig, Failback, GroupConfig, NodeConfig, Timing};
+pub use core::{Core, Now};
+pub use detector::Health;

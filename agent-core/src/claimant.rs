@@ -1,0 +1,345 @@
+//! The claimant's half: when to ask for what, adopting a majority's grants, releasing for a move.
+
+use std::ops::Deref;
+
+use agent_common::{
+    Set, node_bit,
+    rules::Rule,
+    state::{LeaseWord, PromiseWord, Shared},
+    wire::{Message, flags},
+};
+
+use crate::{
+    action::{Action, Event, Gain, GainReason, Phases},
+    core::{Core, Now},
+    placement::{Decision, Reason},
+    soft::Key,
+    voter::held_by,
+};
+
+/// An attempt under way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pending {
+    /// Its claim version.
+    pub cv: u64,
+    /// The running set and what is asked for.
+    pub set: Set,
+    /// What is asked for.
+    pub gains: Set,
+    /// When it left.
+    pub sent: u64,
+    /// Voters that granted.
+    pub granted: u32,
+    /// Voters that refused.
+    pub refused: u32,
+    /// When the first refusing voter's promise is over.
+    pub refused_until: u64,
+    /// Has this node's own vote been taken for it?
+    pub own: bool,
+    /// Is it a planned move?
+    pub is_move: bool,
+}
+
+impl<S: Deref<Target = Shared>> Core<S> {
+    /// Everything that can go on now: parked asks, an attempt's end, new attempts.
+    pub(crate) fn advance(&mut self, now: Now) {
+        self.check_parked(now);
+        self.check_pending(now);
+        self.consider(now);
+    }
+
+    fn check_pending(&mut self, now: Now) {
+        let Some(p) = self.pend else { return };
+        if !p.own && self.blocked(self.cfg.me, p.set, now.boot).is_none() && self.take(self.cfg.me, p.set, now) {
+            if let Some(p) = &mut self.pend {
+                p.own = true;
+            }
+            self.try_adopt(now);
+        }
+        let Some(p) = self.pend else { return };
+        let lost = (p.refused & !p.granted).count_ones() > self.cfg.voters().count_ones() - self.cfg.majority();
+        if lost || now.boot > p.sent + self.cfg.timing.claim_timeout() {
+            self.fail(p, now);
+        }
+    }
+
+    /// Rule 6: a lost attempt costs no group held; what runs goes on under a fresh version.
+    fn fail(&mut self, p: Pending, now: Now) {
+        self.event(Event::ClaimFailed { groups: p.gains, granted: p.granted, refused: p.refused });
+        self.bump(now);
+        let stagger = self.cfg.timing.stagger();
+        for g in p.gains.iter() {
+            let i = g as usize;
+            self.attempts[i] = (self.attempts[i] + 1).min(4);
+            let wait = (stagger << self.attempts[i]) / 4;
+            let jitter = self.rng.between(0, wait.max(stagger));
+            self.retry[i] = p.refused_until.max(now.boot + if p.is_move { stagger / 2 } else { wait / 2 } + jitter / 2);
+        }
+        if p.gains.is_empty() {
+            self.reask = Some(now.boot + self.rng.between(stagger, 4 * stagger));
+        }
+        self.heartbeat(now);
+    }
+
+    /// Looks at every group that is not here, and asks for those that should be.
+    fn consider(&mut self, now: Now) {
+        let me = self.cfg.me;
+        if self.pend.is_some() || self.cfg.is_witness(me) || !self.may_claim(now) {
+            return;
+        }
+        let running = self.sh.run_set.load();
+        let reachable = self.cfg.node_ids().filter(|id| *id == me || self.is_alive(*id, now.boot)).count();
+        let missing = self.groups.minus(running);
+        let view = self.view(now.boot);
+        let mut fresh = Set::EMPTY;
+        let mut moves = Set::EMPTY;
+        for g in missing.iter() {
+            let i = g as usize;
+            let owner = view.owner[i];
+            if owner != 0 {
+                self.last_owner[i] = owner;
+            }
+            let free = self.blocked(me, Set::of(g), now.boot).is_none();
+            let owner_alive = owner != 0 && self.is_alive(owner, now.boot);
+            if !free || owner_alive {
+                self.free_since[i] = 0;
+            } else if self.free_since[i] == 0 {
+                self.free_since[i] = now.boot.max(1);
+            }
+            if reachable < self.cfg.majority() as usize || self.leaving || now.boot < self.retry[i] {
+                continue;
+            }
+            let d = self.decide(g, &view);
+            let Some(rank) = d.rank(me) else { continue };
+            if owner_alive {
+                if rank == 0 && d.reason != Reason::Stays {
+                    moves = moves.with(g);
+                }
+            } else if free && now.boot >= self.free_since[i] + rank as u64 * self.cfg.timing.stagger() {
+                fresh = fresh.with(g);
+            }
+        }
+        let reask = self.reask.is_some_and(|at| now.boot >= at) && !running.is_empty();
+        if !fresh.is_empty() || reask {
+            if reask {
+                self.reask = None;
+            }
+            self.claim(running.union(fresh), fresh, false, now);
+        } else if !moves.is_empty() {
+            self.claim(running.union(moves), moves, true, now);
+        }
+    }
+
+    fn may_claim(&self, now: Now) -> bool {
+        self.sh.votes(now.boot) || !self.rules.hold(Rule::FreshWaits)
+    }
+
+    fn claim(&mut self, set: Set, gains: Set, is_move: bool, now: Now) {
+        let own = self.take(self.cfg.me, set, now);
+        if !own && !is_move {
+            return;
+        }
+        let cv = if self.rules.hold(Rule::VersionOnce) {
+            self.sh.cv_max.load().max(self.sh.run_cv.load()) + 1
+        } else {
+            self.sh.run_cv.load() + 1
+        };
+        self.sh.cv_max.store(self.sh.cv_max.load().max(cv));
+        self.pend = Some(Pending {
+            cv,
+            set,
+            gains,
+            sent: now.boot,
+            granted: 0,
+            refused: 0,
+            refused_until: 0,
+            own,
+            is_move,
+        });
+        self.heartbeat(now);
+        self.try_adopt(now);
+    }
+
+    pub(crate) fn on_grant(&mut self, m: &Message, now: Now) {
+        let (inc, generation) = (self.sh.incarnation.load(), self.cfg.generation);
+        let Some(p) = &mut self.pend else { return };
+        if m.re_incarnation != inc || m.ask_cv != p.cv || m.generation != generation {
+            return;
+        }
+        p.granted |= node_bit(m.from);
+        self.try_adopt(now);
+    }
+
+    pub(crate) fn on_refuse(&mut self, m: &Message, now: Now) {
+        let inc = self.sh.incarnation.load();
+        let Some(p) = &mut self.pend else { return };
+        if m.re_incarnation != inc || m.ask_cv != p.cv {
+            return;
+        }
+        let until = now.boot + u64::from(m.promise_us) * 1000;
+        p.refused_until = if p.refused == 0 { until } else { p.refused_until.min(until) };
+        p.refused |= node_bit(m.from);
+    }
+
+    /// A majority has granted: lease first, gate bits second, then the address and the announcement.
+    fn try_adopt(&mut self, now: Now) {
+        let Some(p) = self.pend else { return };
+        let own = if p.own && self.may_claim(now) { node_bit(self.cfg.me) } else { 0 };
+        let votes = (p.granted | own) & self.cfg.voters();
+        let enough = votes.count_ones() >= self.cfg.majority() && own != 0;
+        if !enough && self.rules.hold(Rule::Majority) {
+            return;
+        }
+        let holds = self.sh.lease().holds(now.boot);
+        let before = if holds { self.sh.run_set.load() } else { Set::EMPTY };
+        let grow = p.set.minus(before);
+        let end = p.sent + self.cfg.timing.lease;
+        if end <= now.boot {
+            return self.fail(p, now);
+        }
+        self.pend = None;
+        self.sh.run_cv.store(p.cv);
+        loop {
+            // Rule 8: the majority behind the old set is not the one behind the new.
+            let old = self.sh.lease();
+            let keep = grow.is_empty() || !self.rules.hold(Rule::GrowthRestarts);
+            let end = if keep { end.max(old.expiry_ns()) } else { end };
+            if self.sh.lease.cas(old.0, LeaseWord::until(end, p.cv).0) {
+                break;
+            }
+        }
+        self.sh.run_set.store(p.set);
+        let epoch = ((self.sh.epoch_max.load() >> 6) + 1).max(now.wall_ms) << 6 | u64::from(self.cfg.me);
+        if !grow.is_empty() {
+            self.see_epoch(epoch);
+            for g in grow.iter() {
+                self.sh.group_epoch[g as usize].store(epoch);
+            }
+            self.sh.epoch.store(epoch);
+            self.sh.gate.insert(grow);
+        }
+        // The new version is what voters shall ack from now on.
+        self.heartbeat(now);
+        for g in grow.iter() {
+            self.gained(g, epoch, &p, now);
+        }
+    }
+
+    fn gained(&mut self, group: u8, epoch: u64, p: &Pending, now: Now) {
+        let i = group as usize;
+        let from = self.last_owner[i];
+        let reason = if p.is_move {
+            GainReason::Move
+        } else if from == 0 {
+            GainReason::Start
+        } else {
+            GainReason::OwnerLost
+        };
+        let detected = if p.is_move { self.wish_seen[i].max(1) } else { self.free_since[i] };
+        let detected = if detected == 0 || detected > p.sent { p.sent } else { detected };
+        let gain =
+            Gain { group, epoch, reason, from, phases: Phases { detected, claimed: p.sent, agreed: now.boot } };
+        self.push(Action::Gain(gain));
+        self.event(Event::Gained(gain));
+        self.attempts[i] = 0;
+        self.retry[i] = 0;
+        self.free_since[i] = 0;
+        self.last_owner[i] = self.cfg.me;
+        if self.soft.get(Key::Wish(group)) == self.cfg.me {
+            // Fulfilled: it must not call the group back after a later failure.
+            self.set_soft(Key::Wish(group), 0, now);
+        }
+    }
+
+    /// A voter cannot stand by what runs here. While the lease holds, a minority's word changes nothing and is asked again.
+    pub(crate) fn on_nack(&mut self, m: &Message, now: Now) {
+        if m.re_incarnation != self.sh.incarnation.load() || m.cv != self.sh.run_cv.load() {
+            return;
+        }
+        if self.sh.lease().holds(now.boot) {
+            if self.reask.is_none() {
+                let hb = self.cfg.timing.heartbeat;
+                self.reask = Some(now.boot + self.rng.between(hb / 2, 2 * hb));
+            }
+        } else {
+            // Nothing runs without a lease (rule 7), but the version that was refused must not be used again.
+            let set = if m.set.is_empty() { Set::EMPTY } else { self.sh.run_set.load().and(m.set) };
+            self.give_up(set, now);
+            self.bump(now);
+        }
+    }
+
+    /// A planned move: if the asker should have a group of ours, let it go now.
+    pub(crate) fn release_for(&mut self, m: &Message, now: Now) {
+        if m.flags & flags::MOVE == 0 || self.is_paused() {
+            return;
+        }
+        let mine = self.sh.run_set.load().and(m.ask_set);
+        if mine.is_empty() {
+            return;
+        }
+        let view = self.view(now.boot);
+        let mut go = Set::EMPTY;
+        for g in mine.iter() {
+            if self.decide(g, &view).target == m.from {
+                go = go.with(g);
+            }
+        }
+        if go.is_empty() {
+            return;
+        }
+        for g in go.iter() {
+            let epoch = self.sh.group_epoch[g as usize].load();
+            self.event(Event::Released { group: g, epoch, to: m.from });
+            self.last_owner[g as usize] = m.from;
+        }
+        self.give_up(go, now);
+    }
+
+    /// When the claimant's half must be called next.
+    pub(crate) fn claim_deadline(&self, now: Now) -> u64 {
+        let mut at = u64::MAX;
+        if let Some(p) = &self.pend {
+            at = at.min(p.sent + self.cfg.timing.claim_timeout() + 1);
+        }
+        for p in self.parked.iter().flatten() {
+            let b = self.blocked(p.message.from, p.message.ask_set, now.boot).map_or(now.boot, |b| b.until);
+            at = at.min(p.until.min(b) + 1);
+        }
+        if let Some(r) = self.reask
+            && self.pend.is_none()
+        {
+            at = at.min(r);
+        }
+        let missing = self.groups.minus(self.sh.run_set.load());
+        for id in self.cfg.node_ids() {
+            let p = self.sh.peer(id);
+            let word = PromiseWord(p.word.load_ordered());
+            if id != self.cfg.me && word.stands(now.boot) && !held_by(p, true).and(missing).is_empty() {
+                at = at.min(word.expiry_ns());
+            }
+        }
+        for g in missing.iter() {
+            let i = g as usize;
+            if self.retry[i] > now.boot {
+                at = at.min(self.retry[i]);
+            } else if self.free_since[i] != 0 {
+                // A lower rank waits its turn; look again at each step.
+                let step = self.cfg.timing.stagger();
+                let turns = (now.boot - self.free_since[i].min(now.boot)) / step + 1;
+                at = at.min(self.free_since[i] + turns * step);
+            }
+        }
+        at.max(now.boot)
+    }
+
+    /// Where a group should be, by this node's view.
+    pub(crate) fn decide(&self, group: u8, view: &crate::view::View) -> Decision {
+        let mut nodes = view.nodes;
+        for id in self.cfg.node_ids() {
+            nodes[id as usize - 1].unfit = self.soft.get(Key::Unfit { node: id, group }) != 0;
+        }
+        let wish = self.soft.get(Key::Wish(group));
+        crate::placement::place(&self.cfg.group(group), view.owner[group as usize], wish, self.is_paused(), &nodes)
+    }
+}

@@ -1,0 +1,593 @@
+//! The core's state and its entry points; the voter's and the claimant's halves are next door.
+
+use std::collections::VecDeque;
+use std::ops::Deref;
+
+use agent_common::{
+    MAX_GROUPS, MAX_NODES, Set,
+    record::{Record, RecordKind},
+    rules::{Rule, Rules},
+    state::{LeaseWord, PromiseWord, Shared},
+    wire::{self, Kind, Message, flags},
+};
+
+use crate::{
+    action::{Action, Event},
+    claimant::Pending,
+    command::{Command, CommandError},
+    config::CoreConfig,
+    detector::{self, Health},
+    rng::Rng,
+    soft::{Key, Soft},
+};
+
+/// The two clocks of an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// CLOCK_BOOTTIME, ns.
+    pub boot: u64,
+    /// Wall clock, ms since 1970: for epochs and gossip versions only.
+    pub wall_ms: u64,
+}
+
+/// Most actions that may wait; more would be lost, and counted.
+const ACTIONS: usize = 2048;
+
+/// An ask that waits for a promise to end or for a release.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Parked {
+    pub message: Message,
+    pub until: u64,
+}
+
+/// A planned pause that is being prepared.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Planned {
+    pub promise: u64,
+    pub give_up: u64,
+    pub told: bool,
+}
+
+/// One node's brain. `S` is the shared table, however it is held.
+#[derive(Debug)]
+pub struct Core<S: Deref<Target = Shared>> {
+    pub(crate) cfg: CoreConfig,
+    pub(crate) sh: S,
+    pub(crate) rules: Rules,
+    pub(crate) rng: Rng,
+    pub(crate) soft: Soft,
+    pub(crate) groups: Set,
+    pub(crate) pend: Option<Pending>,
+    pub(crate) retry: Box<[u64; MAX_GROUPS]>,
+    pub(crate) attempts: Box<[u8; MAX_GROUPS]>,
+    pub(crate) free_since: Box<[u64; MAX_GROUPS]>,
+    pub(crate) last_owner: Box<[u8; MAX_GROUPS]>,
+    pub(crate) wish_seen: Box<[u64; MAX_GROUPS]>,
+    pub(crate) reask: Option<u64>,
+    pub(crate) parked: [Option<Parked>; MAX_NODES],
+    pub(crate) health: [Health; MAX_NODES],
+    pub(crate) alive_since: [u64; MAX_NODES],
+    mismatch: [bool; MAX_NODES],
+    told_regressed: [u64; MAX_NODES],
+    pub(crate) planned: Option<Planned>,
+    pub(crate) leaving: bool,
+    left: bool,
+    voting: bool,
+    duplicate_at: u64,
+    next_heartbeat: u64,
+    beats: u64,
+    actions: VecDeque<Action>,
+    dropped_actions: u64,
+}
+
+impl<S: Deref<Target = Shared>> Core<S> {
+    /// A core over a shared table that has been identified. What an earlier agent left there is taken over: a lease that
+    /// still holds goes on under a fresh claim version (rule 3), anything else is dropped.
+    pub fn new(cfg: CoreConfig, sh: S, now: Now) -> Core<S> {
+        let seed = cfg.seed ^ u64::from(cfg.me) << 32;
+        let groups = cfg.group_set();
+        let mut core = Core {
+            cfg,
+            sh,
+            rules: Rules::all(),
+            rng: Rng::new(seed),
+            soft: Soft::default(),
+            groups,
+            pend: None,
+            retry: Box::new([0; MAX_GROUPS]),
+            attempts: Box::new([0; MAX_GROUPS]),
+            free_since: Box::new([0; MAX_GROUPS]),
+            last_owner: Box::new([0; MAX_GROUPS]),
+            wish_seen: Box::new([0; MAX_GROUPS]),
+            reask: None,
+            parked: [None; MAX_NODES],
+            health: [Health::NeverSeen; MAX_NODES],
+            alive_since: [0; MAX_NODES],
+            mismatch: [false; MAX_NODES],
+            told_regressed: [0; MAX_NODES],
+            planned: None,
+            leaving: false,
+            left: false,
+            voting: false,
+            duplicate_at: 0,
+            next_heartbeat: now.boot,
+            beats: 0,
+            actions: VecDeque::with_capacity(ACTIONS),
+            dropped_actions: 0,
+        };
+        // Groups that the configuration does not know any more are not ours to run.
+        let unknown = core.sh.run_set.load().minus(core.groups);
+        core.sh.gate.remove(unknown);
+        core.sh.run_set.store(core.sh.run_set.load().minus(unknown));
+        core.shut_gates(core.sh.gate.load().minus(core.sh.run_set.load()));
+        core.sh.pause_until.store(0);
+        if core.sh.lease().holds(now.boot) {
+            // An attempt that had its lease but not yet its gate bits is finished here.
+            let gate_missing = core.sh.run_set.load().minus(core.sh.gate.load());
+            core.sh.run_set.store(core.sh.run_set.load().minus(gate_missing));
+            core.bump(now);
+        } else {
+            core.drop_all(now, false);
+        }
+        core
+    }
+
+    /// Leaves a rule out, for tests that must see it missed.
+    #[cfg(feature = "broken-rules")]
+    pub fn break_rules(&mut self, rules: Rules) {
+        self.rules = rules;
+    }
+
+    /// An authentic message that the kernel delivered.
+    pub fn handle_message(&mut self, m: &Message, now: Now) {
+        self.check_lease(now);
+        self.see_epoch(m.epoch);
+        if m.flags & flags::SOFT != 0 {
+            self.merge_soft(m, now);
+        }
+        match Kind::from_u8(m.kind) {
+            Some(Kind::Heartbeat) => self.on_heartbeat(m, now),
+            Some(Kind::Grant) => self.on_grant(m, now),
+            Some(Kind::Refuse) => self.on_refuse(m, now),
+            Some(Kind::Nack) => self.on_nack(m, now),
+            Some(Kind::Regressed) => self.on_regressed(m, now),
+            // Acks are the kernel's own affair.
+            Some(Kind::Ack) | None => {}
+        }
+        self.advance(now);
+    }
+
+    /// A record of the ring buffer.
+    pub fn handle_record(&mut self, r: &Record, now: Now) {
+        match RecordKind::from_u32(r.kind) {
+            Some(RecordKind::Message) => self.handle_message(&r.message, now),
+            Some(RecordKind::ForeignClaim) => {
+                let m = &r.message;
+                let mut address = [0u8; 16];
+                address[..8].copy_from_slice(&m.set.0[0].to_le_bytes());
+                address[8..].copy_from_slice(&m.set.0[1].to_le_bytes());
+                let b = m.seq.to_le_bytes();
+                let group = m.re_seq as u8;
+                self.event(Event::ForeignClaim { group, address, mac: [b[0], b[1], b[2], b[3], b[4], b[5]] });
+                if self.sh.run_set.load().has(group) {
+                    self.push(Action::Announce { group });
+                }
+            }
+            Some(RecordKind::GateShut) => {
+                self.see_epoch(r.message.epoch);
+                let shut = self.sh.run_set.load().minus(self.sh.gate.load());
+                if !shut.is_empty() {
+                    self.event(Event::GateShut { peer: r.message.from, groups: shut });
+                    self.give_up(shut, now);
+                }
+                self.handle_message(&r.message, now);
+            }
+            Some(RecordKind::DuplicateId) => {
+                if self.duplicate_at == 0 {
+                    self.event(Event::DuplicateId);
+                    self.drop_all(now, true);
+                }
+                self.duplicate_at = now.boot;
+            }
+            Some(RecordKind::Regression) => self.tell_regressed(&r.message, now),
+            None => {}
+        }
+    }
+
+    /// A command of a person or of another part of the agent.
+    ///
+    /// # Errors
+    /// It names what does not exist or cannot be done now; nothing has changed then.
+    pub fn handle_command(&mut self, c: Command, now: Now) -> Result<(), CommandError> {
+        let known = |id: u8, core: &Self| core.cfg.node_ids().any(|n| n == id);
+        match c {
+            Command::Move { group, node } => {
+                if !self.groups.has(group) {
+                    return Err(CommandError::UnknownGroup);
+                }
+                if !known(node, self) {
+                    return Err(CommandError::UnknownNode);
+                }
+                if self.cfg.is_witness(node) {
+                    return Err(CommandError::Witness);
+                }
+                if self.is_paused() {
+                    return Err(CommandError::Paused);
+                }
+                let c = self.candidate(node, group, now.boot);
+                if !c.alive || c.waiting {
+                    return Err(CommandError::NotAlive);
+                }
+                if c.drained || c.leaving {
+                    return Err(CommandError::Drained);
+                }
+                if c.unfit {
+                    return Err(CommandError::Unfit);
+                }
+                self.set_soft(Key::Wish(group), node, now);
+                self.event(Event::Wished { group, node });
+            }
+            Command::Drain { node, on } => {
+                if !known(node, self) {
+                    return Err(CommandError::UnknownNode);
+                }
+                self.set_soft(Key::Drain(node), u8::from(on), now);
+                self.event(Event::Drained { node, on });
+            }
+            Command::Pause(on) => {
+                self.set_soft(Key::Pause, u8::from(on), now);
+                self.event(Event::Paused(on));
+            }
+            Command::Fit { group, fit } => {
+                let key = Key::Unfit { node: self.cfg.me, group };
+                if self.soft.get(key) != u8::from(!fit) {
+                    self.set_soft(key, u8::from(!fit), now);
+                }
+            }
+            Command::PreparePause { promise } => {
+                let promise = promise.min(self.cfg.timing.max_promise);
+                self.planned = Some(Planned { promise, give_up: now.boot + promise, told: false });
+                self.heartbeat(now);
+            }
+            Command::Leave => {
+                self.leaving = true;
+                self.heartbeat(now);
+            }
+        }
+        self.advance(now);
+        Ok(())
+    }
+
+    /// Time has come to [`Core::deadline`], or simply passed.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.check_lease(now);
+        self.check_peers(now);
+        self.check_own_state(now);
+        self.advance(now);
+        if now.boot >= self.next_heartbeat {
+            let hb = self.cfg.timing.heartbeat;
+            // A late wake-up does not make up for lost beats.
+            self.next_heartbeat = (self.next_heartbeat + hb).max(now.boot + hb / 2);
+            self.heartbeat(now);
+        }
+    }
+
+    /// When to call [`Core::handle_timeout`] at the latest, boot ns.
+    pub fn deadline(&self, now: Now) -> u64 {
+        self.claim_deadline(now).min(self.next_heartbeat)
+    }
+
+    /// The next thing to do.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Actions lost because nobody polled them.
+    pub fn dropped_actions(&self) -> u64 {
+        self.dropped_actions
+    }
+
+    /// Gives everything up at once and tells the others: the last thing before the agent ends for good.
+    pub fn shut_down(&mut self, now: Now) {
+        self.leaving = true;
+        self.drop_all(now, true);
+        self.heartbeat(now);
+    }
+
+    /// A changed configuration with the same members and timing.
+    pub fn reconfigure(&mut self, cfg: CoreConfig, now: Now) {
+        self.groups = cfg.group_set();
+        self.cfg = cfg;
+        self.give_up(self.sh.run_set.load().minus(self.groups), now);
+        self.advance(now);
+    }
+
+    /// The groups that this node runs.
+    pub fn owned(&self) -> Set {
+        self.sh.run_set.load()
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &CoreConfig {
+        &self.cfg
+    }
+
+    /// Is the cluster paused?
+    pub fn is_paused(&self) -> bool {
+        self.soft.get(Key::Pause) != 0
+    }
+
+    pub(crate) fn push(&mut self, a: Action) {
+        if self.actions.len() < ACTIONS {
+            self.actions.push_back(a);
+        } else {
+            self.dropped_actions += 1;
+        }
+    }
+
+    pub(crate) fn event(&mut self, e: Event) {
+        self.push(Action::Event(e));
+    }
+
+    pub(crate) fn see_epoch(&mut self, epoch: u64) {
+        if epoch > self.sh.epoch_max.load() {
+            self.sh.epoch_max.store(epoch);
+        }
+    }
+
+    /// A message of this node with everything that every message carries.
+    pub(crate) fn message(&mut self, kind: Kind, now: Now) -> Message {
+        let seq = self.sh.seq.load() + 1;
+        self.sh.seq.store(seq);
+        let mut f = 0;
+        if self.cfg.is_witness(self.cfg.me) {
+            f |= flags::WITNESS;
+        }
+        if self.leaving {
+            f |= flags::LEAVING;
+        }
+        if !self.sh.votes(now.boot) {
+            f |= flags::WAITING;
+        }
+        Message {
+            magic: wire::MAGIC,
+            version: wire::VERSION,
+            kind: kind as u8,
+            from: self.cfg.me,
+            flags: f,
+            cluster: self.cfg.cluster,
+            generation: self.cfg.generation,
+            digest: self.cfg.digest,
+            max_promise_ms: (self.cfg.timing.max_promise / 1_000_000) as u32,
+            incarnation: self.sh.incarnation.load(),
+            clock: now.boot,
+            seq,
+            epoch: self.sh.epoch.load(),
+            ..Message::default()
+        }
+    }
+
+    /// Sends a heartbeat now, with the slot for its acks made ready first.
+    pub(crate) fn heartbeat(&mut self, now: Now) {
+        self.beats += 1;
+        let t = self.cfg.timing;
+        let promise = match self.planned {
+            Some(p) => p.promise.max(t.takeover),
+            None => t.takeover,
+        };
+        let mut m = self.message(Kind::Heartbeat, now);
+        m.promise_us = (promise / 1000) as u32;
+        m.cv = self.sh.run_cv.load();
+        m.set = self.sh.run_set.load();
+        if let Some(p) = &self.pend {
+            m.ask_cv = p.cv;
+            m.ask_set = p.set;
+            if p.is_move {
+                m.flags |= flags::MOVE;
+            }
+        }
+        // Slow gossip: one record about each second.
+        let slow = self.beats.is_multiple_of((1_000_000_000 / t.heartbeat).max(1));
+        if let Some((word, version)) = self.soft.next(slow) {
+            m.soft = word;
+            m.soft_version = version;
+            m.flags |= flags::SOFT;
+        }
+        if self.leaving {
+            m.flags |= flags::SOFT;
+        }
+        let lease = if self.rules.hold(Rule::LeaseShorter) { t.lease_for(promise) } else { promise / 5 * 7 };
+        let slot = self.sh.slot(m.seq);
+        if self.rules.hold(Rule::AckPerHeartbeat) {
+            // The word first: a late ack for the slot's old heartbeat finds nothing from here on.
+            slot.word.store(m.seq << 32);
+        }
+        slot.sent.store(now.boot);
+        slot.lease.store(lease);
+        slot.cv.store(m.cv);
+        self.push(Action::Broadcast(m));
+    }
+
+    /// Rule 7: a lapsed lease is lost.
+    pub(crate) fn check_lease(&mut self, now: Now) {
+        if !self.rules.hold(Rule::LapsedIsLost) {
+            return;
+        }
+        let set = self.sh.run_set.load();
+        let lease = self.sh.lease();
+        if !set.is_empty() && !lease.holds(now.boot) {
+            self.event(Event::LeaseLapsed { groups: set, ended: lease.expiry_ns() });
+            self.drop_all(now, true);
+        }
+    }
+
+    /// Gates shut, then everything given up under a fresh version.
+    pub(crate) fn drop_all(&mut self, now: Now, tell: bool) {
+        let set = self.sh.run_set.load();
+        self.shut_gates(Set([u64::MAX; 4]));
+        self.sh.run_set.store(Set::EMPTY);
+        for group in set.iter() {
+            let epoch = self.sh.group_epoch[group as usize].load();
+            self.push(Action::Lose { group, epoch });
+        }
+        self.bump(now);
+        if tell && !set.is_empty() {
+            self.heartbeat(now);
+        }
+    }
+
+    /// Gates shut, then these groups given up under a fresh version, and all told.
+    pub(crate) fn give_up(&mut self, groups: Set, now: Now) {
+        let set = self.sh.run_set.load().and(groups);
+        if set.is_empty() {
+            return;
+        }
+        self.shut_gates(set);
+        self.sh.run_set.store(self.sh.run_set.load().minus(set));
+        for group in set.iter() {
+            let epoch = self.sh.group_epoch[group as usize].load();
+            self.push(Action::Lose { group, epoch });
+        }
+        self.bump(now);
+        self.heartbeat(now);
+    }
+
+    fn shut_gates(&self, groups: Set) {
+        // The kernel only ever clears bits, too, so this ends.
+        while !self.sh.gate.remove(groups) {}
+    }
+
+    /// A fresh claim version for what runs (rule 3); an attempt that was under way is over.
+    pub(crate) fn bump(&mut self, now: Now) {
+        self.pend = None;
+        let cv = if self.rules.hold(Rule::VersionOnce) {
+            let cv = self.sh.cv_max.load().max(self.sh.run_cv.load()) + 1;
+            self.sh.cv_max.store(cv);
+            cv
+        } else {
+            self.sh.run_cv.load() + 1
+        };
+        // Late acks of the old version find another running version, or another lease word (rule 8).
+        self.sh.run_cv.store(cv);
+        loop {
+            let old = self.sh.lease();
+            if self.sh.lease.cas(old.0, LeaseWord::until(old.expiry_ns(), cv).0) {
+                break;
+            }
+        }
+        let _ = now;
+    }
+
+    fn merge_soft(&mut self, m: &Message, now: Now) {
+        match self.soft.merge(m.soft, m.soft_version) {
+            Some((Key::Drain(node), v)) => self.event(Event::Drained { node, on: v != 0 }),
+            Some((Key::Pause, v)) => self.event(Event::Paused(v != 0)),
+            Some((Key::Wish(group), node)) => {
+                self.wish_seen[group as usize] = now.boot;
+                if node != 0 {
+                    self.event(Event::Wished { group, node });
+                }
+            }
+            Some((Key::Unfit { .. }, _)) | None => {}
+        }
+    }
+
+    pub(crate) fn set_soft(&mut self, key: Key, value: u8, now: Now) {
+        if let Key::Wish(g) = key {
+            self.wish_seen[g as usize] = now.boot;
+        }
+        self.soft.set(key, value, now.wall_ms, self.cfg.me);
+        self.heartbeat(now);
+    }
+
+    /// Once per timeout: health, configuration and incarnation of the others.
+    fn check_peers(&mut self, now: Now) {
+        for id in 1..=MAX_NODES as u8 {
+            if id == self.cfg.me || self.cfg.nodes[id as usize - 1].is_none() {
+                continue;
+            }
+            let i = id as usize - 1;
+            let p = self.sh.peer(id);
+            let health = detector::health(p, now.boot, &self.cfg.timing);
+            let (config, epoch) = (p.seen_config.load(), p.seen_epoch.load());
+            self.see_epoch(epoch);
+            if health != self.health[i] {
+                if health == Health::Alive {
+                    self.alive_since[i] = now.boot;
+                }
+                self.health[i] = health;
+                self.event(Event::NodeHealth { peer: id, health });
+            }
+            if config != 0 {
+                let (digest, generation) = ((config >> 32) as u32, config as u32);
+                let differs = digest != self.cfg.digest || generation != self.cfg.generation;
+                if differs != self.mismatch[i] {
+                    self.mismatch[i] = differs;
+                    self.event(Event::ConfigMismatch { peer: id, digest, generation, matches: !differs });
+                }
+            }
+        }
+    }
+
+    fn check_own_state(&mut self, now: Now) {
+        if self.duplicate_at != 0 && now.boot > self.duplicate_at + self.cfg.timing.max_promise {
+            self.duplicate_at = 0;
+            self.sh.vote_after.store(now.boot + self.cfg.timing.max_promise);
+            self.sh.halted.store(0);
+            self.event(Event::DuplicateGone);
+        }
+        let votes = self.sh.votes(now.boot);
+        if votes && !self.voting {
+            self.event(Event::Voting);
+        }
+        self.voting = votes;
+        if let Some(p) = self.planned {
+            let lease = self.sh.lease().expiry_ns();
+            let ready = self.sh.run_set.load().is_empty()
+                || lease > now.boot + self.cfg.timing.lease_for(p.promise) / 4 * 3;
+            if ready && !p.told {
+                self.planned = Some(Planned { told: true, ..p });
+                self.sh.pause_until.store(lease);
+                self.push(Action::PauseReady { until: lease });
+            }
+            if now.boot > p.give_up {
+                self.planned = None;
+                self.sh.pause_until.store(0);
+            }
+        }
+        if self.leaving && !self.left && self.sh.run_set.load().is_empty() {
+            self.left = true;
+            self.push(Action::Left);
+        }
+    }
+
+    fn tell_regressed(&mut self, m: &Message, now: Now) {
+        let i = (m.from.wrapping_sub(1) & 31) as usize;
+        if now.boot < self.told_regressed[i] + 1_000_000_000 {
+            return;
+        }
+        self.told_regressed[i] = now.boot;
+        self.event(Event::PeerRegressed { peer: m.from });
+        let mut r = self.message(Kind::Regressed, now);
+        r.to = m.from;
+        r.re_incarnation = m.incarnation;
+        self.push(Action::Send(m.from, r));
+    }
+
+    /// Rule 4: a voter has seen us further on than we are; what we remember is not what we promised.
+    fn on_regressed(&mut self, m: &Message, now: Now) {
+        if m.re_incarnation != self.sh.incarnation.load() {
+            return;
+        }
+        self.drop_all(now, false);
+        for p in &self.sh.peers {
+            let generation = PromiseWord(p.word.load()).generation() + 1;
+            p.word.store(PromiseWord::closed(generation).0);
+            p.incarnation.store(0);
+        }
+        let incarnation = (now.wall_ms * 1_000_000).max(self.sh.incarnation.load() + 1);
+        self.sh.vote_after.store(now.boot + self.cfg.timing.max_promise);
+        self.sh.incarnation.store(incarnation);
+        self.event(Event::StartedAfresh);
+    }
+}

@@ -1,0 +1,180 @@
+//! Soft state: wishes, drains, pause, fitness. Gossiped, last writer wins, never bears safety.
+
+use agent_common::{MAX_GROUPS, MAX_NODES};
+
+/// What a record is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Key {
+    /// Is the node drained?
+    Drain(u8),
+    /// Is the cluster paused?
+    Pause,
+    /// Where should the group go? 0: nowhere special.
+    Wish(u8),
+    /// Is the node unfit for the group?
+    Unfit {
+        /// The node.
+        node: u8,
+        /// The group.
+        group: u8,
+    },
+}
+
+const NODES: usize = MAX_NODES;
+const SIZE: usize = NODES + 1 + MAX_GROUPS + NODES * MAX_GROUPS;
+
+impl Key {
+    fn index(self) -> Option<usize> {
+        let node = |n: u8| (n >= 1 && usize::from(n) <= NODES).then(|| usize::from(n) - 1);
+        Some(match self {
+            Key::Drain(n) => node(n)?,
+            Key::Pause => NODES,
+            Key::Wish(g) => NODES + 1 + usize::from(g),
+            Key::Unfit { node: n, group } => NODES + 1 + MAX_GROUPS + node(n)? * MAX_GROUPS + usize::from(group),
+        })
+    }
+    fn from_index(i: usize) -> Key {
+        if i < NODES {
+            Key::Drain(i as u8 + 1)
+        } else if i == NODES {
+            Key::Pause
+        } else if i < NODES + 1 + MAX_GROUPS {
+            Key::Wish((i - NODES - 1) as u8)
+        } else {
+            let r = i - NODES - 1 - MAX_GROUPS;
+            Key::Unfit { node: (r / MAX_GROUPS) as u8 + 1, group: (r % MAX_GROUPS) as u8 }
+        }
+    }
+    fn pack(self, value: u8) -> u64 {
+        let (kind, a, b) = match self {
+            Key::Drain(n) => (1u64, n, 0),
+            Key::Pause => (2, 0, 0),
+            Key::Wish(g) => (3, g, 0),
+            Key::Unfit { node, group } => (4, node, group),
+        };
+        kind | u64::from(a) << 8 | u64::from(b) << 16 | u64::from(value) << 24
+    }
+    fn unpack(w: u64) -> Option<(Key, u8)> {
+        let (a, b, value) = ((w >> 8) as u8, (w >> 16) as u8, (w >> 24) as u8);
+        let key = match w as u8 {
+            1 => Key::Drain(a),
+            2 => Key::Pause,
+            3 => Key::Wish(a),
+            4 => Key::Unfit { node: a, group: b },
+            _ => return None,
+        };
+        key.index().map(|_| (key, value))
+    }
+}
+
+/// How often a change is repeated before gossip leaves it to the slow round.
+const REPEATS: u8 = 3;
+
+/// The table of records.
+#[derive(Debug)]
+pub struct Soft {
+    version: Vec<u64>,
+    value: Vec<u8>,
+    /// Records that changed lately, with the sends left.
+    hot: [Option<(u16, u8)>; 32],
+    next: usize,
+}
+
+impl Default for Soft {
+    fn default() -> Self {
+        Soft { version: vec![0; SIZE], value: vec![0; SIZE], hot: [None; 32], next: 0 }
+    }
+}
+
+impl Soft {
+    /// The value of a record; 0 if never set.
+    pub fn get(&self, key: Key) -> u8 {
+        key.index().map_or(0, |i| self.value[i])
+    }
+
+    /// Sets a record here; versions are wall-clock ms and the node id, so that later writers win.
+    pub fn set(&mut self, key: Key, value: u8, wall_ms: u64, me: u8) {
+        let Some(i) = key.index() else { return };
+        let version = wall_ms.max((self.version[i] >> 6) + 1) << 6 | u64::from(me & 63);
+        self.version[i] = version;
+        self.value[i] = value;
+        self.heat(i);
+    }
+
+    /// A record from another node. Gives the key and value if that changed anything.
+    pub fn merge(&mut self, word: u64, version: u64) -> Option<(Key, u8)> {
+        let (key, value) = Key::unpack(word)?;
+        let i = key.index()?;
+        if version <= self.version[i] {
+            return None;
+        }
+        self.version[i] = version;
+        let changed = self.value[i] != value;
+        self.value[i] = value;
+        changed.then_some((key, value))
+    }
+
+    /// The record to send now: one that changed lately, else (if `slow`) the next one in turn.
+    pub fn next(&mut self, slow: bool) -> Option<(u64, u64)> {
+        for h in &mut self.hot {
+            if let Some((i, left)) = *h {
+                *h = (left > 1).then_some((i, left - 1));
+                let i = usize::from(i);
+                return Some((Key::from_index(i).pack(self.value[i]), self.version[i]));
+            }
+        }
+        if !slow {
+            return None;
+        }
+        // At most one walk around the table; most of it was never set.
+        for _ in 0..SIZE {
+            self.next = (self.next + 1) % SIZE;
+            if self.version[self.next] != 0 {
+                return Some((Key::from_index(self.next).pack(self.value[self.next]), self.version[self.next]));
+            }
+        }
+        None
+    }
+
+    /// Is a recent change still to be sent?
+    pub fn is_hot(&self) -> bool {
+        self.hot.iter().any(Option::is_some)
+    }
+
+    fn heat(&mut self, i: usize) {
+        let entry = Some((i as u16, REPEATS));
+        if let Some(h) = self.hot.iter_mut().find(|h| matches!(h, Some((k, _)) if usize::from(*k) == i)) {
+            *h = entry;
+        } else if let Some(h) = self.hot.iter_mut().find(|h| h.is_none()) {
+            *h = entry;
+        }
+        // A full list: the slow round will carry it.
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_round_trip() {
+        for i in 0..SIZE {
+            let k = Key::from_index(i);
+            assert_eq!(k.index(), Some(i));
+            assert_eq!(Key::unpack(k.pack(7)), Some((k, 7)));
+        }
+        assert_eq!(Key::unpack(1), None, "node 0");
+        assert_eq!(Key::unpack(99), None, "unknown kind");
+    }
+
+    #[test]
+    fn the_later_writer_wins_everywhere() {
+        let (mut a, mut b) = (Soft::default(), Soft::default());
+        a.set(Key::Wish(3), 1, 100, 1);
+        b.set(Key::Wish(3), 2, 100, 2);
+        let (ra, rb) = (a.next(false).unwrap(), b.next(false).unwrap());
+        a.merge(rb.0, rb.1);
+        b.merge(ra.0, ra.1);
+        assert_eq!(a.get(Key::Wish(3)), b.get(Key::Wish(3)));
+    }
+}
