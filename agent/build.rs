@@ -61,7 +61,7 @@ fn build() -> Result<(), String> {
         env::set_var("PATH", path);
         // Opens build-std and the like on a released compiler. Set for this build alone: in .cargo/config.toml
         // it would open them for every crate.
-        if !chosen.version.is_nightly() {
+        if !chosen.version.release.ends_with("-nightly") {
             env::set_var("RUSTC_BOOTSTRAP", "1");
         }
         // aya-build turns every line of the inner cargo into a warning; "Compiling core" is none.
@@ -70,12 +70,9 @@ fn build() -> Result<(), String> {
 
     let manifest_dir = env::var("CARGO_MANIFEST_DIR").map_err(|error| error.to_string())?;
     let ebpf = Path::new(&manifest_dir).join("../agent-ebpf");
-    let ebpf = ebpf.canonicalize().map_err(|error| {
-        format!(
-            "the eBPF package is not at {}: {error}",
-            ebpf.display()
-        )
-    })?;
+    let ebpf = ebpf
+        .canonicalize()
+        .map_err(|error| format!("the eBPF package is not at {}: {error}", ebpf.display()))?;
     let package = Package {
         name: "agent-ebpf",
         root_dir: ebpf.to_str().ok_or("the path of agent-ebpf is not UTF-8")?,

@@ -58,14 +58,8 @@ impl Version {
         };
         Some(Self {
             release: field("release")?.to_owned(),
-            llvm: field("LLVM version")
-                .and_then(|version| version.split('.').next()?.parse().ok()),
+            llvm: field("LLVM version").and_then(|version| version.split('.').next()?.parse().ok()),
         })
-    }
-
-    /// Unstable features are open on a nightly without further ado.
-    pub fn is_nightly(&self) -> bool {
-        self.release.ends_with("-nightly")
     }
 
     /// Major and minor number.
