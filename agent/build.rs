@@ -87,6 +87,10 @@ fn build() -> Result<(), String> {
     })
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a build that hangs is seen and ended by the person in front of it"
+)]
 fn choose() -> Result<toolchain::Chosen, String> {
     let wanted = env::var(toolchain::OVERRIDE).ok();
     let candidates = toolchain::candidates(wanted.as_deref());

@@ -198,7 +198,7 @@ pub struct Failed {
 
 impl std::fmt::Display for Failed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {}\n", self.what, self.how)?;
+        writeln!(f, "{}: {}", self.what, self.how)?;
         for line in self.tail.lines() {
             writeln!(f, "    {line}")?;
         }

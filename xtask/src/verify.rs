@@ -12,6 +12,9 @@ use crate::{cargo, run, tidy, ui};
 /// Each check compiles the workspace at most once.
 const CHECK: Duration = Duration::from_secs(15 * 60);
 
+/// Looks; true if nothing was found.
+type Check = fn() -> Result<bool>;
+
 /// How one check went.
 pub struct Checked {
     /// Its name.
@@ -22,7 +25,7 @@ pub struct Checked {
 
 /// All checks, one after the other; a failure does not stop the rest.
 pub fn all() -> Result<Vec<Checked>> {
-    let checks: [(&'static str, fn() -> Result<bool>); 4] = [
+    let checks: [(&'static str, Check); 4] = [
         ("fmt", fmt),
         ("clippy", clippy),
         ("docs", docs),

@@ -1,6 +1,9 @@
 //! Tests of the choice of a compiler and of the plan.
 
-use std::fs;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use super::*;
 use crate::ebpf::Version;
@@ -363,12 +366,4 @@ fn the_first_usable_toolchain_is_chosen_and_the_others_have_a_reason() {
     let mute = ebpf::choose(&[good], "1.95", |_| Err("exit status 127".to_owned()))
         .expect_err("does not run");
     assert_eq!(mute[0].1, Refusal::NoCompiler("exit status 127".to_owned()));
-}
-
-#[test]
-fn the_llvm_of_a_linker_is_read_from_the_file() {
-    assert_eq!(loaded_llvm(b"\0libLLVM.so.22.1\0libc.so.6\0"), Some(22));
-    assert_eq!(loaded_llvm(b"..libLLVM-21.so.1\0"), Some(21));
-    assert_eq!(loaded_llvm(b"libLLVMCore libLLVM.so.23\0"), Some(23));
-    assert_eq!(loaded_llvm(b"statically linked"), None);
 }
