@@ -1,1 +1,128 @@
-fn main(){}
+//! `cargo xtask`: everything a person does with a clone of Heartline.
+//!
+//! It first finds or installs what the build needs (`toolchain`, `install`), then builds (`cargo`), and hands over
+//! to the program that does the work. `test` and `verify` run the checks; `doctor` looks at the machine.
+
+mod cargo;
+mod doctor;
+/// The rule that `agent/build.rs` builds by, so that both choose the same compiler.
+#[path = "../../agent/build/toolchain.rs"]
+mod ebpf;
+mod install;
+mod run;
+mod suites;
+mod tidy;
+mod toolchain;
+mod ui;
+mod verify;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::toolchain::Need;
+
+/// Build, try and test Heartline.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+struct Cli {
+    /// Install nothing: say what is missing and how to get it, and stop
+    #[arg(long, global = true)]
+    no_install: bool,
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build the eBPF programs, the agent and the lab (installs what the build needs)
+    Build {
+        /// With optimisation, into target/release
+        #[arg(long)]
+        release: bool,
+    },
+    /// Three nodes in network namespaces lose, freeze, kill and move a VIP; prints what a client saw
+    #[command(disable_help_flag = true)]
+    Demo(Rest),
+    /// A lab of nodes in network namespaces: up, down, shell
+    #[command(disable_help_flag = true)]
+    Lab(Rest),
+    /// Load the programs on a device and show what they see: load DEV [--mode native|generic]
+    #[command(disable_help_flag = true)]
+    Load(Rest),
+    /// Measure takeovers in the lab
+    #[command(disable_help_flag = true)]
+    Bench(Rest),
+    /// Run the simulator
+    #[command(disable_help_flag = true)]
+    Sim(Rest),
+    /// Run the project's tests: a fixed choice, or all of them
+    Test(suites::Options),
+    /// Check formatting, lints, documentation and tidiness; changes nothing
+    Verify,
+    /// Mend what can be mended by itself: formatting and lints
+    Fix,
+    /// Look at this machine: what the build and the lab need, and how to get it
+    Doctor,
+}
+
+/// Words for the program behind the task, passed on as they are.
+#[derive(Args)]
+struct Rest {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<OsString>,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match dispatch(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            ui::error(&error);
+            match run::caught() {
+                // As a shell reports it.
+                Some(signal) => ExitCode::from(128 + signal as u8),
+                None => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
+    let policy = install::Policy {
+        install: !cli.no_install,
+    };
+    match cli.task {
+        Task::Build { release } => {
+            install::ensure(Need::BUILD, policy)?;
+            cargo::build(cargo::AGENT_AND_LAB, release)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Demo(rest) => lab(Some("demo"), rest, policy),
+        Task::Lab(rest) => lab(Some("lab"), rest, policy),
+        Task::Load(rest) => lab(Some("load"), rest, policy),
+        Task::Bench(rest) => lab(Some("bench"), rest, policy),
+        Task::Sim(rest) => {
+            let programs = cargo::build(cargo::SIMULATOR, true)?;
+            cargo::hand_over(&programs, "heartline-sim", None, rest.args)
+        }
+        Task::Test(options) => suites::run(&options, policy),
+        Task::Verify => {
+            install::ensure(Need::BUILD.and(Need::LINTS), policy)?;
+            verify::run()
+        }
+        Task::Fix => {
+            install::ensure(Need::BUILD.and(Need::LINTS), policy)?;
+            verify::fix()
+        }
+        Task::Doctor => doctor::run(),
+    }
+}
+
+/// Builds with optimisation and becomes `heartline-lab TASK ARGS`: signals, terminal and exit status are its own,
+/// so that Ctrl-C lets the lab clean up.
+fn lab(task: Option<&str>, rest: Rest, policy: install::Policy) -> anyhow::Result<ExitCode> {
+    install::ensure(Need::BUILD.and(Need::LAB), policy)?;
+    let programs = cargo::build(cargo::AGENT_AND_LAB, true)?;
+    cargo::hand_over(&programs, "heartline-lab", task, rest.args)
+}
