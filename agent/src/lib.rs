@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The agent as a library.
+
+pub mod config;
