@@ -114,6 +114,13 @@ fn check_count(raw: &RawConfig, out: &mut Vec<Diagnostic>) {
 
 fn check_links(node: &RawNode, out: &mut Vec<Diagnostic>) {
     let name = node.name.as_ref().map_or("?", |n| n.value.as_str());
+    if node.links.is_empty() {
+        let message = format!("node {name} has no link: the others cannot hear it");
+        out.push(
+            Diagnostic::error("no-links", node.span.clone(), message)
+                .help("add a `[[node.link]]` with `device` and `address`"),
+        );
+    }
     if node.links.len() > MAX_LINKS {
         out.push(
             Diagnostic::error(

@@ -452,7 +452,6 @@ fn timing(mut t: Table<'_, '_, '_>) -> RawTiming {
 fn node(mut t: Table<'_, '_, '_>) -> RawNode {
     t.need("name", "name = \"n1\"");
     t.need("id", "id = 1");
-    t.need("link", "[[node.link]]");
     let mut raw = RawNode {
         span: t.span.clone(),
         name: t.string("name", "name = \"n1\""),
