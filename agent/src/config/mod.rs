@@ -35,7 +35,7 @@ pub use check::{Checks, Local};
 pub use diff::{Change, Refusal, diff, key_change};
 pub use digest::cluster_id;
 pub use key::{ClusterKey, KEY_BYTES, KEY_DIGITS, KeyError};
-pub use render::{Diagnostic, Report, Severity, Span};
+pub use render::{Diagnostic, Report, Severity, Span, colour_wanted};
 pub use types::{
     Config, DEFAULT_CONFIG_FILE, DEFAULT_KEY_FILE, DEFAULT_PORT, Datapath, Failback, Group, Link,
     MAX_LINKS, MAX_NODES, MAX_VIPS, MIN_NODES, Node, Profile, Role, Timing, Vip, show_ns,

@@ -1,6 +1,8 @@
 //! Findings about a configuration, and how they are shown to people and to scripts.
 
+use std::io;
 use std::ops::Range;
+use std::path::Path;
 
 use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
@@ -113,6 +115,23 @@ impl Report {
             text: text.into(),
             diagnostics,
         }
+    }
+
+    /// The report on a file that could not be read: one error, without a place.
+    #[must_use]
+    pub fn unreadable(path: &Path, source: &io::Error) -> Self {
+        let name = path.display().to_string();
+        let found = Diagnostic::error(
+            "cannot-read",
+            None,
+            format!("{name} cannot be read: {source}"),
+        );
+        let help = match source.kind() {
+            io::ErrorKind::NotFound => "name an existing file: `heartline check FILE`",
+            io::ErrorKind::PermissionDenied => "run as a user who may read it",
+            _ => "it must be a file of UTF-8 text, at most 1 MiB",
+        };
+        Self::new(&name, "", vec![found.help(help)])
     }
 
     /// What stands for the file in errors.
@@ -240,4 +259,12 @@ fn first_line(text: &str, span: Span) -> Span {
         .and_then(|s| s.find('\n'))
         .map_or(end, |i| start + i);
     start..line
+}
+
+/// Whether output may carry colours: on a terminal that knows them, unless the user asked for none
+/// (<https://no-color.org>).
+#[must_use]
+pub fn colour_wanted(terminal: bool) -> bool {
+    let set = |name| std::env::var_os(name).filter(|v| !v.is_empty());
+    terminal && set("NO_COLOR").is_none() && set("TERM").is_some_and(|t| t != "dumb")
 }
