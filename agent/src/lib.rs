@@ -1,3 +1,6 @@
-//! The Heartline agent: loads the data path, runs the core, talks to people.
+//! The Heartline agent as a library: the daemon and the command line.
 
+pub mod cli;
+pub mod config;
 pub mod datapath;
+pub mod doctor;

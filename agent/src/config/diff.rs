@@ -1,0 +1,432 @@
+//! What a reload would change, and what it refuses.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+use super::key::ClusterKey;
+use super::types::{Config, Failback, Group, Node, Vip, show_ns};
+
+/// One difference between two configurations.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "change", rename_all = "snake_case")]
+pub enum Change {
+    /// A new group.
+    GroupAdded {
+        /// Its id.
+        id: u8,
+        /// Its name.
+        name: String,
+    },
+    /// A group is gone: its owner stops it.
+    GroupRemoved {
+        /// Its id.
+        id: u8,
+        /// Its old name.
+        name: String,
+    },
+    /// Same id, other name.
+    GroupRenamed {
+        /// Its id.
+        id: u8,
+        /// Old name.
+        from: String,
+        /// New name.
+        to: String,
+    },
+    /// A new VIP in a group that stays.
+    VipAdded {
+        /// The group's id.
+        id: u8,
+        /// The VIP.
+        vip: Vip,
+    },
+    /// A VIP leaves a group that stays.
+    VipRemoved {
+        /// The group's id.
+        id: u8,
+        /// The VIP.
+        vip: Vip,
+    },
+    /// Same address, other prefix length or device.
+    VipChanged {
+        /// The group's id.
+        id: u8,
+        /// Old.
+        from: Vip,
+        /// New.
+        to: Vip,
+    },
+    /// Who may own the group, or in which order.
+    Prefer {
+        /// The group's id.
+        id: u8,
+        /// Old node ids.
+        from: Vec<u8>,
+        /// New node ids.
+        to: Vec<u8>,
+    },
+    /// The spread mark.
+    Spread {
+        /// The group's id.
+        id: u8,
+        /// New value.
+        to: bool,
+    },
+    /// Whether it goes back by itself.
+    Failback {
+        /// The group's id.
+        id: u8,
+        /// New value.
+        to: Failback,
+    },
+    /// Time between announcements, in nanoseconds.
+    AnnounceInterval {
+        /// New value.
+        to_ns: u64,
+    },
+    /// The log filter.
+    Log {
+        /// New value.
+        to: String,
+    },
+    /// Cannot be changed while the agent runs.
+    Refused {
+        /// What.
+        what: Refusal,
+        /// What differs, and why it is refused.
+        why: String,
+        /// What to do instead.
+        mend: String,
+    },
+}
+
+/// What a reload refuses to change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Refusal {
+    /// The cluster's name.
+    Cluster,
+    /// The generation of the member list.
+    Generation,
+    /// The members, their roles or links.
+    Members,
+    /// The heartbeat port.
+    Port,
+    /// The protocol times.
+    Timing,
+    /// The data path.
+    Datapath,
+    /// The key or its file.
+    Key,
+    /// A VIP that would change its group.
+    VipGroup,
+}
+
+impl Change {
+    /// Whether this one is refused.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        matches!(self, Self::Refused { .. })
+    }
+}
+
+impl std::fmt::Display for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::GroupAdded { id, name } => write!(f, "group {name} (id {id}) is new"),
+            Self::GroupRemoved { id, name } => write!(
+                f,
+                "group {name} (id {id}) is removed: its owner gives it up"
+            ),
+            Self::GroupRenamed { id, from, to } => {
+                write!(f, "group {from} (id {id}) is now called {to}")
+            }
+            Self::VipAdded { id, vip } => write!(f, "group {id}: VIP {vip} is new"),
+            Self::VipRemoved { id, vip } => write!(f, "group {id}: VIP {vip} is removed"),
+            Self::VipChanged { id, from, to } => write!(f, "group {id}: VIP {from} is now {to}"),
+            Self::Prefer { id, from, to } => {
+                write!(f, "group {id}: may be owned by nodes {to:?}, was {from:?}")
+            }
+            Self::Spread { id, to } => write!(f, "group {id}: spread is now {to}"),
+            Self::Failback { id, to } => {
+                write!(
+                    f,
+                    "group {id}: failback is now {}",
+                    if *to == Failback::Auto {
+                        "auto"
+                    } else {
+                        "manual"
+                    }
+                )
+            }
+            Self::AnnounceInterval { to_ns } => {
+                write!(f, "announce_interval is now {}", show_ns(*to_ns))
+            }
+            Self::Log { to } => write!(f, "log is now {to:?}"),
+            Self::Refused { why, mend, .. } => write!(f, "refused: {why}; {mend}"),
+        }
+    }
+}
+
+fn refused(what: Refusal, why: impl Into<String>, mend: &str) -> Change {
+    Change::Refused {
+        what,
+        why: why.into(),
+        mend: mend.into(),
+    }
+}
+
+/// What a reload from `old` to `new` changes, refusals first. Empty if nothing differs.
+///
+/// One refusal is reason enough to keep the whole old configuration: half a file is a file nobody wrote.
+#[must_use]
+pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
+    let mut changes = Vec::new();
+    diff_fixed(old, new, &mut changes);
+    diff_moved_vips(old, new, &mut changes);
+    diff_groups(old, new, &mut changes);
+    if old.announce_interval_ns != new.announce_interval_ns {
+        changes.push(Change::AnnounceInterval {
+            to_ns: new.announce_interval_ns,
+        });
+    }
+    if old.log != new.log {
+        changes.push(Change::Log {
+            to: new.log.clone(),
+        });
+    }
+    changes
+}
+
+/// The refusal of another key in the same file; `None` if it is the same.
+#[must_use]
+pub fn key_change(old: &ClusterKey, new: &ClusterKey) -> Option<Change> {
+    (old != new).then(|| {
+        refused(
+            Refusal::Key,
+            "the cluster key has changed, and nodes with different keys do not hear each other",
+            "put the old key back, or stop all agents, copy the new key to all nodes and start them",
+        )
+    })
+}
+
+/// What is fixed while the agent runs.
+fn diff_fixed(old: &Config, new: &Config, changes: &mut Vec<Change>) {
+    if old.cluster != new.cluster {
+        let why = format!(
+            "the cluster's name changes from {} to {}, and with it every message",
+            old.cluster, new.cluster
+        );
+        changes.push(refused(
+            Refusal::Cluster,
+            why,
+            "stop all agents, change it on all nodes and start them",
+        ));
+    }
+    if old.generation != new.generation {
+        let why = format!(
+            "the generation changes from {} to {}",
+            old.generation, new.generation
+        );
+        let mend = "changing members on a running cluster comes in a later release: stop all agents, change all nodes and start them";
+        changes.push(refused(Refusal::Generation, why, mend));
+    }
+    let members = changed_members(&old.nodes, &new.nodes);
+    if !members.is_empty() {
+        let why = format!(
+            "the members change ({}), and majorities of two lists need not meet",
+            members.join(", ")
+        );
+        let mend = "changing members on a running cluster comes in a later release: stop all agents, change all nodes, count generation up and start them";
+        changes.push(refused(Refusal::Members, why, mend));
+    }
+    if old.port != new.port {
+        let why = format!(
+            "the port changes from {} to {}, and nodes on different ports do not hear each other",
+            old.port, new.port
+        );
+        changes.push(refused(
+            Refusal::Port,
+            why,
+            "stop all agents, change it on all nodes and start them",
+        ));
+    }
+    let times = |c: &Config| {
+        (
+            c.timing.heartbeat_ns,
+            c.timing.lease_ns,
+            c.timing.takeover_ns,
+            c.timing.max_promise_ns,
+        )
+    };
+    if times(old) != times(new) {
+        let show = |c: &Config| {
+            let t = &c.timing;
+            [t.heartbeat_ns, t.lease_ns, t.takeover_ns, t.max_promise_ns]
+                .map(show_ns)
+                .join("/")
+        };
+        let why = format!(
+            "the timing (heartbeat/lease/takeover/max_promise) changes from {} to {}, and promises already given follow the old one",
+            show(old),
+            show(new)
+        );
+        changes.push(refused(
+            Refusal::Timing,
+            why,
+            "stop all agents, change it on all nodes and start them",
+        ));
+    }
+    if old.datapath != new.datapath {
+        let why = "the data path changes, and its programs are attached only at start";
+        changes.push(refused(
+            Refusal::Datapath,
+            why,
+            "`heartline restart` on this node takes it over",
+        ));
+    }
+    if old.key_file != new.key_file {
+        let why = format!(
+            "the key file changes from {} to {}",
+            old.key_file.display(),
+            new.key_file.display()
+        );
+        changes.push(refused(
+            Refusal::Key,
+            why,
+            "`heartline restart` on this node takes it over; the key in it must be the same",
+        ));
+    }
+}
+
+/// "n3 is new", "n2 is gone", "n1 has other links", ...
+fn changed_members(old: &[Node], new: &[Node]) -> Vec<String> {
+    let by_id = |nodes: &[Node]| {
+        nodes
+            .iter()
+            .map(|n| (n.id, n.clone()))
+            .collect::<BTreeMap<_, _>>()
+    };
+    let (old, new) = (by_id(old), by_id(new));
+    let ids: BTreeSet<u8> = old.keys().chain(new.keys()).copied().collect();
+    ids.iter()
+        .filter_map(|id| match (old.get(id), new.get(id)) {
+            (None, Some(node)) => Some(format!("{} is new", node.name)),
+            (Some(node), None) => Some(format!("{} is gone", node.name)),
+            (Some(a), Some(b)) if a.name != b.name => Some(format!("{} is now {}", a.name, b.name)),
+            (Some(a), Some(b)) if a.role != b.role => Some(format!("{} has another role", a.name)),
+            (Some(a), Some(b)) if a.links != b.links => Some(format!("{} has other links", a.name)),
+            _ => None,
+        })
+        .collect()
+}
+
+/// A VIP that goes from one group to another could be granted twice: once as part of each (rule 10).
+fn diff_moved_vips(old: &Config, new: &Config, changes: &mut Vec<Change>) {
+    let home = |c: &Config| -> HashMap<IpAddr, u8> {
+        c.groups
+            .iter()
+            .flat_map(|g| g.vips.iter().map(|v| (v.address, g.id)))
+            .collect()
+    };
+    let before = home(old);
+    for group in &new.groups {
+        for vip in &group.vips {
+            if let Some(from) = before.get(&vip.address)
+                && *from != group.id
+            {
+                let why = format!(
+                    "VIP {} would go from group {from} to group {}, and both could be granted at once",
+                    vip.address, group.id
+                );
+                let mend = "remove it from its group, reload all nodes, wait for max_promise, then add it to the other and reload again";
+                changes.push(refused(Refusal::VipGroup, why, mend));
+            }
+        }
+    }
+}
+
+fn diff_groups(old: &Config, new: &Config, changes: &mut Vec<Change>) {
+    let by_id = |c: &Config| {
+        c.groups
+            .iter()
+            .map(|g| (g.id, g.clone()))
+            .collect::<BTreeMap<_, _>>()
+    };
+    let (before, after) = (by_id(old), by_id(new));
+    for (id, group) in &before {
+        if !after.contains_key(id) {
+            changes.push(Change::GroupRemoved {
+                id: *id,
+                name: group.name.clone(),
+            });
+        }
+    }
+    for (id, group) in &after {
+        match before.get(id) {
+            None => changes.push(Change::GroupAdded {
+                id: *id,
+                name: group.name.clone(),
+            }),
+            Some(old) => diff_group(old, group, changes),
+        }
+    }
+}
+
+fn diff_group(old: &Group, new: &Group, changes: &mut Vec<Change>) {
+    let id = new.id;
+    if old.name != new.name {
+        changes.push(Change::GroupRenamed {
+            id,
+            from: old.name.clone(),
+            to: new.name.clone(),
+        });
+    }
+    if old.prefer != new.prefer {
+        changes.push(Change::Prefer {
+            id,
+            from: old.prefer.clone(),
+            to: new.prefer.clone(),
+        });
+    }
+    if old.spread != new.spread {
+        changes.push(Change::Spread { id, to: new.spread });
+    }
+    if old.failback != new.failback {
+        changes.push(Change::Failback {
+            id,
+            to: new.failback,
+        });
+    }
+    let by_address = |g: &Group| {
+        g.vips
+            .iter()
+            .map(|v| (v.address, v.clone()))
+            .collect::<BTreeMap<_, _>>()
+    };
+    let (before, after) = (by_address(old), by_address(new));
+    for (address, vip) in &before {
+        if !after.contains_key(address) {
+            changes.push(Change::VipRemoved {
+                id,
+                vip: vip.clone(),
+            });
+        }
+    }
+    for (address, vip) in &after {
+        match before.get(address) {
+            None => changes.push(Change::VipAdded {
+                id,
+                vip: vip.clone(),
+            }),
+            Some(old) if old != vip => changes.push(Change::VipChanged {
+                id,
+                from: old.clone(),
+                to: vip.clone(),
+            }),
+            Some(_) => {}
+        }
+    }
+}

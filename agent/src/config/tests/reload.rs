@@ -1,0 +1,244 @@
+//! Digest and reload.
+
+use super::super::*;
+use super::{GOOD, changed, config};
+
+#[test]
+fn digest_sees_what_nodes_must_agree_on() {
+    let base = config(GOOD).digest();
+    for (from, to) in [
+        ("\"demo\"", "\"demo2\""),
+        ("generation = 1", "generation = 2"),
+        ("cluster =", "port = 4748\ncluster ="),
+        ("cluster =", "announce_interval = \"30s\"\ncluster ="),
+        ("profile = \"lan\"", "max_promise = \"9s\""),
+        ("profile = \"lan\"", "profile = \"fast\""),
+        ("\"n3\"", "\"n4\""),
+        ("id = 3", "id = 4"),
+        ("role = \"witness\"\n", ""),
+        ("10.77.0.3", "10.77.0.4"),
+        ("\"db\"", "\"dc\""),
+        ("id = 0", "id = 7"),
+        ("\"n1\", \"n2\"", "\"n2\", \"n1\""),
+        ("id = 0", "id = 0\nspread = true"),
+        ("id = 0", "id = 0\nfailback = \"auto\""),
+        ("10.77.0.100", "10.77.0.99"),
+        ("10.77.0.100", "10.77.0.100/24"),
+    ] {
+        assert_ne!(config(&changed(from, to)).digest(), base, "{from} -> {to}");
+    }
+}
+
+#[test]
+fn digest_leaves_out_what_is_local_and_how_it_is_written() {
+    let base = config(GOOD).digest();
+    for (from, to) in [
+        ("demo.key", "other.key"),
+        ("cluster =", "log = \"debug\"\ncluster ="),
+        ("cluster =", "datapath = \"generic\"\ncluster ="),
+        ("eth0", "eno1"),
+        (
+            "profile = \"lan\"",
+            "heartbeat = \"10ms\"\nlease = \"40000us\"",
+        ),
+        ("[timing]\nprofile = \"lan\"\n", ""),
+        ("id = 2", "id = 0x2 # the second"),
+        ("id = 0", "id = 0\nfailback = \"manual\""),
+        ("10.77.0.100", "10.77.0.100/32"),
+    ] {
+        assert_eq!(config(&changed(from, to)).digest(), base, "{from} -> {to}");
+    }
+}
+
+/// Written down once: a change of the function is seen by whoever makes it.
+#[test]
+fn digest_is_stable() {
+    assert_eq!(config(GOOD).digest(), DIGEST_OF_GOOD);
+}
+const DIGEST_OF_GOOD: u32 = 2_482_139_814;
+
+fn changes(text: &str) -> Vec<Change> {
+    diff(&config(GOOD), &config(text))
+}
+
+#[test]
+fn same_file_changes_nothing() {
+    assert_eq!(changes(GOOD), []);
+    assert_eq!(changes(&changed("[timing]\nprofile = \"lan\"\n", "")), []);
+}
+
+#[test]
+fn reload_takes_over_groups_and_vips() {
+    let vip = |address: &str, prefix| Vip {
+        address: address.parse().unwrap(),
+        prefix,
+        device: "eth0".into(),
+    };
+    assert_eq!(
+        changes(&changed("10.77.0.100", "10.77.0.99")),
+        [
+            Change::VipRemoved {
+                id: 0,
+                vip: vip("10.77.0.100", 32)
+            },
+            Change::VipAdded {
+                id: 0,
+                vip: vip("10.77.0.99", 32)
+            }
+        ]
+    );
+    assert_eq!(
+        changes(&changed("10.77.0.100", "10.77.0.100/24")),
+        [Change::VipChanged {
+            id: 0,
+            from: vip("10.77.0.100", 32),
+            to: vip("10.77.0.100", 24)
+        }]
+    );
+    assert_eq!(
+        changes(&changed("\"n1\", \"n2\"", "\"n2\", \"n1\"")),
+        [Change::Prefer {
+            id: 0,
+            from: vec![1, 2],
+            to: vec![2, 1]
+        }]
+    );
+    assert_eq!(
+        changes(&changed("\"db\"", "\"dc\"")),
+        [Change::GroupRenamed {
+            id: 1,
+            from: "db".into(),
+            to: "dc".into()
+        }]
+    );
+    assert_eq!(
+        changes(&changed("id = 0", "id = 0\nspread = true")),
+        [Change::Spread { id: 0, to: true }]
+    );
+    assert_eq!(
+        changes(&changed("id = 0", "id = 0\nfailback = \"auto\"")),
+        [Change::Failback {
+            id: 0,
+            to: Failback::Auto
+        }]
+    );
+    assert_eq!(
+        changes(&changed("cluster =", "log = \"debug\"\ncluster =")),
+        [Change::Log { to: "debug".into() }]
+    );
+    assert_eq!(
+        changes(&changed(
+            "cluster =",
+            "announce_interval = \"30s\"\ncluster ="
+        )),
+        [Change::AnnounceInterval {
+            to_ns: 30_000_000_000
+        }]
+    );
+    let more = format!(
+        "{GOOD}\n[[group]]\nname = \"new\"\nid = 9\nvip = [{{ address = \"10.77.0.9\", device = \"eth0\" }}]\n"
+    );
+    assert_eq!(
+        changes(&more),
+        [Change::GroupAdded {
+            id: 9,
+            name: "new".into()
+        }]
+    );
+    assert_eq!(
+        diff(&config(&more), &config(GOOD)),
+        [Change::GroupRemoved {
+            id: 9,
+            name: "new".into()
+        }]
+    );
+}
+
+#[test]
+fn reload_refuses_what_is_fixed() {
+    for (from, to, expected, word) in [
+        ("\"demo\"", "\"demo2\"", Refusal::Cluster, "demo2"),
+        (
+            "generation = 1",
+            "generation = 2",
+            Refusal::Generation,
+            "from 1 to 2",
+        ),
+        ("\"n3\"", "\"n4\"", Refusal::Members, "n3 is now n4"),
+        (
+            "role = \"witness\"\n",
+            "",
+            Refusal::Members,
+            "n3 has another role",
+        ),
+        (
+            "10.77.0.3",
+            "10.77.0.4",
+            Refusal::Members,
+            "n3 has other links",
+        ),
+        ("cluster =", "port = 4748\ncluster =", Refusal::Port, "4748"),
+        (
+            "profile = \"lan\"",
+            "profile = \"fast\"",
+            Refusal::Timing,
+            "1ms/4ms/6ms/10s",
+        ),
+        (
+            "cluster =",
+            "datapath = \"generic\"\ncluster =",
+            Refusal::Datapath,
+            "data path",
+        ),
+        ("demo.key", "other.key", Refusal::Key, "other.key"),
+    ] {
+        let changes = changes(&changed(from, to));
+        let refused: Vec<_> = changes.iter().filter(|c| c.is_refused()).collect();
+        let [Change::Refused { what, why, mend }] = refused.as_slice() else {
+            panic!("{from} -> {to}: {changes:?}")
+        };
+        assert_eq!(*what, expected);
+        assert!(why.contains(word), "{word:?} is not in {why:?}");
+        assert!(!mend.is_empty());
+    }
+    let ids = changes(&changed("id = 3", "id = 5"));
+    assert!(
+        ids[0].to_string().contains("n3 is gone, n3 is new"),
+        "{}",
+        ids[0]
+    );
+}
+
+#[test]
+fn reload_refuses_a_vip_that_changes_its_group() {
+    let swapped = GOOD
+        .replace("10.77.0.100", "X")
+        .replace("10.77.0.101", "10.77.0.100")
+        .replace("X", "10.77.0.101");
+    let changes = changes(&swapped);
+    let refused = |c: &&Change| {
+        matches!(
+            c,
+            Change::Refused {
+                what: Refusal::VipGroup,
+                ..
+            }
+        )
+    };
+    assert_eq!(changes.iter().filter(refused).count(), 2, "{changes:?}");
+    // The same group under a new id is another group.
+    let renumbered = diff(&config(GOOD), &config(&changed("id = 0", "id = 5")));
+    assert!(
+        renumbered[0].is_refused()
+            && renumbered[0]
+                .to_string()
+                .contains("from group 0 to group 5")
+    );
+}
+
+#[test]
+fn reload_refuses_another_key() {
+    let key = |b: u8| ClusterKey::from_bytes([b; KEY_BYTES]);
+    assert_eq!(key_change(&key(1), &key(1)), None);
+    assert!(key_change(&key(1), &key(2)).is_some_and(|c| c.is_refused()));
+}
