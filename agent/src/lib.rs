@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The Heartline agent as a library.
+
+pub mod net;
