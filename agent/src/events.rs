@@ -111,13 +111,17 @@ impl EventKind {
     pub fn severity(self) -> Severity {
         use EventKind::*;
         match self {
-            DuplicateId | GateMissing | AddressFailed | GateShutByHigherEpoch | LeaseLapsed => Severity::Bad,
-            ClaimFailed | PromiseExpired | NodeLate | NodeSilent | ForeignClaim | ConfigMismatch | DeviceGone
-            | ClockSourceChanged | PacketRejected | QueueFull | StalePins | RejoinWait | Lost => Severity::Warn,
-            Gained | NodeAlive | DeviceReturned | GateReturned | Moved | Resumed | Undrained => Severity::Good,
-            AgentStarted | AgentStopping | Reload | Restart | Drained | Paused | StaleAddress | Note | Unknown => {
-                Severity::Plain
+            DuplicateId | GateMissing | AddressFailed | GateShutByHigherEpoch | LeaseLapsed => {
+                Severity::Bad
             }
+            ClaimFailed | PromiseExpired | NodeLate | NodeSilent | ForeignClaim
+            | ConfigMismatch | DeviceGone | ClockSourceChanged | PacketRejected | QueueFull
+            | StalePins | RejoinWait | Lost => Severity::Warn,
+            Gained | NodeAlive | DeviceReturned | GateReturned | Moved | Resumed | Undrained => {
+                Severity::Good
+            }
+            AgentStarted | AgentStopping | Reload | Restart | Drained | Paused | StaleAddress
+            | Note | Unknown => Severity::Plain,
         }
     }
 }
@@ -165,7 +169,9 @@ pub struct Event {
 }
 
 /// The members of [`Event`] that `extra` must not shadow.
-const RESERVED: [&str; 9] = ["boot_ns", "time", "node", "seq", "kind", "group", "peer", "epoch", "text"];
+const RESERVED: [&str; 9] = [
+    "boot_ns", "time", "node", "seq", "kind", "group", "peer", "epoch", "text",
+];
 
 /// An event not yet recorded.
 #[derive(Clone, Debug)]
@@ -182,7 +188,15 @@ pub struct Draft {
 impl Draft {
     /// A draft of the given kind, with a sentence for people.
     pub fn new(kind: EventKind, text: impl Into<String>) -> Self {
-        Self { kind, text: text.into(), boot_ns: None, group: None, peer: None, epoch: None, extra: Map::new() }
+        Self {
+            kind,
+            text: text.into(),
+            boot_ns: None,
+            group: None,
+            peer: None,
+            epoch: None,
+            extra: Map::new(),
+        }
     }
 
     /// When it happened (CLOCK_BOOTTIME, ns). Without it: when it is recorded.
@@ -284,7 +298,10 @@ impl EventLog {
         Arc::new(Self {
             node: node.into(),
             capacity,
-            ring: Mutex::new(Ring { next_seq: 1, events: VecDeque::with_capacity(capacity) }),
+            ring: Mutex::new(Ring {
+                next_seq: 1,
+                events: VecDeque::with_capacity(capacity),
+            }),
             followers: broadcast::Sender::new(queue.max(1)),
         })
     }
@@ -353,8 +370,16 @@ struct Part {
 
 impl From<Part> for EventPage {
     fn from(part: Part) -> Self {
-        let events = part.events.iter().map(|event| Event::clone(event)).collect();
-        EventPage { events, missed: part.missed, next_seq: part.next_seq }
+        let events = part
+            .events
+            .iter()
+            .map(|event| Event::clone(event))
+            .collect();
+        EventPage {
+            events,
+            missed: part.missed,
+            next_seq: part.next_seq,
+        }
     }
 }
 
@@ -364,15 +389,29 @@ impl Ring {
         let from = since_seq.unwrap_or(oldest);
         let missed = oldest.min(self.next_seq).saturating_sub(from.max(1));
         let wanted = self.next_seq.saturating_sub(from.max(oldest));
-        let take = usize::try_from(wanted).unwrap_or(usize::MAX).min(limit).min(self.events.len());
-        let events = self.events.iter().skip(self.events.len() - take).cloned().collect();
-        Part { events, missed, next_seq: self.next_seq }
+        let take = usize::try_from(wanted)
+            .unwrap_or(usize::MAX)
+            .min(limit)
+            .min(self.events.len());
+        let events = self
+            .events
+            .iter()
+            .skip(self.events.len() - take)
+            .cloned()
+            .collect();
+        Part {
+            events,
+            missed,
+            next_seq: self.next_seq,
+        }
     }
 }
 
 /// CLOCK_BOOTTIME in nanoseconds; 0 if the kernel refuses (it does not).
 pub fn boot_now_ns() -> u64 {
-    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |time| u64::try_from(Duration::from(time).as_nanos()).unwrap_or(u64::MAX))
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |time| {
+        u64::try_from(Duration::from(time).as_nanos()).unwrap_or(u64::MAX)
+    })
 }
 
 #[cfg(test)]
@@ -409,8 +448,14 @@ mod tests {
 
     #[test]
     fn an_unknown_kind_is_read() {
-        assert_eq!(serde_json::from_str::<EventKind>(r#""from_the_future""#).unwrap(), EventKind::Unknown);
-        assert_eq!(EventKind::GateShutByHigherEpoch.name(), "gate_shut_by_higher_epoch");
+        assert_eq!(
+            serde_json::from_str::<EventKind>(r#""from_the_future""#).unwrap(),
+            EventKind::Unknown
+        );
+        assert_eq!(
+            EventKind::GateShutByHigherEpoch.name(),
+            "gate_shut_by_higher_epoch"
+        );
     }
 
     #[test]
@@ -420,7 +465,10 @@ mod tests {
             log.push(note(&i.to_string()));
         }
         let page = log.page(Some(1), 100);
-        assert_eq!((seqs(&page), page.missed, page.next_seq), (vec![3, 4, 5], 2, 6));
+        assert_eq!(
+            (seqs(&page), page.missed, page.next_seq),
+            (vec![3, 4, 5], 2, 6)
+        );
         assert_eq!(seqs(&log.page(Some(5), 100)), [5]);
         assert_eq!(seqs(&log.page(Some(6), 100)), [0u64; 0]);
         assert_eq!(seqs(&log.page(None, 2)), [4, 5]);
@@ -435,8 +483,12 @@ mod tests {
         for i in 0..10 {
             log.push(note(&i.to_string()));
         }
-        let Followed::Missed(missed) = follower.next().await else { panic!("not told") };
-        let Followed::Event(next) = follower.next().await else { panic!("no event") };
+        let Followed::Missed(missed) = follower.next().await else {
+            panic!("not told")
+        };
+        let Followed::Event(next) = follower.next().await else {
+            panic!("no event")
+        };
         assert_eq!((missed, next.seq), (6, 7));
         drop(log);
         for _ in 0..3 {

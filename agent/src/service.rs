@@ -3,9 +3,9 @@
 //! Messages go through a short queue to a thread of their own, because the socket blocks when systemd is slow
 //! and nothing in the agent may wait for that. Without a service manager all of this does nothing.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -37,15 +37,26 @@ impl Notifier {
     pub fn start() -> Self {
         let dropped = Arc::new(AtomicU64::new(0));
         if std::env::var_os("NOTIFY_SOCKET").is_none() {
-            return Self { queue: None, dropped };
+            return Self {
+                queue: None,
+                dropped,
+            };
         }
         let (queue, messages) = sync_channel(QUEUE);
-        let thread = std::thread::Builder::new().name("sd-notify".to_owned()).spawn(move || deliver(&messages));
+        let thread = std::thread::Builder::new()
+            .name("sd-notify".to_owned())
+            .spawn(move || deliver(&messages));
         match thread {
-            Ok(_) => Self { queue: Some(queue), dropped },
+            Ok(_) => Self {
+                queue: Some(queue),
+                dropped,
+            },
             Err(error) => {
                 warn!(%error, "no thread for messages to systemd");
-                Self { queue: None, dropped }
+                Self {
+                    queue: None,
+                    dropped,
+                }
             }
         }
     }
@@ -82,9 +93,12 @@ impl Notifier {
 
     /// Waits until all messages are delivered, at most so long. Returns whether they are.
     pub fn flush(&self, limit: Duration) -> bool {
-        let Some(queue) = &self.queue else { return true };
+        let Some(queue) = &self.queue else {
+            return true;
+        };
         let (done, wait) = sync_channel(1);
-        queue.try_send(Message::Flush(done)).is_ok() && wait.recv_timeout(limit) != Err(RecvTimeoutError::Timeout)
+        queue.try_send(Message::Flush(done)).is_ok()
+            && wait.recv_timeout(limit) != Err(RecvTimeoutError::Timeout)
     }
 
     /// How many messages were dropped because systemd did not take them.
@@ -114,13 +128,22 @@ impl Notifier {
 fn deliver(messages: &Receiver<Message>) {
     while let Ok(message) = messages.recv() {
         let sent = match &message {
-            Message::Ready(status) => sd_notify::notify(false, &[NotifyState::Ready, NotifyState::Status(&one_line(status))]),
+            Message::Ready(status) => sd_notify::notify(
+                false,
+                &[NotifyState::Ready, NotifyState::Status(&one_line(status))],
+            ),
             Message::Reloading => NotifyState::monotonic_usec_now()
                 .and_then(|now| sd_notify::notify(false, &[NotifyState::Reloading, now])),
-            Message::Stopping(status) => {
-                sd_notify::notify(false, &[NotifyState::Stopping, NotifyState::Status(&one_line(status))])
+            Message::Stopping(status) => sd_notify::notify(
+                false,
+                &[
+                    NotifyState::Stopping,
+                    NotifyState::Status(&one_line(status)),
+                ],
+            ),
+            Message::Status(status) => {
+                sd_notify::notify(false, &[NotifyState::Status(&one_line(status))])
             }
-            Message::Status(status) => sd_notify::notify(false, &[NotifyState::Status(&one_line(status))]),
             Message::Watchdog => sd_notify::notify(false, &[NotifyState::Watchdog]),
             Message::ExtendTimeout(by) => {
                 let usec = u32::try_from(by.as_micros()).unwrap_or(u32::MAX);
@@ -148,7 +171,10 @@ mod tests {
 
     #[test]
     fn without_a_service_manager_nothing_happens() {
-        let notifier = Notifier { queue: None, dropped: Arc::default() };
+        let notifier = Notifier {
+            queue: None,
+            dropped: Arc::default(),
+        };
         notifier.ready("up");
         notifier.watchdog();
         assert!(notifier.flush(Duration::ZERO));
@@ -158,7 +184,10 @@ mod tests {
     #[test]
     fn a_manager_that_takes_nothing_blocks_nobody() {
         let (queue, _kept) = sync_channel(2);
-        let notifier = Notifier { queue: Some(queue), dropped: Arc::default() };
+        let notifier = Notifier {
+            queue: Some(queue),
+            dropped: Arc::default(),
+        };
         for _ in 0..5 {
             notifier.watchdog();
         }

@@ -48,8 +48,12 @@ pub trait Backend: Send + Sync + 'static {
     fn explain(&self, group: Target) -> Pending<'_, ExplainReport> {
         Box::pin(async move {
             let status = self.status().await?;
-            explain::explain(&status, &group.name)
-                .ok_or_else(|| Refusal::new(Code::UnknownGroup, format!("there is no group {:?}", group.name)))
+            explain::explain(&status, &group.name).ok_or_else(|| {
+                Refusal::new(
+                    Code::UnknownGroup,
+                    format!("there is no group {:?}", group.name),
+                )
+            })
         })
     }
 

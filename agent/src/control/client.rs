@@ -11,7 +11,9 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout_at};
 
-use super::proto::{CONTROL_VERSION, Code, Envelope, EventPage, Refusal, Reply, Request, StreamLine};
+use super::proto::{
+    CONTROL_VERSION, Code, Envelope, EventPage, Refusal, Reply, Request, StreamLine,
+};
 
 /// The longest reply line that is read, in bytes.
 const MAX_REPLY: u64 = 64 * 1024 * 1024;
@@ -50,7 +52,11 @@ impl ClientError {
     /// The exit status that stands for it: 1 refused or failed, 2 cannot read, 3 no agent, 4 timeout.
     pub fn exit_status(&self) -> u8 {
         match self {
-            ClientError::Refused(Refusal { code: Code::Timeout, .. }) | ClientError::Timeout { .. } => 4,
+            ClientError::Refused(Refusal {
+                code: Code::Timeout,
+                ..
+            })
+            | ClientError::Timeout { .. } => 4,
             ClientError::Refused(_) | ClientError::Broken { .. } => 1,
             ClientError::Denied(_) => 2,
             ClientError::NotRunning(_) => 3,
@@ -81,7 +87,10 @@ pub struct Client {
 impl Client {
     /// A client of the agent at this socket; calls take at most 6 s (the agent's own deadline is 5 s).
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), limit: Duration::from_secs(6) }
+        Self {
+            path: path.into(),
+            limit: Duration::from_secs(6),
+        }
     }
 
     /// Another limit for each call.
@@ -112,28 +121,59 @@ impl Client {
         since_seq: Option<u64>,
         limit: Option<u32>,
     ) -> Result<(EventPage, Following), ClientError> {
-        let (page, reader) = self.open(Request::Events { follow: true, since_seq, limit }).await?;
-        Ok((page, Following { reader, path: self.path.clone(), line: Vec::new() }))
+        let (page, reader) = self
+            .open(Request::Events {
+                follow: true,
+                since_seq,
+                limit,
+            })
+            .await?;
+        Ok((
+            page,
+            Following {
+                reader,
+                path: self.path.clone(),
+                line: Vec::new(),
+            },
+        ))
     }
 
-    async fn open<T: DeserializeOwned>(&self, request: Request) -> Result<(T, BufReader<UnixStream>), ClientError> {
+    async fn open<T: DeserializeOwned>(
+        &self,
+        request: Request,
+    ) -> Result<(T, BufReader<UnixStream>), ClientError> {
         let waits = match &request {
-            Request::Move { wait_ms: Some(wait), .. } => Duration::from_millis(*wait),
+            Request::Move {
+                wait_ms: Some(wait),
+                ..
+            } => Duration::from_millis(*wait),
             _ => Duration::ZERO,
         };
         let limit = self.limit.saturating_add(waits);
         let deadline = Instant::now() + limit;
-        let late = |_| ClientError::Timeout { path: self.path.clone(), limit };
-        let stream = timeout_at(deadline, UnixStream::connect(&self.path)).await.map_err(late)?;
+        let late = |_| ClientError::Timeout {
+            path: self.path.clone(),
+            limit,
+        };
+        let stream = timeout_at(deadline, UnixStream::connect(&self.path))
+            .await
+            .map_err(late)?;
         let mut stream = BufReader::new(stream.map_err(|error| self.not_connected(&error))?);
-        let mut text = serde_json::to_string(&Envelope { v: CONTROL_VERSION, request })
-            .map_err(|error| self.broken(error.to_string()))?;
+        let mut text = serde_json::to_string(&Envelope {
+            v: CONTROL_VERSION,
+            request,
+        })
+        .map_err(|error| self.broken(error.to_string()))?;
         text.push('\n');
         // An error here can mean that the agent refused the connection: its reason may be there to read.
-        let written = timeout_at(deadline, stream.get_mut().write_all(text.as_bytes())).await.map_err(late)?;
+        let written = timeout_at(deadline, stream.get_mut().write_all(text.as_bytes()))
+            .await
+            .map_err(late)?;
         let mut reply = Vec::new();
         let mut bounded = (&mut stream).take(MAX_REPLY);
-        let read = timeout_at(deadline, bounded.read_until(b'\n', &mut reply)).await.map_err(late)?;
+        let read = timeout_at(deadline, bounded.read_until(b'\n', &mut reply))
+            .await
+            .map_err(late)?;
         if reply.is_empty() {
             let what = match (written, read) {
                 (Err(error), _) | (_, Err(error)) => error.to_string(),
@@ -150,14 +190,19 @@ impl Client {
 
     fn not_connected(&self, error: &io::Error) -> ClientError {
         match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NotRunning(self.path.clone()),
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                ClientError::NotRunning(self.path.clone())
+            }
             io::ErrorKind::PermissionDenied => ClientError::Denied(self.path.clone()),
             _ => self.broken(error.to_string()),
         }
     }
 
     fn broken(&self, what: String) -> ClientError {
-        ClientError::Broken { path: self.path.clone(), what }
+        ClientError::Broken {
+            path: self.path.clone(),
+            what,
+        }
     }
 }
 
@@ -174,10 +219,16 @@ impl Following {
     /// # Errors
     /// [`ClientError::Broken`] if a line makes no sense.
     pub async fn next(&mut self) -> Result<Option<StreamLine>, ClientError> {
-        let broken = |what: String| ClientError::Broken { path: self.path.clone(), what };
+        let broken = |what: String| ClientError::Broken {
+            path: self.path.clone(),
+            what,
+        };
         // A line read in part stays in `self.line` when this future is dropped.
         let room = MAX_REPLY.saturating_sub(u64::try_from(self.line.len()).unwrap_or(MAX_REPLY));
-        let read = (&mut self.reader).take(room).read_until(b'\n', &mut self.line).await;
+        let read = (&mut self.reader)
+            .take(room)
+            .read_until(b'\n', &mut self.line)
+            .await;
         if read.is_err() || self.line.last() != Some(&b'\n') {
             return Ok(None);
         }

@@ -1,6 +1,8 @@
 //! Why a group is where it is: sentences derived from a status report.
 
-use super::proto::{ExplainReport, GroupStatus, NodeState, NodeStatus, NotThere, Role, StatusReport, TakeoverReason};
+use super::proto::{
+    ExplainReport, GroupStatus, NodeState, NodeStatus, NotThere, Role, StatusReport, TakeoverReason,
+};
 
 /// Explains the place of a group; `None` if the report has no such group.
 pub fn explain(status: &StatusReport, group: &str) -> Option<ExplainReport> {
@@ -19,16 +21,31 @@ pub fn explain(status: &StatusReport, group: &str) -> Option<ExplainReport> {
         .map(|node| not_there(status, group, node))
         .collect();
     let (owner, desired) = (group.owner.clone(), group.desired.clone());
-    Some(ExplainReport { group: group.name.clone(), owner, desired, why, elsewhere })
+    Some(ExplainReport {
+        group: group.name.clone(),
+        owner,
+        desired,
+        why,
+        elsewhere,
+    })
 }
 
 fn place(status: &StatusReport, group: &GroupStatus) -> String {
     match group.owner.as_deref() {
         Some(owner) if group.owned_here => {
-            format!("{} runs on {owner} (this node), epoch {}.", group.name, group.epoch)
+            format!(
+                "{} runs on {owner} (this node), epoch {}.",
+                group.name, group.epoch
+            )
         }
-        Some(owner) => format!("{} runs on {owner}, as {} hears it, epoch {}.", group.name, status.node, group.epoch),
-        None => format!("{} runs nowhere that {} can hear of.", group.name, status.node),
+        Some(owner) => format!(
+            "{} runs on {owner}, as {} hears it, epoch {}.",
+            group.name, status.node, group.epoch
+        ),
+        None => format!(
+            "{} runs nowhere that {} can hear of.",
+            group.name, status.node
+        ),
     }
 }
 
@@ -37,8 +54,12 @@ fn arrival(group: &GroupStatus) -> Option<String> {
     let from = takeover.from.as_deref();
     Some(match (takeover.reason, from) {
         (TakeoverReason::Start, _) => "It came here because nobody owned it.".to_owned(),
-        (TakeoverReason::OwnerLost, Some(from)) => format!("It came here because {from} fell silent."),
-        (TakeoverReason::OwnerLost, None) => "It came here because its owner fell silent.".to_owned(),
+        (TakeoverReason::OwnerLost, Some(from)) => {
+            format!("It came here because {from} fell silent.")
+        }
+        (TakeoverReason::OwnerLost, None) => {
+            "It came here because its owner fell silent.".to_owned()
+        }
         (TakeoverReason::Move, Some(from)) => format!("It was moved here from {from}."),
         (TakeoverReason::Move, None) => "It was moved here.".to_owned(),
         (TakeoverReason::Restart, _) => "It stayed here over a restart of the agent.".to_owned(),
@@ -73,7 +94,9 @@ fn gate(status: &StatusReport, group: &GroupStatus) -> Option<String> {
 fn intention(status: &StatusReport, group: &GroupStatus) -> Option<String> {
     match (group.owner.as_deref(), group.desired.as_deref()) {
         (Some(owner), Some(desired)) if owner == desired => None,
-        (Some(_), Some(desired)) if status.paused => Some(format!("It would go to {desired}, were it not for the pause.")),
+        (Some(_), Some(desired)) if status.paused => Some(format!(
+            "It would go to {desired}, were it not for the pause."
+        )),
         (Some(_), Some(desired)) => Some(format!("It is on its way to {desired}.")),
         (None, Some(desired)) => Some(format!("{desired} is to take it.")),
         (Some(_), None) => None,
@@ -90,7 +113,11 @@ fn policy(group: &GroupStatus) -> String {
         "auto" => "failback is automatic: it returns to a preferred node as soon as that is well",
         _ => "failback is manual: it stays where it is until its node fails or someone moves it",
     };
-    let spread = if group.spread { "; it keeps away from other groups" } else { "" };
+    let spread = if group.spread {
+        "; it keeps away from other groups"
+    } else {
+        ""
+    };
     format!("{order}; {failback}{spread}.")
 }
 
@@ -98,7 +125,11 @@ fn policy(group: &GroupStatus) -> String {
 fn order<'a>(status: &'a StatusReport, group: &GroupStatus) -> Vec<&'a NodeStatus> {
     let mut nodes: Vec<_> = status.nodes.iter().collect();
     nodes.sort_by_key(|node| {
-        let rank = group.prefer.iter().position(|name| *name == node.name).unwrap_or(usize::MAX);
+        let rank = group
+            .prefer
+            .iter()
+            .position(|name| *name == node.name)
+            .unwrap_or(usize::MAX);
         (node.role == Role::Witness, rank, node.id)
     });
     nodes
@@ -108,7 +139,11 @@ fn not_there(status: &StatusReport, group: &GroupStatus, node: &NodeStatus) -> N
     let blocked = blocked(group, node);
     let could = blocked.is_none();
     let reason = blocked.unwrap_or_else(|| free(status, group, node));
-    NotThere { node: node.name.clone(), could, reason }
+    NotThere {
+        node: node.name.clone(),
+        could,
+        reason,
+    }
 }
 
 /// What keeps a node from taking the group, whatever the placement says.
@@ -118,22 +153,37 @@ fn blocked(group: &GroupStatus, node: &NodeStatus) -> Option<String> {
     }
     match node.state {
         NodeState::Silent => return Some("is silent.".to_owned()),
-        NodeState::NeverSeen => return Some("was never heard since this agent started.".to_owned()),
-        NodeState::Late => return Some("answers from its kernel only; its agent is silent.".to_owned()),
+        NodeState::NeverSeen => {
+            return Some("was never heard since this agent started.".to_owned());
+        }
+        NodeState::Late => {
+            return Some("answers from its kernel only; its agent is silent.".to_owned());
+        }
         NodeState::Me | NodeState::Alive | NodeState::Unknown => {}
     }
     if node.drained {
-        return Some(format!("is drained (mend: heartline undrain {}).", node.name));
+        return Some(format!(
+            "is drained (mend: heartline undrain {}).",
+            node.name
+        ));
     }
     if let Some(unfit) = group.unfit.iter().find(|unfit| unfit.node == node.name) {
         return Some(format!("is unfit for it: {}.", unfit.reason));
     }
-    node.config_mismatch.as_deref().map(|text| format!("has another configuration: {text}."))
+    node.config_mismatch
+        .as_deref()
+        .map(|text| format!("has another configuration: {text}."))
 }
 
 /// Why a node that could run the group does not.
 fn free(status: &StatusReport, group: &GroupStatus, node: &NodeStatus) -> String {
-    let rank = |name: &str| group.prefer.iter().position(|known| known == name).unwrap_or(usize::MAX);
+    let rank = |name: &str| {
+        group
+            .prefer
+            .iter()
+            .position(|known| known == name)
+            .unwrap_or(usize::MAX)
+    };
     let Some(owner) = group.owner.as_deref() else {
         return match group.desired.as_deref() {
             Some(desired) if desired == node.name => "is to take it.".to_owned(),
@@ -146,7 +196,10 @@ fn free(status: &StatusReport, group: &GroupStatus, node: &NodeStatus) -> String
         return "is about to take it.".to_owned();
     }
     if rank(&node.name) < rank(owner) {
-        format!("could run it and is preferred; it does not go back by itself (heartline move {} {}).", group.name, node.name)
+        format!(
+            "could run it and is preferred; it does not go back by itself (heartline move {} {}).",
+            group.name, node.name
+        )
     } else if rank(&node.name) > rank(owner) {
         format!("could run it; {owner} is preferred.")
     } else {

@@ -18,7 +18,7 @@ pub mod report;
 mod server;
 
 pub use backend::{Backend, MoveAccepted, Pending, Target};
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, Following};
 pub use server::{BindError, ControlServer, Limits, serve};
 
 use std::path::{Path, PathBuf};

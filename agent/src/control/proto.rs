@@ -110,7 +110,9 @@ impl Request {
     /// Whether it changes anything (such requests are logged with the asker's uid).
     pub fn changes_something(&self) -> bool {
         match self {
-            Request::Ping | Request::Status | Request::Explain { .. } | Request::Events { .. } => false,
+            Request::Ping | Request::Status | Request::Explain { .. } | Request::Events { .. } => {
+                false
+            }
             Request::Move { .. }
             | Request::Drain { .. }
             | Request::Undrain { .. }
@@ -169,7 +171,11 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal without help.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), help: None }
+        Self {
+            code,
+            message: message.into(),
+            help: None,
+        }
     }
 
     /// Adds the mend.
@@ -231,15 +237,21 @@ pub fn parse_request(line: &[u8]) -> Result<Request, Refusal> {
         Ok(envelope) => Err(unsupported(envelope.v)),
         Err(error) => match serde_json::from_slice::<Version>(line) {
             Ok(Version { v: Some(v) }) if v != CONTROL_VERSION => Err(unsupported(v)),
-            _ => Err(Refusal::new(Code::BadRequest, format!("this is not a request: {error}"))
-                .help(format!(r#"for example {{"v":{CONTROL_VERSION},"request":"status"}}"#))),
+            _ => Err(
+                Refusal::new(Code::BadRequest, format!("this is not a request: {error}")).help(
+                    format!(r#"for example {{"v":{CONTROL_VERSION},"request":"status"}}"#),
+                ),
+            ),
         },
     }
 }
 
 /// The refusal of a line longer than [`MAX_REQUEST`].
 pub fn too_large() -> Refusal {
-    Refusal::new(Code::TooLarge, format!("a request has at most {MAX_REQUEST} bytes"))
+    Refusal::new(
+        Code::TooLarge,
+        format!("a request has at most {MAX_REQUEST} bytes"),
+    )
 }
 
 fn unsupported(v: u32) -> Refusal {
@@ -256,20 +268,37 @@ mod tests {
     use proptest::prelude::*;
 
     fn text(request: Request) -> String {
-        serde_json::to_string(&Envelope { v: CONTROL_VERSION, request }).unwrap()
+        serde_json::to_string(&Envelope {
+            v: CONTROL_VERSION,
+            request,
+        })
+        .unwrap()
     }
 
     #[test]
     fn wire_forms_are_stable() {
         let forms = [
             (Request::Ping, r#"{"v":1,"request":"ping"}"#),
-            (Request::Explain { group: "web".into() }, r#"{"v":1,"request":{"explain":{"group":"web"}}}"#),
             (
-                Request::Move { group: "web".into(), node: "n2".into(), wait_ms: None },
+                Request::Explain {
+                    group: "web".into(),
+                },
+                r#"{"v":1,"request":{"explain":{"group":"web"}}}"#,
+            ),
+            (
+                Request::Move {
+                    group: "web".into(),
+                    node: "n2".into(),
+                    wait_ms: None,
+                },
                 r#"{"v":1,"request":{"move":{"group":"web","node":"n2"}}}"#,
             ),
             (
-                Request::Events { follow: true, since_seq: Some(3), limit: None },
+                Request::Events {
+                    follow: true,
+                    since_seq: Some(3),
+                    limit: None,
+                },
                 r#"{"v":1,"request":{"events":{"follow":true,"since_seq":3}}}"#,
             ),
         ];
@@ -277,12 +306,16 @@ mod tests {
             assert_eq!(text(request.clone()), form);
             assert_eq!(parse_request(form.as_bytes()), Ok(request));
         }
-        let refusal = Reply::<()>::Error(Refusal::new(Code::UnknownGroup, "no group x").help("web"));
+        let refusal =
+            Reply::<()>::Error(Refusal::new(Code::UnknownGroup, "no group x").help("web"));
         assert_eq!(
             serde_json::to_string(&refusal).unwrap(),
             r#"{"error":{"code":"unknown_group","message":"no group x","help":"web"}}"#
         );
-        assert_eq!(serde_json::from_str::<Code>(r#""new_code""#).unwrap(), Code::Unknown);
+        assert_eq!(
+            serde_json::from_str::<Code>(r#""new_code""#).unwrap(),
+            Code::Unknown
+        );
     }
 
     #[test]
@@ -295,22 +328,38 @@ mod tests {
             "",
             "status",
         ] {
-            assert_eq!(parse_request(line.as_bytes()).map_err(|e| e.code), Err(Code::BadRequest), "{line}");
+            assert_eq!(
+                parse_request(line.as_bytes()).map_err(|e| e.code),
+                Err(Code::BadRequest),
+                "{line}"
+            );
         }
     }
 
     #[test]
     fn another_version_is_named_even_if_its_request_is_unknown() {
-        for line in [r#"{"v":2,"request":"status"}"#, r#"{"v":2,"request":{"fly":{}},"more":[]}"#] {
-            assert_eq!(parse_request(line.as_bytes()).map_err(|e| e.code), Err(Code::UnsupportedVersion));
+        for line in [
+            r#"{"v":2,"request":"status"}"#,
+            r#"{"v":2,"request":{"fly":{}},"more":[]}"#,
+        ] {
+            assert_eq!(
+                parse_request(line.as_bytes()).map_err(|e| e.code),
+                Err(Code::UnsupportedVersion)
+            );
         }
     }
 
     #[test]
     fn deep_nesting_is_an_error_not_a_crash() {
         let line = [b"{\"v\":1,\"request\":".to_vec(), vec![b'['; 60_000]].concat();
-        assert_eq!(parse_request(&line).map_err(|e| e.code), Err(Code::BadRequest));
-        assert_eq!(parse_request(&vec![b' '; MAX_REQUEST + 1]).map_err(|e| e.code), Err(Code::TooLarge));
+        assert_eq!(
+            parse_request(&line).map_err(|e| e.code),
+            Err(Code::BadRequest)
+        );
+        assert_eq!(
+            parse_request(&vec![b' '; MAX_REQUEST + 1]).map_err(|e| e.code),
+            Err(Code::TooLarge)
+        );
     }
 
     proptest! {

@@ -515,15 +515,31 @@ impl Phases {
         };
         let (detection_ns, agreement_ns) = (part(self.claimed_ns), part(self.agreed_ns));
         let (address_ns, announcement_ns) = (part(self.address_ns), part(self.announced_ns));
-        Split { detection_ns, agreement_ns, address_ns, announcement_ns, total_ns: at - begin }
+        Split {
+            detection_ns,
+            agreement_ns,
+            address_ns,
+            announcement_ns,
+            total_ns: at - begin,
+        }
     }
 }
 
 impl Takeover {
     /// A takeover with its split.
     pub fn new(reason: TakeoverReason, from: Option<String>, epoch: u64, phases: Phases) -> Self {
-        let at_boot_ns = phases.announced_ns.max(phases.address_ns).max(phases.agreed_ns);
-        Self { reason, from, epoch, at_boot_ns, phases, split: phases.split() }
+        let at_boot_ns = phases
+            .announced_ns
+            .max(phases.address_ns)
+            .max(phases.agreed_ns);
+        Self {
+            reason,
+            from,
+            epoch,
+            at_boot_ns,
+            phases,
+            split: phases.split(),
+        }
     }
 }
 
@@ -583,18 +599,32 @@ mod tests {
         };
         let split = phases.split();
         assert_eq!(
-            (split.detection_ns, split.agreement_ns, split.address_ns, split.announcement_ns, split.total_ns),
+            (
+                split.detection_ns,
+                split.agreement_ns,
+                split.address_ns,
+                split.announcement_ns,
+                split.total_ns
+            ),
             (50_200, 800, 300, 50, 51_350)
         );
     }
 
     #[test]
     fn a_reader_takes_reports_from_older_and_newer_agents() {
-        let report: StatusReport =
-            serde_json::from_str(r#"{"node":"n1","news":{"a":1},"nodes":[{"name":"n2","state":"asleep"}]}"#).unwrap();
+        let report: StatusReport = serde_json::from_str(
+            r#"{"node":"n1","news":{"a":1},"nodes":[{"name":"n2","state":"asleep"}]}"#,
+        )
+        .unwrap();
         assert_eq!(report.nodes[0].state, NodeState::Unknown);
-        assert_eq!(serde_json::to_string(&NodeState::NeverSeen).unwrap(), r#""never seen""#);
-        assert_eq!(serde_json::to_string(&TakeoverReason::OwnerLost).unwrap(), r#""owner lost""#);
+        assert_eq!(
+            serde_json::to_string(&NodeState::NeverSeen).unwrap(),
+            r#""never seen""#
+        );
+        assert_eq!(
+            serde_json::to_string(&TakeoverReason::OwnerLost).unwrap(),
+            r#""owner lost""#
+        );
     }
 
     proptest! {

@@ -1,7 +1,7 @@
 //! The control socket, agent side.
 
 use std::future::Future;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,8 +21,8 @@ use tracing::{debug, info, warn};
 
 use super::backend::{Backend, Target};
 use super::proto::{
-    Code, MAX_EVENTS, MAX_REQUEST, MAX_WAIT_MS, MoveReply, Refusal, Reply, Request, StatusReport, StreamLine,
-    parse_request, too_large,
+    Code, MAX_EVENTS, MAX_REQUEST, MAX_WAIT_MS, MoveReply, Refusal, Reply, Request, StatusReport,
+    StreamLine, parse_request, too_large,
 };
 use crate::events::Followed;
 
@@ -89,7 +89,10 @@ pub async fn serve(
     backend: Arc<dyn Backend>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), BindError> {
-    ControlServer::bind(path, group).await?.run(backend, stop).await;
+    ControlServer::bind(path, group)
+        .await?
+        .run(backend, stop)
+        .await;
     Ok(())
 }
 
@@ -100,9 +103,14 @@ impl ControlServer {
     /// # Errors
     /// [`BindError`]. Must be called within a tokio runtime.
     pub async fn bind(path: &Path, group: &str) -> Result<Self, BindError> {
-        let failed = |source| BindError::Io { path: path.to_owned(), source };
+        let failed = |source| BindError::Io {
+            path: path.to_owned(),
+            source,
+        };
         match std::fs::symlink_metadata(path) {
-            Ok(meta) if !meta.file_type().is_socket() => return Err(BindError::NotASocket(path.to_owned())),
+            Ok(meta) if !meta.file_type().is_socket() => {
+                return Err(BindError::NotASocket(path.to_owned()));
+            }
             Ok(_) => match timeout(Duration::from_secs(1), UnixStream::connect(path)).await {
                 Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {}
                 Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => {}
@@ -126,8 +134,15 @@ impl ControlServer {
         });
         match made {
             Ok(inode) => {
-                let file = SocketFile { path: path.to_owned(), inode };
-                Ok(Self { listener, file, limits: Limits::default() })
+                let file = SocketFile {
+                    path: path.to_owned(),
+                    inode,
+                };
+                Ok(Self {
+                    listener,
+                    file,
+                    limits: Limits::default(),
+                })
             }
             Err(error) => {
                 let _ = std::fs::remove_file(&new);
@@ -145,10 +160,19 @@ impl ControlServer {
     /// Answers until `stop` is ready. Requests under way are then finished (for at most `grace`), followers are
     /// told, and the socket file is gone when this returns. Connections keep their bounds whatever clients do.
     pub async fn run(self, backend: Arc<dyn Backend>, stop: impl Future<Output = ()>) {
-        let Self { listener, file, limits } = self;
+        let Self {
+            listener,
+            file,
+            limits,
+        } = self;
         let slots = Arc::new(Semaphore::new(limits.connections));
         let (stopping, stopped) = watch::channel(false);
-        let shared = Arc::new(Shared { backend, limits, followers: AtomicUsize::new(0), stopped });
+        let shared = Arc::new(Shared {
+            backend,
+            limits,
+            followers: AtomicUsize::new(0),
+            stopped,
+        });
         let mut connections = JoinSet::new();
         tokio::pin!(stop);
         loop {
@@ -174,13 +198,16 @@ impl ControlServer {
                         drop(slot);
                     });
                 }
-                Err(_) => refuse(&stream, limits.connections),
+                Err(_) => refuse(stream, limits.connections),
             }
         }
         drop(listener);
         drop(file);
         let _ = stopping.send(true);
-        let _ = timeout(limits.grace, async { while connections.join_next().await.is_some() {} }).await;
+        let _ = timeout(limits.grace, async {
+            while connections.join_next().await.is_some() {}
+        })
+        .await;
         connections.shutdown().await;
     }
 
@@ -188,7 +215,9 @@ impl ControlServer {
         let owner = match Group::from_name(group) {
             Ok(Some(group)) => Some(group.gid),
             Ok(None) => {
-                warn!("there is no Unix group {group:?}: only root can use the control socket (mend: groupadd --system {group})");
+                warn!(
+                    "there is no Unix group {group:?}: only root can use the control socket (mend: groupadd --system {group})"
+                );
                 None
             }
             Err(error) => {
@@ -209,10 +238,16 @@ impl ControlServer {
 }
 
 /// Tells a connection too many so, without waiting: a fresh socket's buffer takes a line.
-fn refuse(stream: &UnixStream, connections: usize) {
-    let refusal = Refusal::new(Code::Busy, format!("the agent already has {connections} connections"))
-        .help("end some `heartline events --follow`, or try again");
-    let _ = stream.try_write(line(&Reply::<()>::Error(refusal)).as_bytes());
+fn refuse(stream: UnixStream, connections: usize) {
+    let refusal = Refusal::new(
+        Code::Busy,
+        format!("the agent already has {connections} connections"),
+    )
+    .help("end some `heartline events --follow`, or try again");
+    // Not by tokio, which has not yet looked whether it may write.
+    if let Ok(mut stream) = stream.into_std() {
+        let _ = stream.write_all(line(&Reply::<()>::Error(refusal)).as_bytes());
+    }
 }
 
 /// Removes the socket file at the end, unless another agent has put its own there by now.
@@ -249,10 +284,19 @@ struct Gone;
 
 impl Connection {
     fn new(stream: UnixStream, shared: Arc<Shared>) -> Self {
-        let peer = stream.peer_cred().ok().map(|cred| (cred.uid(), cred.pid().unwrap_or(0)));
+        let peer = stream
+            .peer_cred()
+            .ok()
+            .map(|cred| (cred.uid(), cred.pid().unwrap_or(0)));
         let (reader, writer) = stream.into_split();
         let stopped = shared.stopped.clone();
-        Self { reader: BufReader::new(reader), writer, peer, shared, stopped }
+        Self {
+            reader: BufReader::new(reader),
+            writer,
+            peer,
+            shared,
+            stopped,
+        }
     }
 
     async fn run(mut self) {
@@ -278,7 +322,8 @@ impl Connection {
                     return;
                 }
                 Err(_) => {
-                    let refusal = Refusal::new(Code::Timeout, "no request within the deadline; closing");
+                    let refusal =
+                        Refusal::new(Code::Timeout, "no request within the deadline; closing");
                     let _ = self.send(&Reply::<()>::Error(refusal)).await;
                     return;
                 }
@@ -295,8 +340,15 @@ impl Connection {
             Err(refusal) => return self.send(&Reply::<()>::Error(refusal)).await,
         };
         if request.changes_something() {
-            let (uid, pid) = self.peer.map_or((None, None), |(uid, pid)| (Some(uid), Some(pid)));
-            info!(uid, pid, request = request.name(), "asked over the control socket: {request:?}");
+            let (uid, pid) = self
+                .peer
+                .map_or((None, None), |(uid, pid)| (Some(uid), Some(pid)));
+            info!(
+                uid,
+                pid,
+                request = request.name(),
+                "asked over the control socket: {request:?}"
+            );
         }
         let shared = self.shared.clone();
         let backend = &*shared.backend;
@@ -310,15 +362,24 @@ impl Connection {
                 })
                 .await
             }
-            Request::Move { group, node, wait_ms } => self.move_group(backend, &group, &node, wait_ms).await,
+            Request::Move {
+                group,
+                node,
+                wait_ms,
+            } => self.move_group(backend, &group, &node, wait_ms).await,
             Request::Drain { node } => self.drain(backend, &node, true).await,
             Request::Undrain { node } => self.drain(backend, &node, false).await,
             Request::Pause => self.reply(backend.set_paused(true)).await,
             Request::Resume => self.reply(backend.set_paused(false)).await,
             Request::Restart => self.reply(backend.restart()).await,
             Request::Reload => self.reply(backend.reload()).await,
-            Request::Events { follow, since_seq, limit } => {
-                let limit = usize::try_from(limit.unwrap_or(MAX_EVENTS).min(MAX_EVENTS)).unwrap_or(0);
+            Request::Events {
+                follow,
+                since_seq,
+                limit,
+            } => {
+                let limit =
+                    usize::try_from(limit.unwrap_or(MAX_EVENTS).min(MAX_EVENTS)).unwrap_or(0);
                 if follow {
                     self.follow(backend, since_seq, limit).await
                 } else {
@@ -329,7 +390,12 @@ impl Connection {
         }
     }
 
-    async fn drain(&mut self, backend: &dyn Backend, node: &str, drained: bool) -> Result<(), Gone> {
+    async fn drain(
+        &mut self,
+        backend: &dyn Backend,
+        node: &str,
+        drained: bool,
+    ) -> Result<(), Gone> {
         self.reply(async {
             let node = find_node(&backend.status().await?, node)?;
             backend.set_drained(node, drained).await
@@ -346,13 +412,22 @@ impl Connection {
     ) -> Result<(), Gone> {
         let wait = Duration::from_millis(wait_ms.unwrap_or(0).min(MAX_WAIT_MS));
         let limit = self.shared.limits.deadline.saturating_add(wait);
-        self.reply_within(limit, move_and_wait(backend, group, node, wait)).await
+        self.reply_within(limit, move_and_wait(backend, group, node, wait))
+            .await
     }
 
-    async fn follow(&mut self, backend: &dyn Backend, since_seq: Option<u64>, limit: usize) -> Result<(), Gone> {
+    async fn follow(
+        &mut self,
+        backend: &dyn Backend,
+        since_seq: Option<u64>,
+        limit: usize,
+    ) -> Result<(), Gone> {
         let Some(_place) = FollowerPlace::take(&self.shared) else {
             let most = self.shared.limits.followers;
-            let refusal = Refusal::new(Code::Busy, format!("{most} clients follow the events already"));
+            let refusal = Refusal::new(
+                Code::Busy,
+                format!("{most} clients follow the events already"),
+            );
             return self.send(&Reply::<()>::Error(refusal)).await;
         };
         let (page, mut follower) = backend.events().follow(since_seq, limit);
@@ -371,17 +446,25 @@ impl Connection {
             };
             let stall = self.shared.limits.follower_stall;
             match next {
-                Followed::Event(event) => self.write(stall, &line(&FollowLine::Event(&event))).await?,
-                Followed::Missed(count) => self.write(stall, &line(&StreamLine::Missed(count))).await?,
+                Followed::Event(event) => {
+                    self.write(stall, &line(&FollowLine::Event(&event))).await?
+                }
+                Followed::Missed(count) => {
+                    self.write(stall, &line(&StreamLine::Missed(count))).await?
+                }
                 Followed::Closed => {
-                    self.write(self.shared.limits.deadline, &line(&StreamLine::End)).await?;
+                    self.write(self.shared.limits.deadline, &line(&StreamLine::End))
+                        .await?;
                     return Err(Gone);
                 }
             }
         }
     }
 
-    async fn reply<T: Serialize>(&mut self, answer: impl Future<Output = Result<T, Refusal>>) -> Result<(), Gone> {
+    async fn reply<T: Serialize>(
+        &mut self,
+        answer: impl Future<Output = Result<T, Refusal>>,
+    ) -> Result<(), Gone> {
         self.reply_within(self.shared.limits.deadline, answer).await
     }
 
@@ -391,8 +474,11 @@ impl Connection {
         answer: impl Future<Output = Result<T, Refusal>>,
     ) -> Result<(), Gone> {
         let result = timeout(limit, answer).await.unwrap_or_else(|_| {
-            Err(Refusal::new(Code::Timeout, format!("the agent did not answer within {limit:?}"))
-                .help("is the machine overloaded? see `heartline doctor`"))
+            Err(Refusal::new(
+                Code::Timeout,
+                format!("the agent did not answer within {limit:?}"),
+            )
+            .help("is the machine overloaded? see `heartline doctor`"))
         });
         self.send(&Reply::from(result)).await
     }
@@ -424,7 +510,9 @@ impl FollowerPlace {
         let most = shared.limits.followers;
         shared
             .followers
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| (now < most).then_some(now + 1))
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
+                (now < most).then_some(now + 1)
+            })
             .ok()
             .map(|_| Self(shared.clone()))
     }
@@ -443,9 +531,14 @@ enum Line {
 }
 
 /// Reads one line into `buffer`, without its newline, at most [`MAX_REQUEST`] bytes.
-async fn read_line(reader: &mut BufReader<OwnedReadHalf>, buffer: &mut Vec<u8>) -> io::Result<Line> {
+async fn read_line(
+    reader: &mut BufReader<OwnedReadHalf>,
+    buffer: &mut Vec<u8>,
+) -> io::Result<Line> {
     buffer.clear();
-    let most = u64::try_from(MAX_REQUEST).unwrap_or(u64::MAX).saturating_add(1);
+    let most = u64::try_from(MAX_REQUEST)
+        .unwrap_or(u64::MAX)
+        .saturating_add(1);
     let read = reader.take(most).read_until(b'\n', buffer).await?;
     if buffer.last() == Some(&b'\n') {
         buffer.pop();
@@ -463,7 +556,8 @@ async fn read_line(reader: &mut BufReader<OwnedReadHalf>, buffer: &mut Vec<u8>) 
 fn line(value: &impl Serialize) -> String {
     let mut text = serde_json::to_string(value).unwrap_or_else(|error| {
         warn!(%error, "a reply could not be written as JSON");
-        r#"{"error":{"code":"internal","message":"the reply could not be written as JSON"}}"#.to_owned()
+        r#"{"error":{"code":"internal","message":"the reply could not be written as JSON"}}"#
+            .to_owned()
     });
     text.push('\n');
     text
@@ -477,12 +571,22 @@ async fn move_and_wait(
 ) -> Result<MoveReply, Refusal> {
     let before = backend.status().await?;
     let (group, node) = (find_group(&before, group)?, find_node(&before, node)?);
-    let from = before.group(&group.name).and_then(|group| group.owner.clone());
-    let mut reply = MoveReply { group: group.name.clone(), from, to: node.name.clone(), ..MoveReply::default() };
+    let from = before
+        .group(&group.name)
+        .and_then(|group| group.owner.clone());
+    let mut reply = MoveReply {
+        group: group.name.clone(),
+        from,
+        to: node.name.clone(),
+        ..MoveReply::default()
+    };
     // Subscribed first, so that no sign of success can be missed.
     let (_, mut follower) = backend.events().follow(None, 0);
     let asked = Instant::now();
-    let started = backend.move_group(group.clone(), node.clone()).await?.started_boot_ns;
+    let started = backend
+        .move_group(group.clone(), node.clone())
+        .await?
+        .started_boot_ns;
     let mut failure = None;
     loop {
         let now = backend.status().await?;
@@ -494,16 +598,27 @@ async fn move_and_wait(
             let moved = reply.from.as_deref() != Some(node.name.as_str());
             let since = seen.since_boot_ns.filter(|since| *since >= started);
             reply.done = true;
-            reply.took_ns = Some(if moved { since.map_or(elapsed, |since| since - started) } else { 0 });
+            reply.took_ns = Some(if moved {
+                since.map_or(elapsed, |since| since - started)
+            } else {
+                0
+            });
             reply.epoch = Some(seen.epoch);
-            reply.takeover = seen.last_takeover.clone().filter(|takeover| moved && takeover.epoch == seen.epoch);
+            reply.takeover = seen
+                .last_takeover
+                .clone()
+                .filter(|takeover| moved && takeover.epoch == seen.epoch);
             return Ok(reply);
         }
         if asked.elapsed() >= wait {
             break;
         }
         // Nothing tells this node of a takeover elsewhere but heartbeats: look often at first, then less.
-        let pause = Duration::from_millis(if asked.elapsed() < Duration::from_millis(100) { 1 } else { 10 });
+        let pause = Duration::from_millis(if asked.elapsed() < Duration::from_millis(100) {
+            1
+        } else {
+            10
+        });
         if let Ok(Followed::Event(event)) = timeout(pause, follower.next()).await
             && event.kind == crate::events::EventKind::ClaimFailed
             && event.group.as_deref() == Some(group.name.as_str())
@@ -518,15 +633,32 @@ async fn move_and_wait(
     if let Some(failure) = failure {
         message = format!("{message}: {failure}");
     }
-    Err(Refusal::new(Code::Timeout, message).help(format!("see `heartline explain {}`", group.name)))
+    Err(Refusal::new(Code::Timeout, message)
+        .help(format!("see `heartline explain {}`", group.name)))
 }
 
 fn find_group(status: &StatusReport, name: &str) -> Result<Target, Refusal> {
-    find(Code::UnknownGroup, "group", name, status.groups.iter().map(|group| (group.id, group.name.as_str())))
+    find(
+        Code::UnknownGroup,
+        "group",
+        name,
+        status
+            .groups
+            .iter()
+            .map(|group| (group.id, group.name.as_str())),
+    )
 }
 
 fn find_node(status: &StatusReport, name: &str) -> Result<Target, Refusal> {
-    find(Code::UnknownNode, "node", name, status.nodes.iter().map(|node| (node.id, node.name.as_str())))
+    find(
+        Code::UnknownNode,
+        "node",
+        name,
+        status
+            .nodes
+            .iter()
+            .map(|node| (node.id, node.name.as_str())),
+    )
 }
 
 fn find<'a>(
@@ -536,9 +668,19 @@ fn find<'a>(
     all: impl Iterator<Item = (u8, &'a str)> + Clone,
 ) -> Result<Target, Refusal> {
     if let Some((id, name)) = all.clone().find(|(_, known)| *known == name) {
-        return Ok(Target { id, name: name.to_owned() });
+        return Ok(Target {
+            id,
+            name: name.to_owned(),
+        });
     }
     let known = all.map(|(_, known)| known).collect::<Vec<_>>().join(", ");
-    let refusal = Refusal::new(code, format!("there is no {what} {name:?} in the configuration"));
-    Err(if known.is_empty() { refusal } else { refusal.help(format!("there is: {known}")) })
+    let refusal = Refusal::new(
+        code,
+        format!("there is no {what} {name:?} in the configuration"),
+    );
+    Err(if known.is_empty() {
+        refusal
+    } else {
+        refusal.help(format!("there is: {known}"))
+    })
 }
