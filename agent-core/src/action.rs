@@ -63,6 +63,8 @@ pub enum GainReason {
 /// Boot times of the steps of a takeover, ns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Phases {
+    /// The old owner was last heard; 0 if nobody was known to own the group.
+    pub last_heard: u64,
     /// The old owner's promise was seen to be over (a move: the wish was seen).
     pub detected: u64,
     /// The claim left.

@@ -237,8 +237,13 @@ impl<S: Deref<Target = Shared>> Core<S> {
         };
         let detected = if p.is_move { self.wish_seen[i].max(1) } else { self.free_since[i] };
         let detected = if detected == 0 || detected > p.sent { p.sent } else { detected };
-        let gain =
-            Gain { group, epoch, reason, from, phases: Phases { detected, claimed: p.sent, agreed: now.boot } };
+        let last_heard = if reason == GainReason::OwnerLost && from != self.cfg.me {
+            crate::detector::last_heard(self.sh.peer(from))
+        } else {
+            0
+        };
+        let phases = Phases { last_heard, detected, claimed: p.sent, agreed: now.boot };
+        let gain = Gain { group, epoch, reason, from, phases };
         self.push(Action::Gain(gain));
         self.event(Event::Gained(gain));
         self.attempts[i] = 0;

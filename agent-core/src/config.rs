@@ -57,7 +57,7 @@ pub enum Failback {
 /// A group as the core knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GroupConfig {
-    /// Node ids, best first; ended by 0. Nodes not named come after, by id.
+    /// Ids of the nodes that may own it, best first; ended by 0. Empty: all members, by id.
     pub prefer: [u8; MAX_NODES],
     /// Prefer the node with the fewest groups.
     pub spread: bool,

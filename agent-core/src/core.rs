@@ -294,10 +294,11 @@ impl<S: Deref<Target = Shared>> Core<S> {
         self.heartbeat(now);
     }
 
-    /// A changed configuration with the same members and timing.
-    pub fn reconfigure(&mut self, cfg: CoreConfig, now: Now) {
+    /// Takes a changed configuration with the same members and timing, and leaves the old one in its place, so that the
+    /// caller may free it where that does no harm.
+    pub fn reconfigure(&mut self, cfg: &mut CoreConfig, now: Now) {
         self.groups = cfg.group_set();
-        self.cfg = cfg;
+        std::mem::swap(&mut self.cfg, cfg);
         self.give_up(self.sh.run_set.load().minus(self.groups), now);
         self.advance(now);
     }

@@ -109,7 +109,9 @@ pub fn place(group: &GroupConfig, owner: u8, wish: u8, paused: bool, nodes: &[Ca
     let mut n = 0;
     let mut taken = 0u32;
     let named = group.prefer.iter().copied().take_while(|id| *id != 0);
-    for id in named.chain(1..=MAX_NODES as u8) {
+    // A list says who may own the group; without one everybody may, by id.
+    let anybody = if group.prefer[0] == 0 { 1..=MAX_NODES as u8 } else { 1..=0 };
+    for id in named.chain(anybody) {
         let Some(c) = nodes.get(usize::from(id).wrapping_sub(1)) else { continue };
         if taken & node_bit(id) == 0 && c.excluded().is_none() {
             taken |= node_bit(id);
@@ -160,11 +162,12 @@ mod tests {
 
     #[test]
     fn preference_then_id() {
-        let d = place(&GroupConfig::preferring(&[2]), 0, 0, false, &three());
+        let d = place(&GroupConfig::preferring(&[2, 3]), 0, 0, false, &three());
         assert_eq!((d.target, d.reason), (2, Reason::Preferred));
-        assert_eq!(d.ranked[..4], [2, 1, 3, 0]);
-        assert_eq!(d.rank(3), Some(2));
-        assert_eq!(d.rank(9), None);
+        assert_eq!(d.ranked[..3], [2, 3, 0]);
+        assert_eq!(d.rank(3), Some(1));
+        assert_eq!(d.rank(1), None, "not in the list");
+        assert_eq!(place(&GroupConfig::default(), 0, 0, false, &three()).ranked[..4], [1, 2, 3, 0]);
     }
 
     #[test]

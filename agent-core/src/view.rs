@@ -98,6 +98,11 @@ impl<S: Deref<Target = Shared>> Core<S> {
         self.decide(group, &self.view(now))
     }
 
+    /// As [`Core::decision`], with a view that is at hand.
+    pub fn decision_in(&self, group: u8, view: &View) -> Decision {
+        self.decide(group, view)
+    }
+
     /// Who owns a group as far as known here, 0 for nobody.
     pub fn owner_of(&self, group: u8, now: u64) -> u8 {
         self.view(now).owner[group as usize]

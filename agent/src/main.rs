@@ -1,19 +1,7 @@
-//! Only for trying `check`, `keygen` and `doctor` on this branch.
+//! The `heartline` program: the agent and its command line.
 
-use clap::Parser;
-use heartline::cli::{check, doctor, keygen};
+use std::process::ExitCode;
 
-#[derive(Parser)]
-enum Command {
-    Check(check::Args),
-    Keygen(keygen::Args),
-    Doctor(doctor::Args),
-}
-
-fn main() -> std::process::ExitCode {
-    match Command::parse() {
-        Command::Check(args) => check::run(args),
-        Command::Keygen(args) => keygen::run(args),
-        Command::Doctor(args) => doctor::run(args),
-    }
+fn main() -> ExitCode {
+    heartline::cli::main()
 }

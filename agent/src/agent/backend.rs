@@ -1,0 +1,123 @@
+//! What the control socket asks, answered by the main task through a bounded queue.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    control::{
+        Backend, MoveAccepted, Pending, Target,
+        proto::{CONTROL_VERSION, Code, Done, Pong, Refusal, ReloadReply, StatusReport},
+    },
+    events::EventLog,
+    net::rt::boottime_ns,
+};
+
+/// A request to the main task.
+pub enum Ask {
+    /// Everything about this node.
+    Status(oneshot::Sender<StatusReport>),
+    /// Move a group to a node.
+    Move(u8, u8, oneshot::Sender<Result<(), Refusal>>),
+    /// Drain a node, or end it.
+    Drain(u8, bool, oneshot::Sender<Result<bool, Refusal>>),
+    /// Hands off, or on again.
+    Pause(bool, oneshot::Sender<Result<bool, Refusal>>),
+    /// Planned restart.
+    Restart(oneshot::Sender<Result<(), Refusal>>),
+    /// Read the configuration again.
+    Reload(oneshot::Sender<Result<ReloadReply, Refusal>>),
+}
+
+/// Requests that may wait.
+pub const ASKS: usize = 64;
+
+/// The agent as the control server sees it.
+pub struct AgentBackend {
+    /// Towards the main task.
+    pub asks: mpsc::Sender<Ask>,
+    /// The history.
+    pub log: Arc<EventLog>,
+    /// This node's name.
+    pub node: String,
+    /// When the agent began, boot ns.
+    pub started_ns: u64,
+}
+
+impl AgentBackend {
+    async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Refusal> {
+        let (tell, answer) = oneshot::channel();
+        self.asks
+            .try_send(make(tell))
+            .map_err(|_| Refusal::new(Code::NotReady, "the agent has too much to do, or is ending").help("ask again"))?;
+        answer.await.map_err(|_| Refusal::new(Code::NotReady, "the agent is ending"))
+    }
+}
+
+impl Backend for AgentBackend {
+    fn ping(&self) -> Pending<'_, Pong> {
+        Box::pin(async move {
+            Ok(Pong {
+                node: self.node.clone(),
+                agent_version: env!("CARGO_PKG_VERSION").into(),
+                control_version: CONTROL_VERSION,
+                wire_version: u32::from(agent_common::wire::VERSION),
+                started_boot_ns: self.started_ns,
+                pid: std::process::id(),
+            })
+        })
+    }
+
+    fn status(&self) -> Pending<'_, StatusReport> {
+        Box::pin(self.ask(Ask::Status))
+    }
+
+    fn move_group(&self, group: Target, node: Target) -> Pending<'_, MoveAccepted> {
+        Box::pin(async move {
+            let started_boot_ns = boottime_ns();
+            self.ask(|tell| Ask::Move(group.id, node.id, tell)).await??;
+            Ok(MoveAccepted { started_boot_ns })
+        })
+    }
+
+    fn set_drained(&self, node: Target, drained: bool) -> Pending<'_, Done> {
+        Box::pin(async move {
+            let changed = self.ask(|tell| Ask::Drain(node.id, drained, tell)).await??;
+            let text = match (drained, changed) {
+                (true, true) => format!("{} is drained: its groups move away, none comes", node.name),
+                (true, false) => format!("{} was drained already", node.name),
+                (false, true) => format!("{} is back in use", node.name),
+                (false, false) => format!("{} was not drained", node.name),
+            };
+            Ok(Done { changed, text, moving: Vec::new() })
+        })
+    }
+
+    fn set_paused(&self, paused: bool) -> Pending<'_, Done> {
+        Box::pin(async move {
+            let changed = self.ask(|tell| Ask::Pause(paused, tell)).await??;
+            let text = match (paused, changed) {
+                (true, true) => "paused: everything stays where it is; failures are still taken over",
+                (true, false) => "it was paused already",
+                (false, true) => "resumed",
+                (false, false) => "it was not paused",
+            };
+            Ok(Done { changed, text: text.into(), moving: Vec::new() })
+        })
+    }
+
+    fn restart(&self) -> Pending<'_, Done> {
+        Box::pin(async move {
+            self.ask(Ask::Restart).await??;
+            Ok(Done { changed: true, text: "restarting; nothing moves".into(), moving: Vec::new() })
+        })
+    }
+
+    fn reload(&self) -> Pending<'_, ReloadReply> {
+        Box::pin(async move { self.ask(Ask::Reload).await? })
+    }
+
+    fn events(&self) -> &Arc<EventLog> {
+        &self.log
+    }
+}

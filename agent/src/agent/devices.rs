@@ -1,0 +1,107 @@
+//! The gate on every device: attached at start, when a device appears, and looked at each second (rule 13).
+
+use std::collections::BTreeMap;
+
+use crate::{
+    config::Config,
+    control::proto::{DatapathMode, DeviceStatus, EgressMode},
+    datapath::{Coverage, DataPath, EgressKind, XdpKind},
+    events::{Draft, EventKind},
+    net::{self, Device},
+};
+
+/// The devices of this node and what covers them.
+#[derive(Default)]
+pub struct Gates {
+    devices: BTreeMap<u32, Gate>,
+}
+
+struct Gate {
+    name: String,
+    coverage: Result<Coverage, String>,
+}
+
+impl Gates {
+    /// Covers what is there now, forgets what is gone, mends what was taken off. Gives events, and what changed:
+    /// `(ifindex, covered)`.
+    pub fn check(&mut self, dp: &mut DataPath, modes: &[XdpKind]) -> (Vec<Draft>, Vec<(u32, bool)>) {
+        let (mut drafts, mut changes) = (Vec::new(), Vec::new());
+        let found: Vec<Device> = match net::list_devices() {
+            Ok(d) => d,
+            Err(e) => {
+                drafts.push(Draft::new(EventKind::Note, format!("{e}")));
+                return (drafts, changes);
+            }
+        };
+        let gone: Vec<u32> =
+            self.devices.keys().copied().filter(|i| !found.iter().any(|d| d.ifindex == *i)).collect();
+        for ifindex in gone {
+            self.devices.remove(&ifindex);
+            dp.forget(ifindex);
+            changes.push((ifindex, false));
+        }
+        for d in &found {
+            let was = self.devices.get(&d.ifindex).map(|g| g.coverage.is_ok());
+            if was == Some(true) && dp.is_covered(d.ifindex).is_some() {
+                continue;
+            }
+            let coverage = dp.cover(&d.name, d.ifindex, modes).map_err(|e| format!("{e:#}"));
+            match (&coverage, was) {
+                (Ok(_), Some(_)) => {
+                    drafts.push(Draft::new(EventKind::GateReturned, format!("the gate on {} is back", d.name)));
+                }
+                (Ok(c), None) => {
+                    tracing::info!("{}: XDP {:?}, egress {:?}", d.name, c.xdp, c.egress);
+                }
+                (Err(e), None | Some(true)) => {
+                    let text = format!("no gate on {}: {e}; no address is put there", d.name);
+                    drafts.push(Draft::new(EventKind::GateMissing, text));
+                }
+                (Err(_), Some(false)) => {}
+            }
+            if was != Some(coverage.is_ok()) || was == Some(true) {
+                changes.push((d.ifindex, coverage.is_ok()));
+            }
+            self.devices.insert(d.ifindex, Gate { name: d.name.clone(), coverage });
+        }
+        (drafts, changes)
+    }
+
+    /// Indices of the covered devices.
+    pub fn covered(&self) -> Vec<u32> {
+        self.devices.iter().filter(|(_, g)| g.coverage.is_ok()).map(|(i, _)| *i).collect()
+    }
+
+    /// For the status.
+    pub fn status(&self, config: &Config, me: u8) -> (Vec<DeviceStatus>, Vec<String>) {
+        let links: Vec<&str> =
+            config.node_by_id(me).map(|n| n.links.iter().map(|l| l.device.as_str()).collect()).unwrap_or_default();
+        let mut uncovered = Vec::new();
+        let devices = self
+            .devices
+            .values()
+            .map(|g| {
+                let link = links.contains(&g.name.as_str());
+                let mut s = DeviceStatus { name: g.name.clone(), link, ..DeviceStatus::default() };
+                match &g.coverage {
+                    Ok(c) => {
+                        s.mode = match c.xdp {
+                            XdpKind::Native => DatapathMode::Native,
+                            XdpKind::Generic => DatapathMode::Generic,
+                        };
+                        s.egress = match c.egress {
+                            EgressKind::Tcx => EgressMode::Tcx,
+                            EgressKind::Clsact => EgressMode::Clsact,
+                        };
+                    }
+                    Err(e) => {
+                        s.error = Some(e.clone());
+                        uncovered.push(g.name.clone());
+                    }
+                }
+                s
+            })
+            .collect();
+        (devices, uncovered)
+    }
+}

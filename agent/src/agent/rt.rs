@@ -1,0 +1,295 @@
+//! The real-time thread: ring buffer, timer and commands in; maps, heartbeats and queues out.
+//!
+//! Only this thread calls the core. On the way from an input to its actions nothing allocates and nothing can block:
+//! sockets are non-blocking, queues are bounded and lock-free, what does not fit is counted.
+
+use std::{
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    sync::Arc,
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use agent_common::siphash::Key;
+use agent_core::{Action, Command, CommandError, Core, CoreConfig, Event, Now, action::Gain};
+use nix::{
+    poll::{PollFd, PollFlags, ppoll},
+    sys::{
+        eventfd::{EfdFlags, EventFd},
+        time::TimeSpec,
+    },
+    time::{ClockId, clock_gettime},
+};
+use rtrb::{Consumer, Producer, RingBuffer};
+use triple_buffer::{Input, Output};
+
+use super::{
+    link::{LinkSender, broadcast},
+    snapshot::Snapshot,
+};
+use crate::{
+    datapath::{Ring, Table},
+    net::{CommandSender, NetCommand, rt::boottime_ns},
+};
+
+/// Commands that may wait.
+const COMMANDS: usize = 256;
+/// Reports that may wait.
+const REPORTS: usize = 4096;
+/// How often the snapshot is renewed while nothing happens, ns.
+const SNAPSHOT_EVERY: u64 = 50_000_000;
+
+/// What others tell the real-time thread.
+pub enum RtCommand {
+    /// Something for the core; the answer is a [`RtReport::Done`] with this number.
+    Core(u64, Command),
+    /// A changed configuration; the old one comes back for freeing.
+    Reconfigure(Box<CoreConfig>),
+    /// A link's device has returned: bind anew.
+    Reopen,
+    /// Give everything up at once, tell the others, and end.
+    ShutDown,
+    /// End and leave everything as it is (planned restart).
+    Quit,
+}
+
+/// What the real-time thread tells others.
+pub enum RtReport {
+    /// Something happened, at this boot time.
+    Event(u64, Event),
+    /// A command was taken, or why not.
+    Done(u64, Result<(), CommandError>),
+    /// A group was given up, at this boot time.
+    Lost(u64, u8, u64),
+    /// The long lease of a planned pause holds until then.
+    PauseReady(u64),
+    /// Everything is handed over.
+    Left,
+    /// An old configuration, to be freed elsewhere.
+    Old(Box<CoreConfig>),
+    /// The thread has ended.
+    Ended,
+}
+
+/// The others' side of the thread.
+pub struct RtHandle {
+    /// Commands.
+    pub commands: Producer<RtCommand>,
+    /// Wakes the thread after a command was queued.
+    pub wake: Arc<EventFd>,
+    /// Reports.
+    pub reports: Consumer<RtReport>,
+    /// Readable when there are reports.
+    pub reported: Arc<EventFd>,
+    /// The latest snapshot.
+    pub snapshot: Output<Snapshot>,
+    /// The thread.
+    pub thread: JoinHandle<()>,
+}
+
+impl RtHandle {
+    /// Queues a command and wakes the thread. Gives it back if the queue is full.
+    ///
+    /// # Errors
+    /// The queue is full.
+    pub fn send(&mut self, c: RtCommand) -> Result<(), RtCommand> {
+        let r = self.commands.push(c).map_err(|rtrb::PushError::Full(c)| c);
+        let _ = self.wake.write(1);
+        r
+    }
+}
+
+/// Everything that the thread needs.
+pub struct RtParts {
+    /// The core, already over its table.
+    pub core: Core<Table>,
+    /// Records from the kernel.
+    pub ring: Ring,
+    /// The links.
+    pub links: Vec<LinkSender>,
+    /// The cluster key.
+    pub key: Key,
+    /// Towards the address thread.
+    pub net: CommandSender,
+    /// SCHED_FIFO priority; `None`: ordinary scheduling.
+    pub priority: Option<u8>,
+}
+
+struct RtThread {
+    parts: RtParts,
+    commands: Consumer<RtCommand>,
+    wake: Arc<EventFd>,
+    reports: Producer<RtReport>,
+    reported: Arc<EventFd>,
+    snapshot: Input<Snapshot>,
+    told: bool,
+    dropped: u64,
+    late_ns: u64,
+    rounds: u64,
+    published: u64,
+    changed: bool,
+}
+
+/// Starts the thread in the caller's network namespace.
+///
+/// # Errors
+/// No descriptor or no thread could be had.
+pub fn spawn(parts: RtParts) -> std::io::Result<RtHandle> {
+    let (commands, commands_in) = RingBuffer::new(COMMANDS);
+    let (reports_out, reports) = RingBuffer::new(REPORTS);
+    let fd = || EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map(Arc::new);
+    let (wake, reported) = (fd()?, fd()?);
+    let (input, output) = triple_buffer::triple_buffer(&Snapshot::default());
+    let mut rt = RtThread {
+        parts,
+        commands: commands_in,
+        wake: Arc::clone(&wake),
+        reports: reports_out,
+        reported: Arc::clone(&reported),
+        snapshot: input,
+        told: false,
+        dropped: 0,
+        late_ns: 0,
+        rounds: 0,
+        published: 0,
+        changed: true,
+    };
+    let thread = std::thread::Builder::new().name("hl-realtime".into()).spawn(move || {
+        if let Some(p) = rt.parts.priority
+            && let Err(e) = crate::net::rt::set_realtime(p)
+        {
+            tracing::warn!("{e}; takeovers may be late under load");
+        }
+        rt.run();
+    })?;
+    Ok(RtHandle { commands, wake, reports, reported, snapshot: output, thread })
+}
+
+/// Both clocks. They cannot fail on a kernel that runs BPF; a zero would only make this node wait.
+pub fn now() -> Now {
+    let wall = clock_gettime(ClockId::CLOCK_REALTIME).map_or(0, |t| Duration::from(t).as_millis() as u64);
+    Now { boot: boottime_ns(), wall_ms: wall }
+}
+
+impl RtThread {
+    fn run(&mut self) {
+        let mut deadline = 0;
+        loop {
+            self.rounds += 1;
+            while let Some(r) = self.parts.ring.next() {
+                self.parts.core.handle_record(&r, now());
+                self.act();
+            }
+            let _ = self.wake.read();
+            while let Ok(c) = self.commands.pop() {
+                if self.command(c) {
+                    self.tell(RtReport::Ended);
+                    self.notify();
+                    return;
+                }
+            }
+            let t = now();
+            if t.boot >= deadline {
+                if deadline != 0 {
+                    self.late_ns = self.late_ns.max(t.boot - deadline);
+                }
+                self.parts.core.handle_timeout(t);
+                self.act();
+            }
+            self.notify();
+            self.publish(t.boot);
+            let t = now();
+            deadline = self.parts.core.deadline(t);
+            self.sleep(deadline.saturating_sub(t.boot));
+        }
+    }
+
+    fn sleep(&self, ns: u64) {
+        // SAFETY: the ring's descriptor lives as long as the ring, which outlives this call.
+        let ring = unsafe { BorrowedFd::borrow_raw(self.parts.ring.as_raw_fd()) };
+        let mut fds = [PollFd::new(ring, PollFlags::POLLIN), PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
+        let timeout = TimeSpec::from(Duration::from_nanos(ns.min(1_000_000_000)));
+        // EINTR and the like: the loop looks at everything anyway.
+        let _ = ppoll(&mut fds, Some(timeout), None);
+    }
+
+    /// True if the thread must end.
+    fn command(&mut self, c: RtCommand) -> bool {
+        match c {
+            RtCommand::Core(id, c) => {
+                let r = self.parts.core.handle_command(c, now());
+                self.act();
+                self.tell(RtReport::Done(id, r));
+            }
+            RtCommand::Reconfigure(mut cfg) => {
+                self.parts.core.reconfigure(&mut cfg, now());
+                self.act();
+                self.tell(RtReport::Old(cfg));
+            }
+            RtCommand::Reopen => {
+                for l in &mut self.parts.links {
+                    l.close();
+                    let _ = l.open();
+                }
+            }
+            RtCommand::ShutDown => {
+                self.parts.core.shut_down(now());
+                self.act();
+                return true;
+            }
+            RtCommand::Quit => return true,
+        }
+        false
+    }
+
+    fn act(&mut self) {
+        while let Some(a) = self.parts.core.poll_action() {
+            match a {
+                Action::Broadcast(m) => broadcast(&mut self.parts.links, self.parts.key, 0, m),
+                Action::Send(to, m) => broadcast(&mut self.parts.links, self.parts.key, to, m),
+                Action::Gain(Gain { group, epoch, phases, .. }) => {
+                    self.parts.net.send(NetCommand::Gain { group, epoch, t_decided_ns: phases.agreed });
+                }
+                Action::Lose { group, epoch } => {
+                    self.parts.net.send(NetCommand::Lose { group, epoch });
+                    self.tell(RtReport::Lost(boottime_ns(), group, epoch));
+                }
+                Action::Announce { group } => self.parts.net.send(NetCommand::Announce { group }),
+                Action::PauseReady { until } => self.tell(RtReport::PauseReady(until)),
+                Action::Left => self.tell(RtReport::Left),
+                Action::Event(e) => self.tell(RtReport::Event(boottime_ns(), e)),
+            }
+        }
+    }
+
+    fn tell(&mut self, r: RtReport) {
+        self.told = true;
+        self.changed = true;
+        if self.reports.push(r).is_err() {
+            self.dropped += 1;
+        }
+    }
+
+    fn notify(&mut self) {
+        if std::mem::take(&mut self.told) {
+            let _ = self.reported.write(1);
+        }
+        self.parts.net.flush();
+    }
+
+    fn publish(&mut self, at: u64) {
+        if !std::mem::take(&mut self.changed) && at < self.published + SNAPSHOT_EVERY {
+            return;
+        }
+        self.published = at;
+        let s = self.snapshot.input_buffer_mut();
+        s.fill(&self.parts.core, at);
+        s.late_ns = self.late_ns;
+        s.rounds = self.rounds;
+        s.dropped = self.dropped + self.parts.core.dropped_actions();
+        for (slot, l) in s.refused.iter_mut().zip(&self.parts.links) {
+            *slot = l.refused;
+        }
+        self.snapshot.publish();
+    }
+}

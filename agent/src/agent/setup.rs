@@ -1,0 +1,187 @@
+//! From the configuration to the parts of a running agent.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions},
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+use agent_common::{MAX_NODES, node_bit};
+use agent_core::{CoreConfig, Failback, GroupConfig, NodeConfig, Timing};
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::{
+    config::{self, Config, Datapath},
+    datapath::{Identity, XdpKind},
+    net::{NetConfig, NetGroup, NetVip},
+};
+
+/// Reads the configuration; all errors go to the terminal or the journal, rendered.
+///
+/// # Errors
+/// The file cannot be read, or is wrong.
+pub fn load(path: &Path) -> Result<Config> {
+    match Config::load(path) {
+        Ok(loaded) => {
+            if loaded.report.warnings() > 0 {
+                tracing::warn!("{}", loaded.report.render(false));
+            }
+            Ok(loaded.config)
+        }
+        Err(config::LoadError::Refused(report)) => {
+            bail!("the configuration is refused\n{}", report.render(false))
+        }
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Which node this machine is: by name, else by host name.
+///
+/// # Errors
+/// No such node; the answer names those that there are.
+pub fn who_am_i(config: &Config, name: Option<&str>) -> Result<u8> {
+    let names = || config.nodes.iter().map(|n| n.name.as_str()).collect::<Vec<_>>().join(", ");
+    if let Some(name) = name {
+        return config
+            .node_by_name(name)
+            .map(|n| n.id)
+            .with_context(|| format!("no node {name:?} in the configuration (nodes: {})", names()));
+    }
+    let host = nix::unistd::gethostname().context("reading the host name")?;
+    let host = host.to_string_lossy();
+    config.node_by_hostname(&host).map(|n| n.id).with_context(|| {
+        format!("this machine is called {host:?}, the configuration has {}; name it with --node", names())
+    })
+}
+
+/// One agent per node: holds the lock until the process ends.
+///
+/// # Errors
+/// Another agent holds it.
+pub fn lock(run_dir: &Path) -> Result<Flock<File>> {
+    fs::create_dir_all(run_dir).with_context(|| format!("creating {}", run_dir.display()))?;
+    let path = run_dir.join("agent.lock");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| format!("opening {}", path.display()))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(mut lock) => {
+            let _ = lock.set_len(0);
+            let _ = write!(lock, "{}", std::process::id());
+            Ok(lock)
+        }
+        Err((_, errno)) => {
+            let pid = fs::read_to_string(&path).unwrap_or_default();
+            bail!("another agent (process {}) holds {}: one agent per node ({errno})", pid.trim(), path.display())
+        }
+    }
+}
+
+/// The core's view of the configuration.
+pub fn core_config(c: &Config, me: u8) -> CoreConfig {
+    let timing = Timing {
+        heartbeat: c.timing.heartbeat_ns,
+        lease: c.timing.lease_ns,
+        takeover: c.timing.takeover_ns,
+        max_promise: c.timing.max_promise_ns,
+    };
+    let mut core = CoreConfig::new(me, timing);
+    core.cluster = c.cluster_id;
+    core.generation = c.generation;
+    core.digest = c.digest();
+    core.seed = u64::from(std::process::id());
+    for n in &c.nodes {
+        if let Some(slot) = core.nodes.get_mut(usize::from(n.id).wrapping_sub(1)) {
+            *slot = Some(NodeConfig { witness: n.role == config::Role::Witness });
+        }
+    }
+    for g in &c.groups {
+        let mut group = GroupConfig::preferring(&g.prefer[..g.prefer.len().min(MAX_NODES)]);
+        group.spread = g.spread;
+        group.failback = match g.failback {
+            config::Failback::Manual => Failback::Manual,
+            config::Failback::Auto => Failback::Auto,
+        };
+        core.groups[usize::from(g.id)] = Some(group);
+    }
+    core
+}
+
+/// What the kernel must know.
+pub fn identity(c: &Config, me: u8) -> Identity {
+    Identity {
+        id: me,
+        cluster: c.cluster_id,
+        generation: c.generation,
+        digest: c.digest(),
+        port: c.port,
+        max_promise_ns: c.timing.max_promise_ns,
+        voters: c.nodes.iter().fold(0, |m, n| m | node_bit(n.id)),
+    }
+}
+
+/// The address thread's view of the configuration.
+///
+/// # Errors
+/// A VIP that the address thread refuses (the configuration's own rules are stricter).
+pub fn net_config(c: &Config) -> Result<NetConfig> {
+    let groups = c
+        .groups
+        .iter()
+        .map(|g| {
+            let vips = g
+                .vips
+                .iter()
+                .map(|v| NetVip::new(v.address, Some(v.prefix), &v.device))
+                .collect::<Result<Vec<_>, _>>()?;
+            Ok(NetGroup { id: g.id, vips })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    Ok(NetConfig {
+        groups,
+        announce_interval_ns: c.announce_interval_ns,
+        takeover_ns: c.timing.takeover_ns,
+        wait_for_gate: true,
+    })
+}
+
+/// The XDP modes to try, in turn.
+pub fn modes(d: Datapath) -> &'static [XdpKind] {
+    match d {
+        Datapath::Auto => &[XdpKind::Native, XdpKind::Generic],
+        Datapath::Native => &[XdpKind::Native],
+        Datapath::Generic => &[XdpKind::Generic],
+    }
+}
+
+/// Names for people.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    nodes: BTreeMap<u8, String>,
+    groups: BTreeMap<u8, String>,
+}
+
+impl Names {
+    /// The names in a configuration.
+    pub fn of(c: &Config) -> Names {
+        Names {
+            nodes: c.nodes.iter().map(|n| (n.id, n.name.clone())).collect(),
+            groups: c.groups.iter().map(|g| (g.id, g.name.clone())).collect(),
+        }
+    }
+    /// A node's name, or its number.
+    pub fn node(&self, id: u8) -> String {
+        self.nodes.get(&id).cloned().unwrap_or_else(|| format!("node {id}"))
+    }
+    /// A group's name, or its number.
+    pub fn group(&self, id: u8) -> String {
+        self.groups.get(&id).cloned().unwrap_or_else(|| format!("group {id}"))
+    }
+}

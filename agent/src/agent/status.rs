@@ -1,0 +1,223 @@
+//! The status report, from the snapshot, the shared table and the books of the periphery.
+
+use std::collections::BTreeMap;
+
+use agent_common::{node_bit, wire};
+use agent_core::{Health, detector};
+
+use super::{devices::Gates, setup::Names, snapshot::Snapshot};
+use crate::{
+    config::{self, Config, show_ns},
+    control::proto::*,
+    datapath::Table,
+};
+
+/// Everything that the report is made of.
+pub struct Sources<'a> {
+    pub config: &'a Config,
+    pub names: &'a Names,
+    pub me: u8,
+    pub snapshot: &'a Snapshot,
+    pub table: &'a Table,
+    pub gates: &'a Gates,
+    pub counters: Vec<(&'static str, u64)>,
+    pub takeovers: &'a BTreeMap<u8, Takeover>,
+    pub errors: &'a BTreeMap<(u8, u16), String>,
+    pub present: &'a [u64; 4],
+    pub started_ns: u64,
+    pub priority: Option<u8>,
+    pub locked: bool,
+    pub now: u64,
+}
+
+/// The report.
+pub fn report(s: &Sources<'_>) -> StatusReport {
+    let (config, t, snap, now) = (s.config, s.table, s.snapshot, s.now);
+    let (datapath, uncovered_devices) = s.gates.status(config, s.me);
+    let ago = |at: u64| (at != 0).then(|| now.saturating_sub(at) / 1_000_000);
+    let vote_after = t.vote_after.load();
+    let halted = t.halted.load() != 0;
+    let active = t.votes(now);
+    let voting = VotingStatus {
+        active,
+        since_boot_ns: active.then_some(vote_after),
+        waits_ms: (!active && !halted).then(|| vote_after.saturating_sub(now) / 1_000_000),
+        reason: if halted {
+            Some("another machine uses this node's id".into())
+        } else {
+            (!active).then(|| "fresh state: waiting until every promise that it may have forgotten is over".into())
+        },
+    };
+    let lease = t.lease();
+    let nodes: Vec<NodeStatus> = config.nodes.iter().map(|n| node(s, n, &ago)).collect();
+    let reachable =
+        1 + config.nodes.iter().filter(|n| n.id != s.me && snap.nodes[usize::from(n.id - 1) & 31].alive).count();
+    let groups: Vec<GroupStatus> = config.groups.iter().map(|g| group(s, g)).collect();
+    let mut counters: BTreeMap<String, u64> = s.counters.iter().map(|(n, v)| ((*n).to_owned(), *v)).collect();
+    counters.insert("queue_dropped".into(), snap.dropped);
+    counters.insert("send_refused".into(), snap.refused.iter().sum());
+    counters.insert("realtime_rounds".into(), snap.rounds);
+    let holds = lease.holds(now);
+    StatusReport {
+        agent_version: env!("CARGO_PKG_VERSION").into(),
+        wire_version: u32::from(wire::VERSION),
+        node: s.names.node(s.me),
+        node_id: s.me,
+        cluster: config.cluster.clone(),
+        generation: u64::from(config.generation),
+        digest: format!("{:08x}", config.digest()),
+        incarnation: t.incarnation.load(),
+        boot_ns: now,
+        uptime_ms: now.saturating_sub(s.started_ns) / 1_000_000,
+        paused: snap.paused,
+        timing: TimingStatus {
+            profile: config.timing.profile.name().into(),
+            heartbeat_ns: config.timing.heartbeat_ns,
+            lease_ns: config.timing.lease_ns,
+            takeover_ns: config.timing.takeover_ns,
+            max_promise_ns: config.timing.max_promise_ns,
+        },
+        datapath,
+        uncovered_devices,
+        rt: RtStatus {
+            policy: if s.priority.is_some() { "SCHED_FIFO" } else { "SCHED_OTHER" }.into(),
+            priority: u32::from(s.priority.unwrap_or(0)),
+            memory_locked: s.locked,
+            max_loop_late_us: snap.late_ns / 1000,
+        },
+        voting,
+        quorum: QuorumStatus {
+            voters: config.nodes.len() as u32,
+            needed: config.majority() as u32,
+            reachable: reachable as u32,
+        },
+        lease: LeaseStatus {
+            holds,
+            until_ns_remaining: holds.then(|| lease.expiry_ns().saturating_sub(now)),
+        },
+        warnings: warnings(s, &nodes),
+        nodes,
+        groups,
+        counters,
+    }
+}
+
+fn node(s: &Sources<'_>, n: &config::Node, ago: &dyn Fn(u64) -> Option<u64>) -> NodeStatus {
+    let me = n.id == s.me;
+    let p = s.table.peer(n.id);
+    let c = s.snapshot.nodes[usize::from(n.id.wrapping_sub(1)) & 31];
+    let seen = p.seen_config.load();
+    let (digest, generation) = ((seen >> 32) as u32, seen as u32);
+    let matches = digest == s.config.digest() && generation == s.config.generation;
+    let state = if me {
+        NodeState::Me
+    } else {
+        match s.snapshot.health[usize::from(n.id.wrapping_sub(1)) & 31] {
+            Health::NeverSeen => NodeState::NeverSeen,
+            Health::Alive => NodeState::Alive,
+            Health::Late => NodeState::Late,
+            Health::Silent => NodeState::Silent,
+        }
+    };
+    let links = n.links.iter().enumerate().map(|(i, l)| LinkStatus {
+        device: l.device.clone(),
+        address: l.address.to_string(),
+        last_heard_ms: if me { None } else { p.heard.get(i).and_then(|h| ago(h.load())) },
+    });
+    let known = me || seen != 0;
+    NodeStatus {
+        name: n.name.clone(),
+        id: n.id,
+        role: match n.role {
+            config::Role::Member => Role::Member,
+            config::Role::Witness => Role::Witness,
+        },
+        state,
+        last_heard_ms: if me { None } else { ago(detector::last_heard(p)) },
+        links: links.collect(),
+        incarnation: if me { Some(s.table.incarnation.load()) } else { Some(p.seen_incarnation.load()).filter(|i| *i != 0) },
+        generation: known.then_some(u64::from(if me { s.config.generation } else { generation })),
+        digest_match: known.then_some(me || matches),
+        drained: c.drained,
+        config_mismatch: (!me && seen != 0 && !matches)
+            .then(|| format!("digest {digest:08x}, generation {generation}; ours is {:08x}, {}", s.config.digest(), s.config.generation)),
+    }
+}
+
+fn group(s: &Sources<'_>, g: &config::Group) -> GroupStatus {
+    let i = usize::from(g.id);
+    let owner = s.snapshot.owner[i];
+    let named = |id: u8| (id != 0).then(|| s.names.node(id));
+    let owned_here = s.table.run_set.load().has(g.id);
+    let takeover = s.takeovers.get(&g.id);
+    let here = s.present[i / 64 & 3] >> (i % 64) & 1 == 1;
+    let unfit = s.snapshot.unfit[i];
+    GroupStatus {
+        name: g.name.clone(),
+        id: g.id,
+        owner: named(owner),
+        owned_here,
+        gate_open: s.table.gate_open(g.id, s.now),
+        epoch: if owned_here { s.table.group_epoch[i].load() } else { 0 },
+        desired: named(s.snapshot.target[i]),
+        vips: g
+            .vips
+            .iter()
+            .enumerate()
+            .map(|(k, v)| {
+                let error = s.errors.get(&(g.id, k as u16)).cloned();
+                VipStatus {
+                    address: format!("{}/{}", v.address, v.prefix),
+                    device: v.device.clone(),
+                    present: here && error.is_none(),
+                    error,
+                }
+            })
+            .collect(),
+        since_boot_ns: takeover.filter(|_| owned_here).map(|t| t.at_boot_ns),
+        prefer: g.prefer.iter().map(|id| s.names.node(*id)).collect(),
+        spread: g.spread,
+        failback: match g.failback {
+            config::Failback::Manual => "manual".into(),
+            config::Failback::Auto => "auto".into(),
+        },
+        unfit: s
+            .config
+            .nodes
+            .iter()
+            .filter(|n| unfit & node_bit(n.id) != 0)
+            .map(|n| Unfit { node: n.name.clone(), reason: "its device has no carrier, or no gate".into() })
+            .collect(),
+        last_takeover: takeover.cloned(),
+    }
+}
+
+fn warnings(s: &Sources<'_>, nodes: &[NodeStatus]) -> Vec<Warning> {
+    let mut w = Vec::new();
+    let mut add = |level, code: &str, text: String, help: Option<&str>| {
+        w.push(Warning { level, code: code.into(), text, help: help.map(Into::into) });
+    };
+    if s.table.halted.load() != 0 {
+        let help = "give each node an id of its own; this node votes again when the other one is gone";
+        add(Level::Bad, "duplicate_id", "another machine uses this node's id: all gates are shut".into(), Some(help));
+    }
+    let (_, uncovered) = s.gates.status(s.config, s.me);
+    for d in uncovered {
+        add(Level::Bad, "gate_missing", format!("device {d} has no gate"), Some("see `heartline doctor`"));
+    }
+    for n in nodes {
+        if let Some(text) = &n.config_mismatch {
+            let help = "copy the same configuration to all nodes and reload";
+            add(Level::Warn, "config_mismatch", format!("{} runs another configuration: {text}", n.name), Some(help));
+        }
+    }
+    if s.priority.is_none() {
+        let help = "see `heartline doctor`, real-time rights";
+        add(Level::Warn, "no_realtime", "the agent runs without real-time priority: takeovers may be late".into(), Some(help));
+    }
+    if !s.table.votes(s.now) && s.table.halted.load() == 0 {
+        let left = s.table.vote_after.load().saturating_sub(s.now);
+        add(Level::Note, "rejoin_wait", format!("fresh state: voting in {}", show_ns(left / 1_000_000 * 1_000_000)), None);
+    }
+    w
+}

@@ -1,0 +1,628 @@
+//! The main task: everything that may wait.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::fd::{AsFd, AsRawFd, RawFd},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use agent_common::siphash::Key;
+use agent_core::{Command, CommandError, Core};
+use anyhow::{Context, Result};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, oneshot},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
+};
+
+use super::{
+    End,
+    backend::{ASKS, AgentBackend, Ask},
+    devices::Gates,
+    link::LinkSender,
+    narrate::Narrator,
+    rt::{self, RtCommand, RtHandle, RtParts, RtReport},
+    setup::{self, Names},
+    status,
+};
+use crate::{
+    cli::agent::AgentArgs,
+    config::{ClusterKey, Config, diff, key_change},
+    control::{
+        ControlServer, SOCKET_GROUP,
+        proto::{Code, Refusal, ReloadReply, StatusReport},
+        socket_path,
+    },
+    datapath::{DataPath, Table},
+    events::{Draft, EventKind, EventLog},
+    net::{self, NetControl, NetEvent, NetHandle, Start, rt::boottime_ns},
+    service::Notifier,
+};
+
+/// Priority of the real-time thread; the address thread runs one below.
+const PRIORITY: u8 = 50;
+/// How long a clean stop waits for the groups to be handed over.
+const HANDOVER: Duration = Duration::from_secs(2);
+/// The promise that a planned restart asks for, ns (or `max_promise`, if that is less).
+const RESTART_PROMISE: u64 = 3_000_000_000;
+
+type Done<T> = oneshot::Sender<Result<T, Refusal>>;
+
+struct Supervisor {
+    args: AgentArgs,
+    config: Config,
+    key: ClusterKey,
+    me: u8,
+    datapath: DataPath,
+    table: Table,
+    gates: Gates,
+    rt: RtHandle,
+    net: NetHandle,
+    log: Arc<EventLog>,
+    narrator: Narrator,
+    notifier: Notifier,
+    waiting: BTreeMap<u64, Box<dyn FnOnce(Result<(), CommandError>) + Send>>,
+    next_id: u64,
+    vip_errors: BTreeMap<(u8, u16), String>,
+    present: [u64; 4],
+    unfit: BTreeMap<u8, bool>,
+    devices_down: BTreeMap<String, bool>,
+    rejected: BTreeMap<&'static str, u64>,
+    clock_source: String,
+    rounds: u64,
+    started_ns: u64,
+    locked: bool,
+}
+
+/// What goes on until the end.
+enum Ending {
+    No,
+    /// Handing over until this moment at the latest.
+    Leaving(Instant),
+    /// Waiting for the long lease until this moment at the latest.
+    Pausing(Instant, Option<Done<()>>),
+}
+
+/// Starts everything and runs it.
+pub(super) async fn run(args: &AgentArgs) -> Result<End> {
+    let config = setup::load(&args.config)?;
+    crate::cli::logging::apply_config_level(&config.log)?;
+    let me = setup::who_am_i(&config, args.node.as_deref())?;
+    let key = ClusterKey::load(&config.key_file)?;
+    let _lock = setup::lock(&args.run_dir)?;
+    let notifier = Notifier::start();
+    let names = Names::of(&config);
+    let log = EventLog::new(names.node(me));
+    let locked = !args.no_realtime
+        && net::rt::lock_memory().map_err(|e| tracing::warn!("{e}; takeovers may be late when memory is short")).is_ok();
+
+    mount_bpffs(&args.bpf_dir);
+    let mut datapath = DataPath::load(&args.bpf_dir, *key.as_bytes())?;
+    let table = datapath.table();
+    let now = rt::now();
+    let fresh = datapath.is_fresh();
+    let vips: Vec<_> = config.groups.iter().flat_map(|g| g.vips.iter().map(|v| (v.address, g.id))).collect();
+    datapath.set_vips(&vips)?;
+    let links: Vec<_> = config.node_by_id(me).map(|n| n.links.iter().map(|l| l.address).collect()).unwrap_or_default();
+    datapath.set_links(&links)?;
+    datapath.identify(&setup::identity(&config, me), now.boot, now.wall_ms.saturating_mul(1_000_000));
+    // From here on the programs use the table; the gate is shut for every group that has no lease.
+    let mut gates = Gates::default();
+    let (drafts, _) = gates.check(&mut datapath, setup::modes(config.datapath));
+    let ring = datapath.take_ring().context("the ring buffer is taken")?;
+
+    let core = Core::new(setup::core_config(&config, me), table, rt::now());
+    let keep: Vec<_> = core.owned().iter().map(|g| (g, table.group_epoch[usize::from(g)].load())).collect();
+    let kept = keep.len();
+    let priority = (!args.no_realtime).then_some(PRIORITY);
+    let start = Start { keep, covered: gates.covered(), priority: priority.map(|p| p - 1) };
+    let net = net::spawn(&setup::net_config(&config)?, start)?;
+    let (net, commands) = split(net);
+    let (lo, hi) = (u128::from_le_bytes(*key.as_bytes()) as u64, (u128::from_le_bytes(*key.as_bytes()) >> 64) as u64);
+    let parts = RtParts {
+        core,
+        ring,
+        links: LinkSender::all(&config, me),
+        key: Key(lo, hi),
+        net: commands,
+        priority,
+    };
+    let rt = rt::spawn(parts).context("starting the real-time thread")?;
+
+    let mut s = Supervisor {
+        args: args.clone(),
+        me,
+        table,
+        gates,
+        rt,
+        net,
+        log,
+        narrator: Narrator { names, ..Narrator::default() },
+        notifier,
+        waiting: BTreeMap::new(),
+        next_id: 0,
+        vip_errors: BTreeMap::new(),
+        present: table.run_set.load().0,
+        unfit: BTreeMap::new(),
+        devices_down: BTreeMap::new(),
+        rejected: BTreeMap::new(),
+        clock_source: clock_source(),
+        rounds: 0,
+        started_ns: now.boot,
+        locked,
+        config,
+        key,
+        datapath,
+    };
+    s.record(drafts);
+    let how = if fresh { "with fresh state" } else { "with the state of an earlier run" };
+    let text = format!("agent {} started {how}, {kept} groups kept", env!("CARGO_PKG_VERSION"));
+    s.log.push(Draft::new(EventKind::AgentStarted, text));
+    if fresh {
+        let wait = s.config.timing.max_promise_ns;
+        let text = format!("voting in {}: until then every promise that may have been forgotten runs out", crate::config::show_ns(wait));
+        s.log.push(Draft::new(EventKind::RejoinWait, text));
+    }
+    s.run().await
+}
+
+/// The sender for the real-time thread is taken out of the handle.
+fn split(mut h: NetHandle) -> (NetHandle, net::CommandSender) {
+    let commands = std::mem::replace(&mut h.commands, net::CommandSender::closed());
+    (h, commands)
+}
+
+/// Mounts the BPF file system if the pins go to the usual place and nothing is mounted there.
+fn mount_bpffs(dir: &Path) {
+    let root = Path::new("/sys/fs/bpf");
+    if dir.starts_with(root)
+        && nix::sys::statfs::statfs(root).is_ok_and(|s| s.filesystem_type() != nix::sys::statfs::BPF_FS_MAGIC)
+    {
+        let none: Option<&str> = None;
+        match nix::mount::mount(Some("bpf"), root, Some("bpf"), nix::mount::MsFlags::empty(), none) {
+            Ok(()) => tracing::info!("mounted the BPF file system at {}", root.display()),
+            Err(e) => tracing::warn!("mounting the BPF file system at {}: {e}", root.display()),
+        }
+    }
+}
+
+fn clock_source() -> String {
+    let path = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
+    fs::read_to_string(path).map(|s| s.trim().to_owned()).unwrap_or_default()
+}
+
+/// A descriptor that somebody else owns, for waiting on.
+struct Watched(RawFd);
+impl AsRawFd for Watched {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0
+    }
+}
+
+impl Supervisor {
+    async fn run(mut self) -> Result<End> {
+        let (asks, mut asked) = mpsc::channel(ASKS);
+        let backend = AgentBackend {
+            asks,
+            log: Arc::clone(&self.log),
+            node: self.narrator.names.node(self.me),
+            started_ns: self.started_ns,
+        };
+        let server = ControlServer::bind(&socket_path(&self.args.run_dir), SOCKET_GROUP).await?;
+        let (stop_server, stopped) = oneshot::channel::<()>();
+        let server = tokio::spawn(server.run(Arc::new(backend), async {
+            let _ = stopped.await;
+        }));
+
+        let reports = AsyncFd::with_interest(Watched(self.rt.reported.as_fd().as_raw_fd()), Interest::READABLE)?;
+        let net_events = AsyncFd::with_interest(Watched(self.net.events.as_fd().as_raw_fd()), Interest::READABLE)?;
+        let mut term = signal(SignalKind::terminate())?;
+        let mut int = signal(SignalKind::interrupt())?;
+        let mut hup = signal(SignalKind::hangup())?;
+        let mut second = interval(Duration::from_secs(1));
+        second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut quick = interval(Duration::from_millis(200));
+        quick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.notifier.ready(format!("node {} of {}", self.narrator.names.node(self.me), self.config.cluster));
+
+        let mut ending = Ending::No;
+        let end = loop {
+            let until = match &ending {
+                Ending::No => Instant::now() + Duration::from_secs(3600),
+                Ending::Leaving(at) | Ending::Pausing(at, _) => *at,
+            };
+            tokio::select! {
+                biased;
+                guard = reports.readable() => {
+                    let mut guard = guard?;
+                    guard.clear_ready();
+                    let _ = self.rt.reported.read();
+                    if let Some(end) = self.reports(&mut ending) {
+                        break end;
+                    }
+                }
+                guard = net_events.readable() => {
+                    guard?.clear_ready();
+                    self.net.events.clear();
+                    self.net_events();
+                }
+                ask = asked.recv() => {
+                    if let Some(ask) = ask {
+                        self.ask(ask, &mut ending);
+                    }
+                }
+                _ = quick.tick() => self.quick(),
+                _ = second.tick() => self.second(),
+                _ = hup.recv() => {
+                    self.notifier.reloading();
+                    let _ = self.reload();
+                    self.notifier.ready("configuration read again");
+                }
+                _ = term.recv() => self.leave(&mut ending),
+                _ = int.recv() => self.leave(&mut ending),
+                _ = sleep_until(until) => {
+                    match std::mem::replace(&mut ending, Ending::No) {
+                        Ending::No => {}
+                        Ending::Leaving(_) => {
+                            tracing::warn!("not everything was handed over in time");
+                            break End::Stopped;
+                        }
+                        Ending::Pausing(_, done) => {
+                            let text = "the others did not grant the long promise in time; nothing was restarted";
+                            self.log.push(Draft::new(EventKind::Restart, text));
+                            if let Some(done) = done {
+                                let _ = done.send(Err(Refusal::new(Code::Failed, text).help("see `heartline status`: is a majority reachable?")));
+                            }
+                        }
+                    }
+                }
+            }
+        };
+        // Answers under way are finished before anything else ends.
+        drop(asked);
+        let _ = stop_server.send(());
+        let _ = tokio::time::timeout(Duration::from_secs(1), server).await;
+        self.finish(end)
+    }
+
+    /// Ends the threads: rights first, addresses after.
+    fn finish(mut self, end: End) -> Result<End> {
+        let last = match end {
+            End::Stopped => RtCommand::ShutDown,
+            End::Restart => RtCommand::Quit,
+        };
+        let _ = self.rt.send(last);
+        let Supervisor { rt, net, notifier, .. } = self;
+        if rt.thread.join().is_err() {
+            tracing::error!("the real-time thread had failed; the gate shuts by itself");
+        }
+        let _ = net.control.send(NetControl::Stop);
+        let _ = net.thread.join();
+        notifier.flush(Duration::from_millis(100));
+        Ok(end)
+    }
+
+    fn record(&self, drafts: Vec<Draft>) {
+        for d in drafts {
+            let e = self.log.push(d);
+            match e.kind.severity() {
+                crate::events::Severity::Bad => tracing::error!(kind = e.kind.name(), group = e.group, "{}", e.text),
+                crate::events::Severity::Warn => tracing::warn!(kind = e.kind.name(), group = e.group, "{}", e.text),
+                crate::events::Severity::Good | crate::events::Severity::Plain => {
+                    tracing::info!(kind = e.kind.name(), group = e.group, "{}", e.text);
+                }
+            }
+        }
+    }
+
+    fn reports(&mut self, ending: &mut Ending) -> Option<End> {
+        while let Ok(r) = self.rt.reports.pop() {
+            match r {
+                RtReport::Event(at, e) => {
+                    let drafts = self.narrator.core(at, e);
+                    self.record(drafts);
+                }
+                RtReport::Lost(at, group, epoch) => {
+                    let drafts = self.narrator.lost(at, group, epoch);
+                    self.record(drafts);
+                }
+                RtReport::Done(id, r) => {
+                    if let Some(answer) = self.waiting.remove(&id) {
+                        answer(r);
+                    }
+                }
+                RtReport::PauseReady(_) => {
+                    if let Ending::Pausing(_, done) = ending {
+                        if let Some(done) = done.take() {
+                            let _ = done.send(Ok(()));
+                        }
+                        self.notifier.reloading();
+                        self.log.push(Draft::new(EventKind::Restart, "replacing the agent; nothing moves"));
+                        return Some(End::Restart);
+                    }
+                }
+                RtReport::Left => {
+                    if let Ending::Leaving(_) = ending {
+                        return Some(End::Stopped);
+                    }
+                }
+                RtReport::Old(config) => drop(config),
+                RtReport::Ended => {}
+            }
+        }
+        None
+    }
+
+    fn net_events(&mut self) {
+        let mut check = false;
+        while let Some(e) = self.net.events.pop() {
+            match e {
+                NetEvent::AddressUp { group, .. } => self.set_present(group, true),
+                NetEvent::AddressDown { group, .. } => {
+                    self.set_present(group, false);
+                    self.vip_errors.retain(|(g, _), _| *g != group);
+                }
+                NetEvent::AddressFailed { group, vip, text, .. } => {
+                    self.vip_errors.insert((group, vip), text.to_string());
+                }
+                NetEvent::AddressRestored { group, vip, .. } | NetEvent::AddressAdopted { group, vip } => {
+                    self.vip_errors.remove(&(group, vip));
+                }
+                NetEvent::DeviceUp { name, .. } => {
+                    self.devices_down.remove(name.as_str());
+                    check = true;
+                }
+                NetEvent::DeviceDown { name, .. } | NetEvent::DeviceGone { name, .. } => {
+                    self.devices_down.insert(name.to_string(), true);
+                    check = true;
+                }
+                NetEvent::DeviceNew { name, .. } => {
+                    self.devices_down.remove(name.as_str());
+                    check = true;
+                    let _ = self.rt.send(RtCommand::Reopen);
+                }
+                _ => {}
+            }
+            let drafts = self.narrator.net(boottime_ns(), e);
+            self.record(drafts);
+        }
+        if check {
+            self.check_gates();
+        }
+    }
+
+    fn set_present(&mut self, group: u8, on: bool) {
+        let (word, bit) = (usize::from(group) / 64, 1u64 << (group % 64));
+        if on {
+            self.present[word] |= bit;
+        } else {
+            self.present[word] &= !bit;
+        }
+    }
+
+    /// Rule 13, and what follows from it: a node whose device has no carrier or no gate is unfit for the group.
+    fn check_gates(&mut self) {
+        let (drafts, changes) = self.gates.check(&mut self.datapath, setup::modes(self.config.datapath));
+        self.record(drafts);
+        for (ifindex, covered) in changes {
+            let _ = self.net.control.send(NetControl::Gate { ifindex, covered });
+        }
+        let (devices, _) = self.gates.status(&self.config, self.me);
+        let mut changed = Vec::new();
+        for g in &self.config.groups {
+            let ok = g.vips.iter().all(|v| {
+                !self.devices_down.contains_key(&v.device)
+                    && devices.iter().any(|d| d.name == v.device && d.error.is_none())
+            });
+            if self.unfit.get(&g.id).copied().unwrap_or(false) == ok {
+                changed.push((g.id, ok));
+            }
+        }
+        for (group, fit) in changed {
+            if self.command(Command::Fit { group, fit }, Box::new(|_| {})) {
+                self.unfit.insert(group, !fit);
+            }
+        }
+    }
+
+    fn quick(&mut self) {
+        let drafts = self.narrator.tick(boottime_ns());
+        self.record(drafts);
+        // A sign of life only while the real-time thread goes round.
+        let rounds = self.rt.snapshot.read().rounds;
+        if rounds != self.rounds {
+            self.rounds = rounds;
+            self.notifier.watchdog();
+        }
+    }
+
+    fn second(&mut self) {
+        self.check_gates();
+        let source = clock_source();
+        if source != self.clock_source {
+            let text = format!("the kernel's clock source is now {source}, was {}", self.clock_source);
+            self.record(vec![Draft::new(EventKind::ClockSourceChanged, text)]);
+            self.clock_source = source;
+        }
+        let mut drafts = Vec::new();
+        for (name, value) in self.datapath.counters() {
+            let before = self.rejected.insert(name, value).unwrap_or(value);
+            if value <= before {
+                continue;
+            }
+            let n = value - before;
+            if let Some(reason) = name.strip_prefix("drop_")
+                && reason != "stale_ack"
+            {
+                let text = format!("{n} packets refused in the last second: {}", reason.replace('_', " "));
+                drafts.push(Draft::new(EventKind::PacketRejected, text).with("reason", reason).with("count", n));
+            } else if name == "ring_full" {
+                let text = format!("{n} records of the kernel were lost: the ring buffer was full");
+                drafts.push(Draft::new(EventKind::QueueFull, text).with("queue", "ring").with("count", n));
+            }
+        }
+        self.record(drafts);
+        let s = self.status();
+        let owned = s.groups.iter().filter(|g| g.owned_here).count();
+        let line = format!("{owned} of {} groups here, {} of {} nodes reachable", s.groups.len(), s.quorum.reachable, s.quorum.voters);
+        self.notifier.status(line);
+    }
+
+    fn status(&mut self) -> StatusReport {
+        let snapshot = self.rt.snapshot.read();
+        status::report(&status::Sources {
+            config: &self.config,
+            names: &self.narrator.names,
+            me: self.me,
+            snapshot,
+            table: &self.table,
+            gates: &self.gates,
+            counters: self.datapath.counters(),
+            takeovers: &self.narrator.takeovers,
+            errors: &self.vip_errors,
+            present: &self.present,
+            started_ns: self.started_ns,
+            priority: (!self.args.no_realtime).then_some(PRIORITY),
+            locked: self.locked,
+            now: boottime_ns(),
+        })
+    }
+
+    /// False if the queue is full; the answer is dropped then.
+    fn command(&mut self, c: Command, answer: Box<dyn FnOnce(Result<(), CommandError>) + Send>) -> bool {
+        self.next_id += 1;
+        let id = self.next_id;
+        self.waiting.insert(id, answer);
+        let ok = self.rt.send(RtCommand::Core(id, c)).is_ok();
+        if !ok {
+            self.waiting.remove(&id);
+        }
+        ok
+    }
+
+    fn ask(&mut self, ask: Ask, ending: &mut Ending) {
+        match ask {
+            Ask::Status(tell) => {
+                let _ = tell.send(self.status());
+            }
+            Ask::Move(group, node, tell) => {
+                let names = self.narrator.names.clone();
+                self.command(
+                    Command::Move { group, node },
+                    Box::new(move |r| {
+                        let _ = tell.send(r.map_err(|e| refusal(e, &names.node(node), &names.group(group))));
+                    }),
+                );
+            }
+            Ask::Drain(node, on, tell) => {
+                let was = self.rt.snapshot.read().nodes[usize::from(node.wrapping_sub(1)) & 31].drained;
+                let names = self.narrator.names.clone();
+                self.command(
+                    Command::Drain { node, on },
+                    Box::new(move |r| {
+                        let _ = tell.send(r.map(|()| was != on).map_err(|e| refusal(e, &names.node(node), "")));
+                    }),
+                );
+            }
+            Ask::Pause(on, tell) => {
+                let was = self.rt.snapshot.read().paused;
+                self.command(
+                    Command::Pause(on),
+                    Box::new(move |r| {
+                        let _ = tell.send(r.map(|()| was != on).map_err(|e| refusal(e, "", "")));
+                    }),
+                );
+            }
+            Ask::Restart(tell) => {
+                if !matches!(ending, Ending::No) {
+                    let _ = tell.send(Err(Refusal::new(Code::NotReady, "the agent is ending already")));
+                    return;
+                }
+                *ending = Ending::Pausing(Instant::now() + Duration::from_secs(2), Some(tell));
+                self.command(Command::PreparePause { promise: RESTART_PROMISE }, Box::new(|_| {}));
+            }
+            Ask::Reload(tell) => {
+                let _ = tell.send(self.reload());
+            }
+        }
+    }
+
+    fn leave(&mut self, ending: &mut Ending) {
+        if let Ending::Leaving(_) = ending {
+            return;
+        }
+        self.notifier.stopping("handing over");
+        self.log.push(Draft::new(EventKind::AgentStopping, "stopping: handing the groups over"));
+        *ending = Ending::Leaving(Instant::now() + HANDOVER);
+        self.command(Command::Leave, Box::new(|_| {}));
+    }
+
+    /// Takes what differs in the file; all or nothing.
+    fn reload(&mut self) -> Result<ReloadReply, Refusal> {
+        let bad = |text: String| Refusal::new(Code::BadConfig, text).help("the old configuration stays in force");
+        let answer = (|| {
+            let new = setup::load(&self.args.config).map_err(|e| bad(format!("{e:#}")))?;
+            let key = ClusterKey::load(&new.key_file).map_err(|e| bad(e.to_string()))?;
+            let mut changes = diff(&self.config, &new);
+            changes.extend(key_change(&self.key, &key));
+            let refused: Vec<String> = changes.iter().filter(|c| c.is_refused()).map(ToString::to_string).collect();
+            if !refused.is_empty() {
+                return Err(bad(refused.join("\n")));
+            }
+            let changed: Vec<String> = changes.iter().map(ToString::to_string).collect();
+            if !changed.is_empty() {
+                self.apply(new).map_err(|e| bad(format!("{e:#}")))?;
+            }
+            Ok(ReloadReply { generation: u64::from(self.config.generation), changed, needs_restart: Vec::new() })
+        })();
+        let draft = match &answer {
+            Ok(r) if r.changed.is_empty() => Draft::new(EventKind::Reload, "configuration read again: nothing differs"),
+            Ok(r) => Draft::new(EventKind::Reload, format!("configuration read again: {}", r.changed.join("; ")))
+                .with("changed", &r.changed),
+            Err(e) => Draft::new(EventKind::Reload, format!("the new configuration is refused: {}", e.message)),
+        };
+        self.record(vec![draft]);
+        answer
+    }
+
+    fn apply(&mut self, new: Config) -> Result<()> {
+        // New VIPs are gated before anybody can put them anywhere; old ones stay gated until they are gone.
+        let entries = |c: &Config| c.groups.iter().flat_map(|g| g.vips.iter().map(|v| (v.address, g.id))).collect::<Vec<_>>();
+        let mut both = entries(&self.config);
+        both.extend(entries(&new).into_iter().filter(|e| !entries(&self.config).contains(e)));
+        self.datapath.set_vips(&both)?;
+        let net = setup::net_config(&new)?;
+        let core = setup::core_config(&new, self.me);
+        self.net.control.send(NetControl::Reconfigure(Box::new(net))).map_err(|_| anyhow::anyhow!("the address thread is busy"))?;
+        self.rt.send(RtCommand::Reconfigure(Box::new(core))).map_err(|_| anyhow::anyhow!("the real-time thread is busy"))?;
+        self.table.digest.store(u64::from(new.digest()));
+        self.datapath.set_vips(&entries(&new))?;
+        crate::cli::logging::apply_config_level(&new.log)?;
+        self.narrator.names = Names::of(&new);
+        self.config = new;
+        Ok(())
+    }
+}
+
+fn refusal(e: CommandError, node: &str, group: &str) -> Refusal {
+    let (code, text, help) = match e {
+        CommandError::UnknownNode => (Code::UnknownNode, format!("there is no node {node:?}"), None),
+        CommandError::UnknownGroup => (Code::UnknownGroup, format!("there is no group {group:?}"), None),
+        CommandError::Witness => (Code::Refused, format!("{node} is a witness: it votes and owns nothing"), None),
+        CommandError::NotAlive => (Code::Refused, format!("{node} is not heard, or does not vote yet"), Some("see `heartline status`")),
+        CommandError::Drained => (Code::Refused, format!("{node} is drained or stopping"), Some("heartline undrain it first")),
+        CommandError::Unfit => {
+            (Code::Refused, format!("{node} cannot run {group} (no carrier or no gate on its device)"), Some("see `heartline explain`"))
+        }
+        CommandError::Paused => (Code::Refused, "the cluster is paused".into(), Some("heartline resume")),
+    };
+    let r = Refusal::new(code, text);
+    match help {
+        Some(h) => r.help(h),
+        None => r,
+    }
+}

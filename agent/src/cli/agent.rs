@@ -1,0 +1,48 @@
+//! `heartline agent`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::{Place, logging};
+
+/// How to run the agent.
+#[derive(Clone, Debug, clap::Args)]
+pub struct AgentArgs {
+    /// Configuration file
+    #[arg(
+        long,
+        short,
+        value_name = "FILE",
+        default_value = "/etc/heartline/heartline.toml"
+    )]
+    pub config: PathBuf,
+    /// Which node of the configuration this is [default: the host name]
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+    /// Where maps and programs are pinned (on a BPF file system)
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/heartline")]
+    pub bpf_dir: PathBuf,
+    /// What to log: error, warn, info, debug, trace, or a filter like info,heartline::control=debug
+    /// [default: as configured]
+    #[arg(long, value_name = "LEVEL")]
+    pub log: Option<String>,
+    /// Run without real-time scheduling and locked memory (for tests; takeovers may be late)
+    #[arg(long)]
+    pub no_realtime: bool,
+    /// Run directory, from the global option.
+    #[arg(skip)]
+    pub run_dir: PathBuf,
+}
+
+/// Runs the agent. Its failure goes to the log.
+pub fn run(mut args: AgentArgs, place: &Place) -> ExitCode {
+    args.run_dir = place.run_dir();
+    if let Err(error) = logging::init(args.log.as_deref()) {
+        eprintln!("heartline: {error:#}");
+        return ExitCode::from(2);
+    }
+    crate::agent::run(&args).unwrap_or_else(|error| {
+        tracing::error!("{error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,81 @@
+//! `heartline drain` and `heartline undrain`.
+
+use std::time::{Duration, Instant};
+
+use super::output::{Failure, answer, as_failure, duration};
+use super::render;
+use crate::control::Client;
+use crate::control::proto::{Done, Request, StatusReport};
+
+/// Arguments of `heartline drain`.
+#[derive(Debug, clap::Args)]
+pub struct DrainArgs {
+    /// The node
+    pub node: String,
+    /// Return as soon as the drain is accepted, not when the groups have left
+    #[arg(long)]
+    pub no_wait: bool,
+    /// How long to wait for the groups to leave
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10s", conflicts_with = "no_wait")]
+    pub timeout: Duration,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `heartline undrain`.
+#[derive(Debug, clap::Args)]
+pub struct UndrainArgs {
+    /// The node
+    pub node: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Asks, and waits until no group runs on the node.
+pub(super) async fn drain(args: DrainArgs, client: Client) -> Result<(), Failure> {
+    let request = Request::Drain {
+        node: args.node.clone(),
+    };
+    let done: Done = client.call(request).await.map_err(as_failure(args.json))?;
+    if !args.no_wait {
+        let begin = Instant::now();
+        loop {
+            let status: StatusReport = client
+                .call(Request::Status)
+                .await
+                .map_err(as_failure(args.json))?;
+            let left: Vec<_> = status
+                .groups
+                .iter()
+                .filter(|group| group.owner.as_deref() == Some(args.node.as_str()))
+                .map(|group| group.name.as_str())
+                .collect();
+            if left.is_empty() {
+                break;
+            }
+            if begin.elapsed() >= args.timeout {
+                let what = format!(
+                    "{} is drained, but after {:?} it still runs {} (see `heartline explain {}`)",
+                    args.node,
+                    args.timeout,
+                    left.join(", "),
+                    left.first().unwrap_or(&"GROUP"),
+                );
+                return Err(Failure::Late(what));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    answer(args.json, &done, render::done)
+}
+
+/// Asks and prints.
+pub(super) async fn undrain(args: UndrainArgs, client: Client) -> Result<(), Failure> {
+    let done: Done = client
+        .call(Request::Undrain { node: args.node })
+        .await
+        .map_err(as_failure(args.json))?;
+    answer(args.json, &done, render::done)
+}

@@ -1,0 +1,79 @@
+//! What the control server needs from an agent.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use super::explain;
+use super::proto::{Code, Done, ExplainReport, Pong, Refusal, ReloadReply, StatusReport};
+use crate::events::EventLog;
+
+/// An answer under way: `Box::pin(async move { .. })`.
+pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, Refusal>> + Send + 'a>>;
+
+/// A node or group that a request named and that is in the config: the server has looked it up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Node id (1 to 32) or group id (0 to 255).
+    pub id: u8,
+    /// Its name.
+    pub name: String,
+}
+
+/// The agent took a `move` on; the server then watches it happen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MoveAccepted {
+    /// When the agent began, CLOCK_BOOTTIME; `took_ns` counts from here.
+    pub started_boot_ns: u64,
+}
+
+/// What the control server needs from an agent. The real one stands before the real-time thread
+/// (commands by its bounded queue, status from its latest snapshot); tests have a fake.
+///
+/// Contract:
+/// - Methods are called from tokio tasks, several at once. They must not block the thread.
+/// - Each has 5 s; then the future is dropped and the client gets [`Code::Timeout`]. So a future must be
+///   safe to drop at each `await`. A full queue is [`Code::Refused`] or [`Code::NotReady`] at once, not a wait.
+/// - Targets exist in the status that the server has just read; a reload may still take them away in between
+///   ([`Code::UnknownGroup`], [`Code::UnknownNode`]).
+/// - Messages are sentences for people, with the mend in `help`.
+pub trait Backend: Send + Sync + 'static {
+    /// Who is there. Must answer even while the agent is starting.
+    fn ping(&self) -> Pending<'_, Pong>;
+
+    /// Everything about this node. Called every few milliseconds while a client waits for a move: cheap.
+    fn status(&self) -> Pending<'_, StatusReport>;
+
+    /// Why a group is where it is. The default derives it from the status.
+    fn explain(&self, group: Target) -> Pending<'_, ExplainReport> {
+        Box::pin(async move {
+            let status = self.status().await?;
+            explain::explain(&status, &group.name).ok_or_else(|| {
+                Refusal::new(
+                    Code::UnknownGroup,
+                    format!("there is no group {:?}", group.name),
+                )
+            })
+        })
+    }
+
+    /// Begins to move a group. Returns once the core has accepted it, not once it is done.
+    /// Must work on every node, not on the owner alone (or refuse and say where to ask).
+    fn move_group(&self, group: Target, node: Target) -> Pending<'_, MoveAccepted>;
+
+    /// Takes a node out of use (`true`) or puts it back. Any node may be named.
+    fn set_drained(&self, node: Target, drained: bool) -> Pending<'_, Done>;
+
+    /// Hands off (`true`), or on again; for the whole cluster.
+    fn set_paused(&self, paused: bool) -> Pending<'_, Done>;
+
+    /// Accepts a planned restart and returns. The agent then ends the server by its `stop` future, waits for
+    /// `run` to return (so that the reply is out), and restarts.
+    fn restart(&self) -> Pending<'_, Done>;
+
+    /// Reads the configuration again; on [`Code::BadConfig`] the old one stays in force.
+    fn reload(&self) -> Pending<'_, ReloadReply>;
+
+    /// The history.
+    fn events(&self) -> &Arc<EventLog>;
+}
