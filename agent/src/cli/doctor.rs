@@ -58,7 +58,7 @@ pub fn run(args: Args) -> ExitCode {
 fn show(findings: &[Finding], terminal: bool, colour: bool) -> String {
     let mut table = Table::new();
     table
-        .load_preset(presets::UTF8_HORIZONTAL_ONLY)
+        .load_preset(presets::NOTHING)
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_header(["", "what", "found", "mend"]);
     if !terminal {

@@ -37,7 +37,7 @@ fn make(args: &Args, out: &mut dyn Write) -> Result<(), KeyError> {
             .write_all(text.as_bytes())
             .and_then(|()| out.flush())
             .map_err(|source| KeyError::Unwritable {
-                path: "-".into(),
+                path: "(standard output)".into(),
                 source,
             });
     }

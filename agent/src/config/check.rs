@@ -10,8 +10,9 @@ use super::check_groups::{check_groups, typed_groups};
 use super::check_nodes::{check_nodes, typed_nodes};
 use super::digest::cluster_id;
 use super::key::ClusterKey;
-use super::raw::{At, RawConfig, RawTiming, did_you_mean, nearest};
+use super::raw::{At, RawConfig, RawTiming};
 use super::render::{Diagnostic, Severity, Span};
+use super::table::{did_you_mean, nearest};
 use super::types::{Config, DEFAULT_KEY_FILE, DEFAULT_PORT, Datapath, Profile, Timing, show_ns};
 
 const MS: u64 = 1_000_000;

@@ -4,8 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use super::check::{check_device, check_distinct, check_name};
-use super::raw::{At, RawConfig, RawGroup, RawNode, RawVip, did_you_mean};
+use super::raw::{At, RawConfig, RawGroup, RawNode, RawVip};
 use super::render::{Diagnostic, Span};
+use super::table::did_you_mean;
 use super::types::{Group, MAX_VIPS, Node, Role, Vip};
 
 pub(super) fn check_groups(raw: &RawConfig, out: &mut Vec<Diagnostic>) {

@@ -55,10 +55,10 @@ pub(super) fn check_nodes(raw: &RawConfig, out: &mut Vec<Diagnostic>) {
 fn check_count(raw: &RawConfig, out: &mut Vec<Diagnostic>) {
     let nodes = &raw.nodes;
     let last: Option<Span> = nodes.last().map(|n| n.span.clone());
-    if !(MIN_NODES..=MAX_NODES).contains(&nodes.len()) {
+    if !(MIN_NODES..=MAX_NODES).contains(&raw.node_count) {
         let message = format!(
             "{} nodes: a cluster has {MIN_NODES} to {MAX_NODES}",
-            nodes.len()
+            raw.node_count
         );
         let help = if nodes.len() < MIN_NODES {
             "add a `[[node]]` for each machine; three is a good start"
@@ -93,7 +93,7 @@ fn check_count(raw: &RawConfig, out: &mut Vec<Diagnostic>) {
                  or a guess for stateless VIPs, which can give two owners (`tie_break = \"unsafe-ping\"`, comes in a later release)",
             ),
         );
-    } else if nodes.len() % 2 == 0 {
+    } else if nodes.len().is_multiple_of(2) {
         let count = nodes.len();
         let survives = count - (count / 2 + 1);
         out.push(

@@ -140,12 +140,13 @@ impl KeyError {
                 "add --force to replace it; all nodes then need the new key at once, or they stop hearing each other"
                     .into()
             }
-            Self::Unwritable { path, .. } => {
-                let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
-                format!(
-                    "the folder {} must exist and be writable for this user",
-                    parent.unwrap_or(Path::new(".")).display()
-                )
+            Self::Unwritable { path, source } => match source.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+                    let folder = path.parent().unwrap_or(Path::new("."));
+                    format!("make the folder first: `mkdir -p {}`", folder.display())
+                }
+                io::ErrorKind::PermissionDenied => "run as root, or name another place".into(),
+                _ => "nothing was written; name another place".into(),
             }
             Self::Random(_) => "try again once the machine has booted".into(),
         }

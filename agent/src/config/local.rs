@@ -2,8 +2,9 @@
 
 use super::check::Local;
 use super::check_groups::vip_devices;
-use super::raw::{At, RawConfig, did_you_mean};
+use super::raw::{At, RawConfig};
 use super::render::Diagnostic;
+use super::table::{did_you_mean, nearest};
 use super::types::{Role, short_hostname};
 
 /// Looks for the devices of the local node in the network namespace of the caller.
@@ -49,6 +50,8 @@ pub(super) fn check_interfaces(raw: &RawConfig, local: &Local, out: &mut Vec<Dia
             continue;
         }
         let known = here.iter().map(String::as_str).filter(|n| *n != "lo");
+        let near = nearest(&device.value, known)
+            .map_or_else(String::new, |n| format!("did you mean `{n}`? "));
         out.push(
             Diagnostic::error(
                 "no-interface",
@@ -58,7 +61,9 @@ pub(super) fn check_interfaces(raw: &RawConfig, local: &Local, out: &mut Vec<Dia
                     device.value
                 ),
             )
-            .help(did_you_mean(&device.value, known)),
+            .help(format!(
+                "{near}`ip -brief link` shows what is there; `--node NAME` if this machine is another node"
+            )),
         );
     }
 }

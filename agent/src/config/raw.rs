@@ -4,14 +4,13 @@
 //! are no choice. Nothing stops at the first error; [`super::check`] goes on with what could be read.
 
 use std::net::IpAddr;
-use std::ops::RangeInclusive;
 
-use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::DeTable;
 
 use super::address::{link_address, vip_address};
 use super::render::{Diagnostic, Span};
-use super::types::{Datapath, Failback, MAX_NODES, Profile, Role};
+use super::table::Table;
+use super::types::{Datapath, Failback, MAX_GROUPS, MAX_NODES, Profile, Role};
 
 /// A value and where it stands.
 #[derive(Clone, Debug)]
@@ -32,6 +31,8 @@ pub(super) struct RawConfig {
     pub log: Option<At<String>>,
     pub tie_break: Option<At<String>>,
     pub timing: RawTiming,
+    /// As in the file; `nodes` holds no more than [`MAX_NODES`].
+    pub node_count: usize,
     pub nodes: Vec<RawNode>,
     pub groups: Vec<RawGroup>,
 }
@@ -78,287 +79,6 @@ pub(super) struct RawVip {
     pub address: Option<At<(IpAddr, u8)>>,
 }
 
-/// Keys of the top level that people put under a section by mistake.
-const TOP_KEYS: [&str; 8] = [
-    "cluster",
-    "generation",
-    "key_file",
-    "port",
-    "datapath",
-    "announce_interval",
-    "log",
-    "tie_break",
-];
-
-/// Keys of later releases: known, but refused, since nobody should believe that they work.
-const LATER_KEYS: [&str; 5] = ["gateway", "resource", "probe", "fence", "watchdog"];
-
-/// The nearest of `known`, if one is near enough to be meant.
-pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let lower = word.to_lowercase();
-    known
-        .into_iter()
-        .map(|k| (strsim::damerau_levenshtein(&lower, &k.to_lowercase()), k))
-        .filter(|(distance, k)| *distance <= (k.len().max(word.len()) / 3).max(1))
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, k)| k)
-}
-
-/// "did you mean", or the whole choice where nothing is near.
-pub(super) fn did_you_mean<'a>(
-    word: &str,
-    known: impl IntoIterator<Item = &'a str> + Clone,
-) -> String {
-    if let Some(near) = nearest(word, known.clone()) {
-        return format!("did you mean `{near}`?");
-    }
-    let all: Vec<_> = known.into_iter().map(|k| format!("`{k}`")).collect();
-    if all.is_empty() {
-        "there is none to choose from".into()
-    } else {
-        format!("choose one of {}", all.join(", "))
-    }
-}
-
-/// One TOML table being read. Every key asked for is known; [`Table::finish`] reports the others.
-struct Table<'t, 'i, 'd> {
-    table: &'t DeTable<'i>,
-    span: Span,
-    /// As in the file: `[timing]`, `[[node]]`; empty at the top.
-    place: &'static str,
-    asked: Vec<&'static str>,
-    out: &'d mut Vec<Diagnostic>,
-}
-
-impl<'t, 'i> Table<'t, 'i, '_> {
-    fn get(&mut self, key: &'static str) -> Option<&'t Spanned<DeValue<'i>>> {
-        self.asked.push(key);
-        self.table.get(key)
-    }
-
-    fn wrong_type(&mut self, key: &str, value: &Spanned<DeValue<'_>>, wanted: &str, example: &str) {
-        let found = value.get_ref().type_str();
-        self.out.push(
-            Diagnostic::error(
-                "wrong-type",
-                value.span(),
-                format!("`{key}` must be {wanted}, found {found}"),
-            )
-            .help(format!("write it as `{example}`")),
-        );
-    }
-
-    /// Reports that a key which must be there is missing.
-    fn need(&mut self, key: &'static str, example: &str) {
-        if self.table.get(key).is_none() {
-            let place = if self.place.is_empty() {
-                "the top of the file"
-            } else {
-                self.place
-            };
-            self.out.push(
-                Diagnostic::error(
-                    "missing-key",
-                    self.span.clone(),
-                    format!("`{key}` is missing in {place}"),
-                )
-                .help(format!("add `{example}`")),
-            );
-        }
-    }
-
-    fn string(&mut self, key: &'static str, example: &str) -> Option<At<String>> {
-        let value = self.get(key)?;
-        match value.get_ref() {
-            DeValue::String(s) => Some(At {
-                value: s.to_string(),
-                span: value.span(),
-            }),
-            _ => {
-                self.wrong_type(key, value, "a string", example);
-                None
-            }
-        }
-    }
-
-    fn integer(
-        &mut self,
-        key: &'static str,
-        range: RangeInclusive<i64>,
-        code: &'static str,
-    ) -> Option<At<i64>> {
-        let value = self.get(key)?;
-        let DeValue::Integer(number) = value.get_ref() else {
-            self.wrong_type(
-                key,
-                value,
-                "a whole number",
-                &format!("{key} = {}", range.start()),
-            );
-            return None;
-        };
-        match i64::from_str_radix(number.as_str(), number.radix()) {
-            Ok(n) if range.contains(&n) => Some(At {
-                value: n,
-                span: value.span(),
-            }),
-            _ => {
-                let (low, high) = (range.start(), range.end());
-                self.out.push(
-                    Diagnostic::error(
-                        code,
-                        value.span(),
-                        format!("`{key}` must be from {low} to {high}, found {number}"),
-                    )
-                    .help(format!("choose a number from {low} to {high}")),
-                );
-                None
-            }
-        }
-    }
-
-    fn boolean(&mut self, key: &'static str) -> Option<bool> {
-        let value = self.get(key)?;
-        let read = value.get_ref().as_bool();
-        if read.is_none() {
-            self.wrong_type(key, value, "true or false", &format!("{key} = true"));
-        }
-        read
-    }
-
-    /// A duration with its unit, in nanoseconds.
-    fn duration(&mut self, key: &'static str, example: &str) -> Option<At<u64>> {
-        let value = self.get(key)?;
-        let DeValue::String(text) = value.get_ref() else {
-            let what = "a duration with its unit, in quotes";
-            self.wrong_type(key, value, what, &format!("{key} = \"{example}\""));
-            return None;
-        };
-        let read = humantime::parse_duration(text)
-            .ok()
-            .and_then(|d| u64::try_from(d.as_nanos()).ok());
-        if read.is_none() {
-            self.out.push(
-                Diagnostic::error(
-                    "bad-duration",
-                    value.span(),
-                    format!("`{key}`: {text:?} is not a duration"),
-                )
-                .help(format!(
-                    "a number and its unit (us, ms, s, min), as in `{key} = \"{example}\"`"
-                )),
-            );
-        }
-        read.map(|ns| At {
-            value: ns,
-            span: value.span(),
-        })
-    }
-
-    fn choice<T: Copy>(&mut self, key: &'static str, choices: &[(&str, T)]) -> Option<At<T>> {
-        let example = choices.first().map_or("", |c| c.0);
-        let word = self.string(key, &format!("{key} = \"{example}\""))?;
-        let found = choices.iter().find(|(name, _)| *name == word.value);
-        if found.is_none() {
-            let names = choices.iter().map(|c| c.0);
-            self.out.push(
-                Diagnostic::error(
-                    "bad-choice",
-                    word.span.clone(),
-                    format!("`{key}` cannot be {:?}", word.value),
-                )
-                .help(did_you_mean(&word.value, names)),
-            );
-        }
-        found.map(|(_, choice)| At {
-            value: *choice,
-            span: word.span,
-        })
-    }
-
-    fn strings(&mut self, key: &'static str, example: &str) -> Option<At<Vec<At<String>>>> {
-        let value = self.get(key)?;
-        let Some(array) = value.get_ref().as_array() else {
-            self.wrong_type(key, value, "a list of strings", example);
-            return None;
-        };
-        let mut list = Vec::new();
-        for item in array.iter() {
-            match item.get_ref().as_str() {
-                Some(s) => list.push(At {
-                    value: s.to_owned(),
-                    span: item.span(),
-                }),
-                None => self.wrong_type(key, item, "a list of strings", example),
-            }
-        }
-        Some(At {
-            value: list,
-            span: value.span(),
-        })
-    }
-
-    /// The tables of `[[key]]`.
-    fn tables(&mut self, key: &'static str, place: &str) -> Vec<(&'t DeTable<'i>, Span)> {
-        let Some(value) = self.get(key) else {
-            return Vec::new();
-        };
-        let Some(array) = value.get_ref().as_array() else {
-            self.wrong_type(key, value, "a list of tables", place);
-            return Vec::new();
-        };
-        let mut list = Vec::new();
-        for item in array.iter() {
-            match item.get_ref().as_table() {
-                Some(table) => list.push((table, item.span())),
-                None => self.wrong_type(key, item, "a list of tables", place),
-            }
-        }
-        list
-    }
-
-    fn child<'s>(
-        &'s mut self,
-        from: (&'t DeTable<'i>, Span),
-        place: &'static str,
-    ) -> Table<'t, 'i, 's> {
-        Table {
-            table: from.0,
-            span: from.1,
-            place,
-            asked: Vec::new(),
-            out: self.out,
-        }
-    }
-
-    /// Reports every key that nobody asked for.
-    fn finish(self) {
-        for key in self.table.keys() {
-            let name = key.get_ref().as_ref();
-            if self.asked.contains(&name) {
-                continue;
-            }
-            let here = if self.place.is_empty() {
-                String::new()
-            } else {
-                format!(" in {}", self.place)
-            };
-            let message = format!("unknown key `{name}`{here}");
-            let help = if name == "prefix" && self.place == "[[group.vip]]" {
-                "write it with the address: `address = \"10.77.0.100/24\"`".into()
-            } else if LATER_KEYS.contains(&name) {
-                "this comes in a later release; remove it".into()
-            } else if !self.place.is_empty() && TOP_KEYS.contains(&name) {
-                "it belongs to the top of the file, before the first [section]".into()
-            } else {
-                did_you_mean(name, self.asked.iter().copied())
-            };
-            self.out
-                .push(Diagnostic::error("unknown-key", key.span(), message).help(help));
-        }
-    }
-}
-
 /// Reads a whole file.
 pub(super) fn read(text: &str, out: &mut Vec<Diagnostic>) -> RawConfig {
     let (document, errors) = DeTable::parse_recoverable(text);
@@ -366,13 +86,7 @@ pub(super) fn read(text: &str, out: &mut Vec<Diagnostic>) -> RawConfig {
         let span = error.span().unwrap_or(text.len()..text.len());
         out.push(Diagnostic::error("syntax", span, error.message()));
     }
-    let mut top = Table {
-        table: document.get_ref(),
-        span: 0..0,
-        place: "",
-        asked: Vec::new(),
-        out,
-    };
+    let mut top = Table::new(document.get_ref(), 0..0, "", out);
 
     top.need("cluster", "cluster = \"NAME\"");
     if !top.table.contains_key("generation") {
@@ -398,10 +112,21 @@ pub(super) fn read(text: &str, out: &mut Vec<Diagnostic>) -> RawConfig {
             None => top.wrong_type("timing", value, "a table", "[timing]"),
         }
     }
-    for table in top.tables("node", "[[node]]") {
+    let nodes = top.tables("node", "[[node]]");
+    raw.node_count = nodes.len();
+    // No more than can be good: what follows may compare each with each.
+    for table in nodes.into_iter().take(MAX_NODES) {
         raw.nodes.push(node(top.child(table, "[[node]]")));
     }
-    for table in top.tables("group", "[[group]]") {
+    let groups = top.tables("group", "[[group]]");
+    if let Some((_, span)) = groups.get(MAX_GROUPS) {
+        let message = format!("{} groups: {MAX_GROUPS} is the most", groups.len());
+        top.out.push(
+            Diagnostic::error("too-many-groups", span.clone(), message)
+                .help("put VIPs that may move together into one group, or split the cluster"),
+        );
+    }
+    for table in groups.into_iter().take(MAX_GROUPS) {
         raw.groups.push(group(top.child(table, "[[group]]")));
     }
     top.finish();

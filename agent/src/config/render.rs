@@ -11,8 +11,8 @@ use serde::Serialize;
 /// A range of bytes in the text of the configuration.
 pub type Span = Range<usize>;
 
-/// Findings shown at most; the rest is counted.
-const SHOWN_MAX: usize = 100;
+/// Findings kept at most; the rest is counted.
+const KEPT_MAX: usize = 100;
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -101,6 +101,19 @@ struct JsonDiagnostic<'a> {
 
 impl Report {
     pub(super) fn new(name: &str, text: &str, mut diagnostics: Vec<Diagnostic>) -> Self {
+        // Errors before warnings where not all can be kept.
+        if diagnostics.len() > KEPT_MAX {
+            diagnostics.sort_by_key(|d| d.severity == Severity::Warning);
+            let left_out = diagnostics.split_off(KEPT_MAX);
+            let message = format!("{} more findings are not shown", left_out.len());
+            let help = "mend the first ones and check again";
+            // Good with a hundred warnings is still good.
+            let severity = left_out.first().map_or(Severity::Warning, |d| d.severity);
+            diagnostics.push(Diagnostic {
+                severity,
+                ..Diagnostic::error("more", None, message).help(help)
+            });
+        }
         for diagnostic in &mut diagnostics {
             diagnostic.span = diagnostic.span.take().map(|s| first_line(text, s));
             diagnostic.also = diagnostic
@@ -185,13 +198,9 @@ impl Report {
         };
         let renderer = renderer.decor_style(DecorStyle::Ascii);
         let mut out = String::new();
-        for diagnostic in self.diagnostics.iter().take(SHOWN_MAX) {
+        for diagnostic in &self.diagnostics {
             out.push_str(&renderer.render(&[self.group(diagnostic)]));
             out.push_str("\n\n");
-        }
-        let rest = self.diagnostics.len().saturating_sub(SHOWN_MAX);
-        if rest > 0 {
-            out.push_str(&format!("... and {rest} more\n\n"));
         }
         out
     }

@@ -20,6 +20,8 @@ pub const MIN_NODES: usize = 2;
 pub const MAX_NODES: usize = 32;
 /// Most links of a node.
 pub const MAX_LINKS: usize = 8;
+/// Most groups in a cluster: their ids are bits of a 32-byte map.
+pub const MAX_GROUPS: usize = 256;
 /// Most VIPs in a cluster.
 pub const MAX_VIPS: usize = 4096;
 
