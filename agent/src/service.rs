@@ -199,4 +199,51 @@ mod tests {
     fn a_status_cannot_carry_another_assignment() {
         assert_eq!(one_line("a\nMAINPID=1\r"), "a MAINPID=1 ");
     }
+
+    /// Speaks to the socket named by the environment, which a test must not change in its own process.
+    #[test]
+    #[ignore = "run in a child process by `systemd_hears_everything_in_order`"]
+    fn speaks() {
+        let notifier = Notifier::start();
+        assert_eq!(Notifier::watchdog_interval(), Some(Duration::from_secs(1)));
+        notifier.ready("three nodes");
+        notifier.watchdog();
+        notifier.extend_timeout(Duration::from_secs(2));
+        notifier.stopping("handing over");
+        assert!(notifier.flush(Duration::from_secs(30)));
+        assert_eq!(notifier.dropped(), 0);
+    }
+
+    #[test]
+    fn systemd_hears_everything_in_order() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify");
+        let systemd = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        // As systemd does, name the process that shall feed the watchdog.
+        let child = std::process::Command::new("sh")
+            .args([
+                "-c",
+                r#"WATCHDOG_PID=$$ exec "$0" --exact service::tests::speaks --ignored"#,
+            ])
+            .arg(std::env::current_exe().unwrap())
+            .env("NOTIFY_SOCKET", &path)
+            .env("WATCHDOG_USEC", "2000000")
+            .output()
+            .unwrap();
+        assert!(
+            child.status.success(),
+            "{}",
+            String::from_utf8_lossy(&child.stdout)
+        );
+        systemd.set_nonblocking(true).unwrap();
+        let mut heard = String::new();
+        let mut message = [0; 256];
+        while let Ok(length) = systemd.recv(&mut message) {
+            heard.push_str(std::str::from_utf8(&message[..length]).unwrap());
+        }
+        assert_eq!(
+            heard,
+            "READY=1\nSTATUS=three nodes\nWATCHDOG=1\nEXTEND_TIMEOUT_USEC=2000000\nSTOPPING=1\nSTATUS=handing over\n"
+        );
+    }
 }

@@ -16,6 +16,7 @@ pub mod explain;
 pub mod proto;
 pub mod report;
 mod server;
+mod takeover;
 
 pub use backend::{Backend, MoveAccepted, Pending, Target};
 pub use client::{Client, ClientError, Following};

@@ -5,7 +5,7 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 
 use super::{Style, Symbol, Tone, clean, ms};
-use crate::control::proto::{Event, Phases};
+use crate::control::proto::{Event, Phases, Split};
 use crate::events::Severity;
 
 /// Turns events into lines: local time to the millisecond, kind, sentence. A line with the date comes first
@@ -61,7 +61,7 @@ impl EventLines {
             .paint(&format!("{:<16}", event.kind.name()), tone);
         text.push_str(&format!("{clock} {mark} {kind} {}\n", clean(&event.text)));
         if let Some(split) = split(event) {
-            text.push_str(&self.style.paint(&format!("{:32}{split}\n", ""), Tone::Dim));
+            text.push_str(&self.style.paint(&format!("{:15}{split}\n", ""), Tone::Dim));
         }
         text
     }
@@ -70,13 +70,14 @@ impl EventLines {
 /// What the parts of a takeover took, if the event tells.
 fn split(event: &Event) -> Option<String> {
     let phases: Phases = serde_json::from_value(event.extra.get("phases")?.clone()).ok()?;
-    Some(super::status::split_text(&phases.split()))
+    Some(split_text(&phases.split()))
 }
 
-/// As in `status`: the parts of a takeover.
-pub(super) fn parts(split: &crate::control::proto::Split) -> String {
+/// The parts of a takeover: `51.4 ms: detection 50.2, agreement 0.80, ..`.
+pub(super) fn split_text(split: &Split) -> String {
     format!(
-        "detection {}, agreement {}, address {}, announcement {} ms",
+        "{} ms: detection {}, agreement {}, address {}, announcement {}",
+        ms(split.total_ns),
         ms(split.detection_ns),
         ms(split.agreement_ns),
         ms(split.address_ns),

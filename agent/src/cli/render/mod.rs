@@ -179,8 +179,13 @@ fn span_ns(ns: u64) -> String {
     span(Duration::from_nanos(ns))
 }
 
+/// For times that are known to the millisecond only.
 fn span_ms(ms: u64) -> String {
-    span(Duration::from_millis(ms))
+    if ms < 1_000 {
+        format!("{ms} ms")
+    } else {
+        span(Duration::from_millis(ms))
+    }
 }
 
 /// Milliseconds with three digits or so, for the parts of a takeover: `0.05`, `0.80`, `50.2`.

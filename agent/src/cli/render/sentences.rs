@@ -52,7 +52,10 @@ pub fn moved(reply: &MoveReply, style: &Style) -> String {
         .map_or(String::new(), |ns| format!(" in {}", span_ns(ns)));
     let mut text = style.paint(&format!("{group} moved {from}to {to}{took}\n"), Tone::Good);
     if let Some(takeover) = &reply.takeover {
-        text.push_str(&format!("  {}\n", super::events::parts(&takeover.split)));
+        text.push_str(&format!(
+            "  {}\n",
+            super::events::split_text(&takeover.split)
+        ));
     }
     text
 }

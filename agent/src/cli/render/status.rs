@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Style, Symbol, Tone, clean, lines, ms, span_ms, span_ns};
+use super::{Style, Symbol, Tone, clean, events::split_text, lines, span_ms, span_ns};
 use crate::control::proto::{
-    DatapathMode, DeviceStatus, EgressMode, GroupStatus, Level, NodeState, NodeStatus, Role, Split,
+    DatapathMode, DeviceStatus, EgressMode, GroupStatus, Level, NodeState, NodeStatus, Role,
     StatusReport, Takeover, TakeoverReason, VipStatus,
 };
 
@@ -261,11 +261,6 @@ fn reason(takeover: &Takeover) -> String {
         (TakeoverReason::Move, Some(from)) => format!("moved from {}", clean(from)),
         (reason, _) => reason.name().to_owned(),
     }
-}
-
-/// `51.3 ms: detection 50.2, agreement 0.80, ...`
-pub(super) fn split_text(split: &Split) -> String {
-    format!("{} ms: {}", ms(split.total_ns), super::events::parts(split))
 }
 
 fn nodes(report: &StatusReport, style: &Style) -> String {
