@@ -199,21 +199,21 @@ fn warnings(s: &Sources<'_>, nodes: &[NodeStatus]) -> Vec<Warning> {
     };
     if s.table.halted.load() != 0 {
         let help = "give each node an id of its own; this node votes again when the other one is gone";
-        add(Level::Bad, "duplicate_id", "another machine uses this node's id: all gates are shut".into(), Some(help));
+        add(Level::Error, "duplicate_id", "another machine uses this node's id: all gates are shut".into(), Some(help));
     }
     let (_, uncovered) = s.gates.status(s.config, s.me);
     for d in uncovered {
-        add(Level::Bad, "gate_missing", format!("device {d} has no gate"), Some("see `heartline doctor`"));
+        add(Level::Error, "gate_missing", format!("device {d} has no gate"), Some("see `heartline doctor`"));
     }
     for n in nodes {
         if let Some(text) = &n.config_mismatch {
             let help = "copy the same configuration to all nodes and reload";
-            add(Level::Warn, "config_mismatch", format!("{} runs another configuration: {text}", n.name), Some(help));
+            add(Level::Warning, "config_mismatch", format!("{} runs another configuration: {text}", n.name), Some(help));
         }
     }
     if s.priority.is_none() {
         let help = "see `heartline doctor`, real-time rights";
-        add(Level::Warn, "no_realtime", "the agent runs without real-time priority: takeovers may be late".into(), Some(help));
+        add(Level::Warning, "no_realtime", "the agent runs without real-time priority: takeovers may be late".into(), Some(help));
     }
     if !s.table.votes(s.now) && s.table.halted.load() == 0 {
         let left = s.table.vote_after.load().saturating_sub(s.now);

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    os::fd::{AsFd, AsRawFd, RawFd},
+    os::fd::{AsFd, OwnedFd},
     path::Path,
     sync::Arc,
     time::Duration,
@@ -39,7 +39,7 @@ use crate::{
     },
     datapath::{DataPath, Table},
     events::{Draft, EventKind, EventLog},
-    net::{self, NetControl, NetEvent, NetHandle, Start, rt::boottime_ns},
+    net::{self, ControlSender, EventReceiver, NetControl, NetEvent, Start, rt::boottime_ns},
     service::Notifier,
 };
 
@@ -52,6 +52,13 @@ const RESTART_PROMISE: u64 = 3_000_000_000;
 
 type Done<T> = oneshot::Sender<Result<T, Refusal>>;
 
+/// The address thread, without the end that the real-time thread holds.
+struct Net {
+    control: ControlSender,
+    events: EventReceiver,
+    thread: std::thread::JoinHandle<()>,
+}
+
 struct Supervisor {
     args: AgentArgs,
     config: Config,
@@ -61,7 +68,7 @@ struct Supervisor {
     table: Table,
     gates: Gates,
     rt: RtHandle,
-    net: NetHandle,
+    net: Net,
     log: Arc<EventLog>,
     narrator: Narrator,
     notifier: Notifier,
@@ -121,7 +128,8 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
     let priority = (!args.no_realtime).then_some(PRIORITY);
     let start = Start { keep, covered: gates.covered(), priority: priority.map(|p| p - 1) };
     let net = net::spawn(&setup::net_config(&config)?, start)?;
-    let (net, commands) = split(net);
+    let net::NetHandle { commands, control, events, stats: _, thread } = net;
+    let net = Net { control, events, thread };
     let (lo, hi) = (u128::from_le_bytes(*key.as_bytes()) as u64, (u128::from_le_bytes(*key.as_bytes()) >> 64) as u64);
     let parts = RtParts {
         core,
@@ -133,7 +141,7 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
     };
     let rt = rt::spawn(parts).context("starting the real-time thread")?;
 
-    let mut s = Supervisor {
+    let s = Supervisor {
         args: args.clone(),
         me,
         table,
@@ -170,12 +178,6 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
     s.run().await
 }
 
-/// The sender for the real-time thread is taken out of the handle.
-fn split(mut h: NetHandle) -> (NetHandle, net::CommandSender) {
-    let commands = std::mem::replace(&mut h.commands, net::CommandSender::closed());
-    (h, commands)
-}
-
 /// Mounts the BPF file system if the pins go to the usual place and nothing is mounted there.
 fn mount_bpffs(dir: &Path) {
     let root = Path::new("/sys/fs/bpf");
@@ -195,12 +197,11 @@ fn clock_source() -> String {
     fs::read_to_string(path).map(|s| s.trim().to_owned()).unwrap_or_default()
 }
 
-/// A descriptor that somebody else owns, for waiting on.
-struct Watched(RawFd);
-impl AsRawFd for Watched {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0
-    }
+/// A descriptor to wait on: a duplicate, so that it stays valid whatever its owner does.
+fn watch(fd: &impl AsFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    let fd = fd.as_fd().try_clone_to_owned()?;
+    // SAFETY: the OwnedFd inside keeps the descriptor open and unchanged for as long as it is registered.
+    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(Into::into)
 }
 
 impl Supervisor {
@@ -218,8 +219,8 @@ impl Supervisor {
             let _ = stopped.await;
         }));
 
-        let reports = AsyncFd::with_interest(Watched(self.rt.reported.as_fd().as_raw_fd()), Interest::READABLE)?;
-        let net_events = AsyncFd::with_interest(Watched(self.net.events.as_fd().as_raw_fd()), Interest::READABLE)?;
+        let reports = watch(&self.rt.reported)?;
+        let net_events = watch(&self.net.events)?;
         let mut term = signal(SignalKind::terminate())?;
         let mut int = signal(SignalKind::interrupt())?;
         let mut hup = signal(SignalKind::hangup())?;
