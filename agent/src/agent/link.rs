@@ -102,11 +102,6 @@ impl LinkSender {
     pub fn close(&mut self) {
         self.socket = None;
     }
-
-    /// The device of the link.
-    pub fn device(&self) -> &str {
-        &self.device
-    }
 }
 
 /// Signs a message for each link and sends it there.

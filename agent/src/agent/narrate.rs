@@ -32,6 +32,11 @@ struct Open {
 }
 
 impl Narrator {
+    /// A narrator that knows these names.
+    pub fn new(names: Names) -> Narrator {
+        Narrator { names, ..Narrator::default() }
+    }
+
     fn groups(&self, s: Set) -> String {
         s.iter().map(|g| self.names.group(g)).collect::<Vec<_>>().join(", ")
     }

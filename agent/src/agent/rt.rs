@@ -61,8 +61,8 @@ pub enum RtReport {
     Done(u64, Result<(), CommandError>),
     /// A group was given up, at this boot time.
     Lost(u64, u8, u64),
-    /// The long lease of a planned pause holds until then.
-    PauseReady(u64),
+    /// The long lease of a planned pause holds.
+    PauseReady,
     /// Everything is handed over.
     Left,
     /// An old configuration, to be freed elsewhere.
@@ -255,7 +255,7 @@ impl RtThread {
                     self.tell(RtReport::Lost(boottime_ns(), group, epoch));
                 }
                 Action::Announce { group } => self.parts.net.send(NetCommand::Announce { group }),
-                Action::PauseReady { until } => self.tell(RtReport::PauseReady(until)),
+                Action::PauseReady { until: _ } => self.tell(RtReport::PauseReady),
                 Action::Left => self.tell(RtReport::Left),
                 Action::Event(e) => self.tell(RtReport::Event(boottime_ns(), e)),
             }

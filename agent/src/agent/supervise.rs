@@ -149,7 +149,7 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
         rt,
         net,
         log,
-        narrator: Narrator { names, ..Narrator::default() },
+        narrator: Narrator::new(names),
         notifier,
         waiting: BTreeMap::new(),
         next_id: 0,
@@ -336,7 +336,7 @@ impl Supervisor {
                         answer(r);
                     }
                 }
-                RtReport::PauseReady(_) => {
+                RtReport::PauseReady => {
                     if let Ending::Pausing(_, done) = ending {
                         if let Some(done) = done.take() {
                             let _ = done.send(Ok(()));
