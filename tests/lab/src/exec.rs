@@ -32,6 +32,8 @@ pub struct Output {
 pub fn run(mut command: Command, input: &str, deadline: Duration) -> Result<Output> {
     let name = command.get_program().to_string_lossy().into_owned();
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // Ctrl-C is for the lab: what cleans up must not die of it.
+    command.process_group(0);
     let mut child = command.spawn().with_context(|| format!("cannot start {name}"))?;
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     std::thread::scope(|scope| {

@@ -12,14 +12,24 @@
 //! All times are nanoseconds of `CLOCK_BOOTTIME`, which all namespaces share.
 //! Everything needs root, and says so.
 
+pub mod agent;
+pub mod cleanup;
 pub mod clock;
+pub mod cluster;
+pub mod config;
+pub mod demo;
 pub mod echo;
 pub mod exec;
+pub mod fetch;
+pub mod interrupt;
 pub mod lab;
 pub mod netns;
 pub mod ownership;
+pub mod paint;
 pub mod probe_outage;
 pub mod probe_owner;
 pub mod switch;
+pub mod web;
 
+pub use cluster::Cluster;
 pub use lab::{Lab, LabSpec, Link, Station, VIP4, VIP6};
