@@ -97,13 +97,14 @@ fn steps(rig: &mut Rig, nodes: &[String], machine: String, paint: Paint) -> Resu
     let name = rig.wire_owner().unwrap_or_else(|| "nobody".into());
     println!("\n    first owner: {}", paint.bold(name));
     let mut steps = Vec::new();
-    let plan: [fn(&mut Rig) -> Result<record::Step>; 6] = [
+    let plan: [fn(&mut Rig) -> Result<record::Step>; 7] = [
         |rig| rig.fault("a", Fault::Cut),
         |rig| rig.fault("b", Fault::Freeze),
         |rig| rig.fault("c", Fault::Kill),
         |rig| rig.planned_move("d"),
-        |rig| rig.reload("e"),
-        |rig| rig.planned_restart("f"),
+        |rig| rig.heal_all("e"),
+        |rig| rig.reload("f"),
+        |rig| rig.planned_restart("g"),
     ];
     for todo in plan {
         let step = todo(rig)?;

@@ -195,6 +195,20 @@ impl Rig {
         Ok(step)
     }
 
+    /// Undoes whatever is left and sees that all three nodes are back, with nothing lost.
+    ///
+    /// # Errors
+    /// As [`Rig::fault`].
+    pub fn heal_all(&mut self, key: &'static str) -> Result<Step> {
+        let _busy = Busy::with("healing all");
+        let old = self.calm()?;
+        let did = "no cut is left, all agents run, all nodes see each other and agree".to_owned();
+        let mut step = Step::new(key, "heal all", did);
+        let at = self.cluster.lab.switch.heal()?;
+        self.nothing_lost(&mut step, at, old)?;
+        Ok(step)
+    }
+
     /// SIGHUP to all agents after a change that need not move anything.
     ///
     /// # Errors
