@@ -15,7 +15,12 @@ fn main() -> Result<()> {
     }
     let root_dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../agent-ebpf");
     aya_build::build_ebpf(
-        [Package { name: "agent-ebpf", root_dir, no_default_features: true, features: &["lab"] }],
+        [Package {
+            name: "agent-ebpf",
+            root_dir,
+            no_default_features: true,
+            features: &["lab"],
+        }],
         Toolchain::Custom(&toolchain),
     )
     .with_context(|| {
@@ -33,7 +38,15 @@ fn toolchain() -> String {
         return name;
     }
     let known = Command::new("rustup").args(["toolchain", "list"]).output();
-    let known = known.map(|out| String::from_utf8_lossy(&out.stdout).into_owned()).unwrap_or_default();
-    let debian = known.lines().any(|line| line.split_whitespace().next() == Some("debian-web"));
-    if debian { "debian-web".into() } else { "nightly".into() }
+    let known = known
+        .map(|out| String::from_utf8_lossy(&out.stdout).into_owned())
+        .unwrap_or_default();
+    let debian = known
+        .lines()
+        .any(|line| line.split_whitespace().next() == Some("debian-web"));
+    if debian {
+        "debian-web".into()
+    } else {
+        "nightly".into()
+    }
 }

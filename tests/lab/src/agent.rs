@@ -27,7 +27,11 @@ pub fn binary() -> Result<PathBuf> {
         return Ok(path.into());
     }
     let own = std::env::current_exe()?;
-    let near = own.ancestors().skip(1).take(2).map(|folder| folder.join("heartline"));
+    let near = own
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|folder| folder.join("heartline"));
     near.into_iter().find(|path| path.is_file()).with_context(|| {
         format!(
             "no `heartline` beside {}: build it (cargo build -p heartline) or set HEARTLINE_BIN",
@@ -117,24 +121,40 @@ impl Agent {
         if self.running() {
             bail!("the agent of {} runs already", self.name());
         }
-        let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&self.log)?;
         let mut command = Command::new(&self.binary);
         command.arg("agent").arg("--config").arg(&self.config);
         command.args(["--node", self.name()]);
-        command.arg("--run-dir").arg(&self.run_dir).arg("--bpf-dir").arg(&self.bpf_dir);
+        command
+            .arg("--run-dir")
+            .arg(&self.run_dir)
+            .arg("--bpf-dir")
+            .arg(&self.bpf_dir);
         // Nobody's service manager: a socket inherited from ours must not be told anything.
-        command.env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_USEC");
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command
+            .env_remove("NOTIFY_SOCKET")
+            .env_remove("WATCHDOG_USEC");
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
         exec::tie_to_lab(&mut command);
         self.station.ns.apply(&mut command);
-        let child = command.spawn().with_context(|| format!("cannot start {:?}", self.binary))?;
+        let child = command
+            .spawn()
+            .with_context(|| format!("cannot start {:?}", self.binary))?;
         self.child = Some(child);
         Ok(())
     }
 
     /// Whether its process is there (a frozen one is).
     pub fn running(&mut self) -> bool {
-        self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+        self.child
+            .as_mut()
+            .is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
     /// Its process id.
@@ -143,7 +163,9 @@ impl Agent {
     /// It was not started.
     pub fn pid(&self) -> Result<u32> {
         let child = self.child.as_ref();
-        child.map(Child::id).with_context(|| format!("no agent on {}", self.name()))
+        child
+            .map(Child::id)
+            .with_context(|| format!("no agent on {}", self.name()))
     }
 
     /// Sends it a signal.
@@ -152,7 +174,11 @@ impl Agent {
     /// It does not run.
     pub fn signal(&mut self, signal: Signal) -> Result<()> {
         if !self.running() {
-            bail!("the agent of {} does not run: {}", self.name(), self.log_tail());
+            bail!(
+                "the agent of {} does not run: {}",
+                self.name(),
+                self.log_tail()
+            );
         }
         exec::signal(self.pid()?, signal)
     }
@@ -176,9 +202,14 @@ impl Agent {
     }
 
     fn wait_end(&mut self, deadline: Duration) -> Result<Option<i32>> {
-        let Some(child) = self.child.as_mut() else { bail!("no agent") };
+        let Some(child) = self.child.as_mut() else {
+            bail!("no agent")
+        };
         let Some(code) = exec::wait(child, deadline)? else {
-            bail!("the agent of {} has not ended after {deadline:?}", self.station.name)
+            bail!(
+                "the agent of {} has not ended after {deadline:?}",
+                self.station.name
+            )
         };
         self.child = None;
         Ok(code)
@@ -193,7 +224,9 @@ impl Agent {
         let started = |status: &Value| {
             let number = |key: &str| status.get(key).and_then(Value::as_u64);
             // The moment when the process that answers was started, to 50 ms.
-            Some(number("boot_ns")? / 1_000_000).zip(number("uptime_ms")).map(|(at, up)| at.saturating_sub(up))
+            Some(number("boot_ns")? / 1_000_000)
+                .zip(number("uptime_ms"))
+                .map(|(at, up)| at.saturating_sub(up))
         };
         let before = started(&self.status()?).context("status has no uptime")?;
         self.cli_ok(&["restart"])?;
@@ -202,11 +235,18 @@ impl Agent {
             if !self.running() {
                 self.start()?;
             }
-            if self.status().is_ok_and(|status| started(&status).is_some_and(|at| at > before + 50)) {
+            if self
+                .status()
+                .is_ok_and(|status| started(&status).is_some_and(|at| at > before + 50))
+            {
                 return Ok(());
             }
             if Instant::now() > end {
-                bail!("no new agent on {} after {deadline:?}: {}", self.name(), self.log_tail());
+                bail!(
+                    "no new agent on {} after {deadline:?}: {}",
+                    self.name(),
+                    self.log_tail()
+                );
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -218,7 +258,10 @@ impl Agent {
     /// The program does not start or does not end in time.
     pub fn cli(&self, args: &[&str]) -> Result<exec::Output> {
         let mut command = Command::new(&self.binary);
-        command.args(args).env("HEARTLINE_SOCKET", self.socket()).env("NO_COLOR", "1");
+        command
+            .args(args)
+            .env("HEARTLINE_SOCKET", self.socket())
+            .env("NO_COLOR", "1");
         exec::run(command, "", CLI_DEADLINE)
     }
 
@@ -230,7 +273,12 @@ impl Agent {
         let out = self.cli(args)?;
         if out.code != Some(0) {
             let said = format!("{} {}", out.stderr.trim(), out.stdout.trim());
-            bail!("{}: heartline {} failed ({:?}): {said}", self.name(), args.join(" "), out.code);
+            bail!(
+                "{}: heartline {} failed ({:?}): {said}",
+                self.name(),
+                args.join(" "),
+                out.code
+            );
         }
         Ok(out.stdout)
     }

@@ -43,7 +43,9 @@ pub fn remove_leftovers() -> Result<Removed> {
 fn names_in(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    names.filter(|name| owner(name).is_some_and(|pid| !alive(pid))).collect()
+    names
+        .filter(|name| owner(name).is_some_and(|pid| !alive(pid)))
+        .collect()
 }
 
 /// The process id in a name such as `hl-4711-0-n1`.
@@ -52,7 +54,11 @@ fn owner(name: &str) -> Option<i32> {
     let (pid, serial, rest) = (parts.next()?, parts.next()?, parts.next());
     // Pins have no third part.
     let ours = !serial.is_empty() && serial.bytes().all(|b| b.is_ascii_digit());
-    if ours && rest != Some("") { pid.parse().ok().filter(|pid| *pid > 1) } else { None }
+    if ours && rest != Some("") {
+        pid.parse().ok().filter(|pid| *pid > 1)
+    } else {
+        None
+    }
 }
 
 fn alive(pid: i32) -> bool {
@@ -67,7 +73,16 @@ mod tests {
     fn only_names_of_labs_are_ours() {
         assert_eq!(owner("hl-4711-0-n1"), Some(4711));
         assert_eq!(owner("hl-4711-12"), Some(4711));
-        for other in ["hl-", "hl-n1", "hl-1-0-n1", "hl--3-0-n1", "hl-4711", "hl-47x-0-n1", "hl-47-x-n1", "web-4711-0"] {
+        for other in [
+            "hl-",
+            "hl-n1",
+            "hl-1-0-n1",
+            "hl--3-0-n1",
+            "hl-4711",
+            "hl-47x-0-n1",
+            "hl-47-x-n1",
+            "web-4711-0",
+        ] {
             assert_eq!(owner(other), None, "{other}");
         }
         assert!(alive(std::process::id().cast_signed()));

@@ -78,7 +78,14 @@ impl Cluster {
         for (web, node) in webs.iter_mut().zip(&lab.nodes) {
             web.wait(node)?;
         }
-        Ok(Self { agents, frozen: Vec::new(), _webs: webs, _pins: pins, config: path, lab })
+        Ok(Self {
+            agents,
+            frozen: Vec::new(),
+            _webs: webs,
+            _pins: pins,
+            config: path,
+            lab,
+        })
     }
 
     /// The config file of all nodes.
@@ -128,13 +135,19 @@ impl Cluster {
             agent.running().then_some(name)
         });
         let running: Vec<_> = running.collect();
-        running.into_iter().filter(|name| !self.frozen.contains(name)).collect()
+        running
+            .into_iter()
+            .filter(|name| !self.frozen.contains(name))
+            .collect()
     }
 
     /// What each agent that is neither frozen nor dead says of itself.
     pub fn statuses(&mut self) -> Vec<(String, Said)> {
         let names = self.answering();
-        let asked = self.agents.iter().filter(|agent| names.iter().any(|n| n == agent.name()));
+        let asked = self
+            .agents
+            .iter()
+            .filter(|agent| names.iter().any(|n| n == agent.name()));
         std::thread::scope(|scope| {
             let threads: Vec<_> = asked
                 .map(|agent| {
@@ -143,7 +156,10 @@ impl Cluster {
                 })
                 .collect();
             let panicked = |_| Err("panic".to_owned());
-            threads.into_iter().map(|(name, t)| (name, t.join().unwrap_or_else(panicked))).collect()
+            threads
+                .into_iter()
+                .map(|(name, t)| (name, t.join().unwrap_or_else(panicked)))
+                .collect()
         })
     }
 
@@ -183,27 +199,36 @@ impl Cluster {
     /// As [`Cluster::wait_for`].
     pub fn settled(&mut self, deadline: Duration) -> Result<()> {
         let nodes = self.answering().len();
-        self.wait_for("all agents agree, vote and see each other", deadline, |said| {
-            let owners = |status: &Value| groups(status).map(|g| owner_of(g)).collect::<Vec<_>>();
-            let Some((_, Ok(first))) = said.first() else { return false };
-            let expected = owners(first);
-            said.len() == nodes
-                && !expected.is_empty()
-                && expected.iter().all(Option::is_some)
-                && said.iter().all(|(_, said)| {
-                    said.as_ref().is_ok_and(|status| {
-                        owners(status) == expected
-                            && status.pointer("/voting/active") == Some(&Value::Bool(true))
-                            && alive(status) == nodes
+        self.wait_for(
+            "all agents agree, vote and see each other",
+            deadline,
+            |said| {
+                let owners =
+                    |status: &Value| groups(status).map(|g| owner_of(g)).collect::<Vec<_>>();
+                let Some((_, Ok(first))) = said.first() else {
+                    return false;
+                };
+                let expected = owners(first);
+                said.len() == nodes
+                    && !expected.is_empty()
+                    && expected.iter().all(Option::is_some)
+                    && said.iter().all(|(_, said)| {
+                        said.as_ref().is_ok_and(|status| {
+                            owners(status) == expected
+                                && status.pointer("/voting/active") == Some(&Value::Bool(true))
+                                && alive(status) == nodes
+                        })
                     })
-                })
-        })
+            },
+        )
     }
 
     /// The owner of a group as the first agent that can answer sees it.
     pub fn owner(&mut self, group: &str) -> Option<String> {
         let said = self.statuses();
-        said.iter().filter_map(|(_, said)| said.as_ref().ok()).find_map(|status| owner(status, group))
+        said.iter()
+            .filter_map(|(_, said)| said.as_ref().ok())
+            .find_map(|status| owner(status, group))
     }
 
     /// Keeps the lab's folder and returns it: for tests that failed.
@@ -213,11 +238,18 @@ impl Cluster {
 }
 
 fn groups(status: &Value) -> impl Iterator<Item = &Value> {
-    status.get("groups").and_then(Value::as_array).into_iter().flatten()
+    status
+        .get("groups")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
 }
 
 fn owner_of(group: &Value) -> Option<String> {
-    group.get("owner").and_then(Value::as_str).map(str::to_owned)
+    group
+        .get("owner")
+        .and_then(Value::as_str)
+        .map(str::to_owned)
 }
 
 /// The owner of a group in a status.
@@ -230,9 +262,15 @@ pub fn owner(status: &Value, group: &str) -> Option<String> {
 /// How many nodes a status shows as alive, its own included.
 #[must_use]
 pub fn alive(status: &Value) -> usize {
-    let nodes = status.get("nodes").and_then(Value::as_array).into_iter().flatten();
+    let nodes = status
+        .get("nodes")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
     let state = |node: &Value| node.get("state").and_then(Value::as_str).map(str::to_owned);
-    nodes.filter(|node| matches!(state(node).as_deref(), Some("alive" | "self"))).count()
+    nodes
+        .filter(|node| matches!(state(node).as_deref(), Some("alive" | "self")))
+        .count()
 }
 
 /// A status in one line.
@@ -240,10 +278,18 @@ fn brief(status: &Value) -> String {
     let pick = |path: &str| status.pointer(path).cloned().unwrap_or_default();
     let nodes = pick("/nodes");
     let states = nodes.as_array().into_iter().flatten().map(|node| {
-        format!("{}={}", node["name"].as_str().unwrap_or("?"), node["state"].as_str().unwrap_or("?"))
+        format!(
+            "{}={}",
+            node["name"].as_str().unwrap_or("?"),
+            node["state"].as_str().unwrap_or("?")
+        )
     });
     let owners = groups(status).map(|group| {
-        format!("{}@{}", group["name"].as_str().unwrap_or("?"), owner_of(group).unwrap_or_default())
+        format!(
+            "{}@{}",
+            group["name"].as_str().unwrap_or("?"),
+            owner_of(group).unwrap_or_default()
+        )
     });
     format!(
         "nodes [{}], groups [{}], voting {}, quorum {}, lease {}, warnings {}",

@@ -19,7 +19,12 @@ pub struct ConfigSpec {
 
 impl Default for ConfigSpec {
     fn default() -> Self {
-        Self { profile: "lan", vip6: true, link6: false, extra: String::new() }
+        Self {
+            profile: "lan",
+            vip6: true,
+            link6: false,
+            extra: String::new(),
+        }
     }
 }
 
@@ -40,7 +45,10 @@ pub fn text(lab: &LabSpec, spec: &ConfigSpec) -> String {
                 (true, 0) => format!("fd77::{id:x}"),
                 (true, net) => format!("fd77:{net:x}::{id:x}"),
             };
-            let _ = write!(text, "[[node.link]]\ndevice = \"eth{net}\"\naddress = \"{address}\"\n");
+            let _ = write!(
+                text,
+                "[[node.link]]\ndevice = \"eth{net}\"\naddress = \"{address}\"\n"
+            );
         }
     }
     let prefer: Vec<String> = (1..=lab.nodes).map(|id| format!("\"n{id}\"")).collect();
@@ -51,7 +59,10 @@ pub fn text(lab: &LabSpec, spec: &ConfigSpec) -> String {
         prefer.join(", ")
     );
     if spec.vip6 {
-        let _ = write!(text, "[[group.vip]]\naddress = \"{VIP6}\"\ndevice = \"eth0\"\n");
+        let _ = write!(
+            text,
+            "[[group.vip]]\naddress = \"{VIP6}\"\ndevice = \"eth0\"\n"
+        );
     }
     text
 }

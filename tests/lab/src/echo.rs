@@ -29,9 +29,15 @@ pub fn index(data: &[u8]) -> Option<u64> {
 
 /// Writes an echo request into `buffer`.
 pub fn request_v4(buffer: &mut [u8; ECHO_LEN], ident: u16, index: u64) {
-    let repr =
-        Icmpv4Repr::EchoRequest { ident, seq_no: (index & 0xffff) as u16, data: &data(index) };
-    repr.emit(&mut Icmpv4Packet::new_unchecked(&mut buffer[..]), &ChecksumCapabilities::default());
+    let repr = Icmpv4Repr::EchoRequest {
+        ident,
+        seq_no: (index & 0xffff) as u16,
+        data: &data(index),
+    };
+    repr.emit(
+        &mut Icmpv4Packet::new_unchecked(&mut buffer[..]),
+        &ChecksumCapabilities::default(),
+    );
 }
 
 /// The number in an echo reply to `ident`.

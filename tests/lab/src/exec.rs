@@ -31,10 +31,15 @@ pub struct Output {
 /// The program cannot be started or does not end in time.
 pub fn run(mut command: Command, input: &str, deadline: Duration) -> Result<Output> {
     let name = command.get_program().to_string_lossy().into_owned();
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     // Ctrl-C is for the lab: what cleans up must not die of it.
     command.process_group(0);
-    let mut child = command.spawn().with_context(|| format!("cannot start {name}"))?;
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("cannot start {name}"))?;
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     std::thread::scope(|scope| {
         scope.spawn(move || stdin.map(|mut pipe| pipe.write_all(input.as_bytes())));
@@ -48,8 +53,15 @@ pub fn run(mut command: Command, input: &str, deadline: Duration) -> Result<Outp
         let stdout = read_out.join().unwrap_or_default();
         let stderr = read_err.join().unwrap_or_default();
         match ended {
-            Some(code) => Ok(Output { code, stdout, stderr }),
-            None => bail!("{name} did not end within {deadline:?}; it said: {}", stderr.trim()),
+            Some(code) => Ok(Output {
+                code,
+                stdout,
+                stderr,
+            }),
+            None => bail!(
+                "{name} did not end within {deadline:?}; it said: {}",
+                stderr.trim()
+            ),
         }
     })
 }
@@ -62,7 +74,12 @@ pub fn run_ok(command: Command, input: &str, deadline: Duration) -> Result<Strin
     let shown = format!("{command:?}");
     let out = run(command, input, deadline)?;
     if out.code != Some(0) {
-        bail!("{shown} failed ({:?}): {} {}", out.code, out.stderr.trim(), out.stdout.trim());
+        bail!(
+            "{shown} failed ({:?}): {} {}",
+            out.code,
+            out.stderr.trim(),
+            out.stdout.trim()
+        );
     }
     Ok(out.stdout)
 }
@@ -100,7 +117,8 @@ pub fn wait(child: &mut Child, deadline: Duration) -> Result<Option<Option<i32>>
 /// # Errors
 /// The process is gone.
 pub fn signal(pid: u32, signal: Signal) -> Result<()> {
-    kill(Pid::from_raw(pid.cast_signed()), signal).with_context(|| format!("{signal} to process {pid}"))
+    kill(Pid::from_raw(pid.cast_signed()), signal)
+        .with_context(|| format!("{signal} to process {pid}"))
 }
 
 /// Lets the child die with the lab, even if the lab is killed hard, and keeps the terminal's

@@ -72,7 +72,9 @@ impl Fetcher {
             let (pages, stop) = (Arc::clone(&pages), Arc::clone(&stop));
             move || {
                 let runtime = ns.enter().and_then(|()| {
-                    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+                    Ok(tokio::runtime::Builder::new_current_thread()
+                        .enable_all()
+                        .build()?)
                 });
                 match runtime {
                     Ok(runtime) => {
@@ -86,14 +88,22 @@ impl Fetcher {
             }
         })?;
         started.recv().context("the fetcher did not start")??;
-        Ok(Self { pages, stop, thread: Some(thread) })
+        Ok(Self {
+            pages,
+            stop,
+            thread: Some(thread),
+        })
     }
 
     /// The pages begun in `[from, to)`. A page begun less than [`DEADLINE`] ago may be missing.
     #[must_use]
     pub fn pages(&self, from: u64, to: u64) -> Vec<Page> {
         let pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
-        pages.iter().filter(|page| (from..to).contains(&page.started)).cloned().collect()
+        pages
+            .iter()
+            .filter(|page| (from..to).contains(&page.started))
+            .cloned()
+            .collect()
     }
 
     /// Counts the pages begun in `[from, to)`.
@@ -132,7 +142,9 @@ async fn run(
     let room = Arc::new(Semaphore::new(UNDER_WAY));
     while !stop.load(Ordering::Relaxed) {
         ticks.tick().await;
-        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
+        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
+            continue;
+        };
         let pages = Arc::clone(&pages);
         tokio::spawn(async move {
             let started = boot_ns();
@@ -141,7 +153,11 @@ async fn run(
                 Ok(Err(error)) => Err(error.to_string()),
                 Err(_) => Err("no page within the deadline".to_owned()),
             };
-            let page = Page { started, ended: boot_ns(), served };
+            let page = Page {
+                started,
+                ended: boot_ns(),
+                served,
+            };
             let mut pages = pages.lock().unwrap_or_else(PoisonError::into_inner);
             if pages.len() < CAPACITY {
                 pages.push(page);
@@ -155,11 +171,15 @@ async fn run(
 async fn fetch(target: SocketAddr) -> std::io::Result<String> {
     let bad = |what: &str| std::io::Error::new(std::io::ErrorKind::InvalidData, what);
     let mut stream = TcpStream::connect(target).await?;
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: vip\r\nConnection: close\r\n\r\n").await?;
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: vip\r\nConnection: close\r\n\r\n")
+        .await?;
     let mut answer = Vec::with_capacity(512);
     stream.take(4096).read_to_end(&mut answer).await?;
     let text = String::from_utf8_lossy(&answer);
-    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(|| bad("cut short"))?;
+    let (head, body) = text
+        .split_once("\r\n\r\n")
+        .ok_or_else(|| bad("cut short"))?;
     if !head.starts_with("HTTP/1.1 200") {
         return Err(bad("not 200"));
     }

@@ -69,7 +69,10 @@ pub fn require() -> Result<State> {
 /// A lab is up already, or the new one does not come up; then its log is shown.
 pub fn up(config: Option<&Path>) -> Result<State> {
     if let Some(state) = state() {
-        bail!("a lab is up already (process {}): heartline-lab lab down", state.pid);
+        bail!(
+            "a lab is up already (process {}): heartline-lab lab down",
+            state.pid
+        );
     }
     let _busy = Busy::with("raising a lab of three nodes");
     fs::create_dir_all(FOLDER)?;
@@ -82,7 +85,11 @@ pub fn up(config: Option<&Path>) -> Result<State> {
     if let Some(config) = config {
         command.arg("--config").arg(config);
     }
-    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
+    command
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .process_group(0);
     let mut child = command.spawn()?;
     let mut ended = None;
     let mut up = None;
@@ -93,7 +100,10 @@ pub fn up(config: Option<&Path>) -> Result<State> {
     })?;
     up.filter(|_| ended.is_none()).with_context(|| {
         let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
-        format!("the lab did not come up:\n{}", fs::read_to_string(&log_path).unwrap_or_default())
+        format!(
+            "the lab did not come up:\n{}",
+            fs::read_to_string(&log_path).unwrap_or_default()
+        )
     })
 }
 
@@ -111,8 +121,14 @@ pub fn hold(config: Option<&Path>) -> Result<()> {
     let stations = lab.nodes.iter().chain([&lab.client, &lab.prober]);
     let state = State {
         pid: std::process::id().cast_signed(),
-        namespaces: stations.map(|s| (s.name.clone(), s.ns.name().to_owned())).collect(),
-        sockets: cluster.agents().iter().map(|a| (a.name().to_owned(), a.socket())).collect(),
+        namespaces: stations
+            .map(|s| (s.name.clone(), s.ns.name().to_owned()))
+            .collect(),
+        sockets: cluster
+            .agents()
+            .iter()
+            .map(|a| (a.name().to_owned(), a.socket()))
+            .collect(),
         dir: lab.dir().to_owned(),
     };
     let temporary = state_file().with_extension("new");
@@ -200,7 +216,11 @@ pub fn down() -> Result<String> {
     for name in removed.namespaces.iter().chain(&removed.folders) {
         text += &format!("removed leftover {name}\n");
     }
-    Ok(if text.is_empty() { "no lab is up, nothing left over\n".into() } else { text })
+    Ok(if text.is_empty() {
+        "no lab is up, nothing left over\n".into()
+    } else {
+        text
+    })
 }
 
 /// Becomes a shell inside a station's namespace, or the command given.
@@ -209,13 +229,22 @@ pub fn down() -> Result<String> {
 /// No such station, or the program does not start.
 pub fn shell(station: &str, command: &[String]) -> Result<()> {
     let state = require()?;
-    let known = || state.namespaces.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
+    let known = || {
+        state
+            .namespaces
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
     let found = state.namespaces.iter().find(|(name, _)| name == station);
     let (_, namespace) = found.with_context(|| format!("no station {station:?}: {}", known()))?;
     Ns::open(namespace)?.enter()?;
     let shell = std::env::var("SHELL").unwrap_or_else(|_| "/bin/sh".into());
-    let (program, args) = command.split_first().map_or((shell, [].as_slice()), |(p, a)| (p.clone(), a));
-    let mut next = Command::new(program);
+    let (program, args) = command
+        .split_first()
+        .map_or((shell, [].as_slice()), |(p, a)| (p.clone(), a));
+    let mut next = Command::new(&program);
     next.args(args);
     if let Some((_, socket)) = state.sockets.iter().find(|(name, _)| name == station) {
         next.env("HEARTLINE_SOCKET", socket);
@@ -225,7 +254,7 @@ pub fn shell(station: &str, command: &[String]) -> Result<()> {
         next.env("PATH", format!("{}:{path}", folder.display()));
     }
     next.env("PS1", format!("{station}# "));
-    Err(next.exec()).context("cannot start the shell")
+    Err(next.exec()).with_context(|| format!("cannot start {program}"))
 }
 
 /// What is up, for people; and the status as the first agent that answers tells it.
@@ -234,7 +263,11 @@ pub fn shell(station: &str, command: &[String]) -> Result<()> {
 /// No lab is up.
 pub fn status() -> Result<String> {
     let state = require()?;
-    let mut text = format!("lab of process {}; configs and logs in {}\n", state.pid, state.dir.display());
+    let mut text = format!(
+        "lab of process {}; configs and logs in {}\n",
+        state.pid,
+        state.dir.display()
+    );
     for (station, namespace) in &state.namespaces {
         text += &format!("  {station:<8} {namespace}\n");
     }

@@ -125,11 +125,14 @@ impl Lab {
         static SERIAL: AtomicU32 = AtomicU32::new(0);
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let prefix = format!("{PREFIX}{}-{serial}", std::process::id());
-        let dir = tempfile::Builder::new().prefix(&format!("{prefix}-")).tempdir()?;
+        let dir = tempfile::Builder::new()
+            .prefix(&format!("{prefix}-"))
+            .tempdir()?;
 
         let switch_name = format!("{prefix}-sw");
-        let mut who: Vec<(String, u8, u8)> =
-            (1..=spec.nodes).map(|id| (format!("n{id}"), id, spec.links)).collect();
+        let mut who: Vec<(String, u8, u8)> = (1..=spec.nodes)
+            .map(|id| (format!("n{id}"), id, spec.links))
+            .collect();
         who.push(("client".into(), CLIENT, 1));
         who.push(("prober".into(), PROBER, 1));
 
@@ -142,7 +145,12 @@ impl Lab {
             .into_iter()
             .map(|(name, id, links)| {
                 let ns = Ns::open(&format!("{prefix}-{name}"))?;
-                Ok(Station { name, id, ns, links: (0..links).map(|net| link(net, id)).collect() })
+                Ok(Station {
+                    name,
+                    id,
+                    ns,
+                    links: (0..links).map(|net| link(net, id)).collect(),
+                })
             })
             .collect::<Result<Vec<_>>>()?;
 
@@ -152,9 +160,13 @@ impl Lab {
         };
         std::thread::scope(|scope| {
             let prober = prober.eth0();
-            let threads: Vec<_> =
-                stations.iter().map(|s| scope.spawn(move || configure(s, prober))).collect();
-            threads.into_iter().try_for_each(|t| t.join().unwrap_or_else(|_| bail!("panic")))
+            let threads: Vec<_> = stations
+                .iter()
+                .map(|s| scope.spawn(move || configure(s, prober)))
+                .collect();
+            threads
+                .into_iter()
+                .try_for_each(|t| t.join().unwrap_or_else(|_| bail!("panic")))
         })?;
         let switch = Switch::attach(&switch_ns, ports, BTreeSet::from([prober.eth0().mac]))?;
         for station in &stations {
@@ -169,7 +181,15 @@ impl Lab {
             ns: Ns::open(&format!("{prefix}-client"))?,
             links: vec![link(0, CLIENT)],
         };
-        Ok(Self { nodes, client, prober, switch, prefix, dir: Some(dir), _names: guard })
+        Ok(Self {
+            nodes,
+            client,
+            prober,
+            switch,
+            prefix,
+            dir: Some(dir),
+            _names: guard,
+        })
     }
 
     /// The prefix of this lab's namespaces.
@@ -181,15 +201,29 @@ impl Lab {
     /// A folder for configs, logs and sockets, removed with the lab.
     ///
     /// # Panics
-    /// Never: the folder lives as long as the lab.
+    /// After [`Lab::keep_dir`].
     #[must_use]
     pub fn dir(&self) -> &Path {
-        self.dir.as_ref().expect("lives as long as the lab").path()
+        self.dir
+            .as_ref()
+            .expect("the folder was not given away")
+            .path()
     }
 
-    /// Keeps the folder (logs) when the lab goes; returns its path. For tests that failed.
+    /// Keeps the folder (logs) when the lab goes, under a name that no sweep of leftovers removes;
+    /// returns its path. The last thing to do with a lab: paths into the folder change.
     pub fn keep_dir(&mut self) -> Option<PathBuf> {
-        self.dir.take().map(tempfile::TempDir::keep)
+        let old = self.dir.take()?.keep();
+        let name = old
+            .file_name()?
+            .to_string_lossy()
+            .replacen(PREFIX, "heartline-lab-", 1);
+        let new = old.with_file_name(name);
+        Some(if std::fs::rename(&old, &new).is_ok() {
+            new
+        } else {
+            old
+        })
     }
 
     /// A node by name.
@@ -226,7 +260,8 @@ fn wire(switch: &Ns, stations: &[Station], nets: u8) -> Result<Vec<Port>> {
     ])?;
     let mut batch = String::new();
     for net in 0..nets {
-        batch += &format!("link add br{net} type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n");
+        batch +=
+            &format!("link add br{net} type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n");
         batch += &format!("link set br{net} up\n");
     }
     let mut ports = Vec::new();
@@ -240,11 +275,22 @@ fn wire(switch: &Ns, stations: &[Station], nets: u8) -> Result<Vec<Port>> {
             );
             batch += &format!("link set {device} master br{net} up\n");
             let station = station.name.clone();
-            ports.push(Port { station, link: net, device, mac: link.mac, ifindex: 0 });
+            ports.push(Port {
+                station,
+                link: net,
+                device,
+                mac: link.mac,
+                ifindex: 0,
+            });
         }
     }
     switch.ip(&batch)?;
-    switch.tx_checksum_off(&ports.iter().map(|port| port.device.clone()).collect::<Vec<_>>())?;
+    switch.tx_checksum_off(
+        &ports
+            .iter()
+            .map(|port| port.device.clone())
+            .collect::<Vec<_>>(),
+    )?;
     Ok(ports)
 }
 
@@ -260,7 +306,10 @@ fn configure(station: &Station, prober: &Link) -> Result<()> {
         settings.push((format!("{conf}/accept_dad"), "0"));
         settings.push((format!("{conf}/accept_ra"), "0"));
     }
-    let settings: Vec<_> = settings.iter().map(|(key, value)| (key.as_str(), *value)).collect();
+    let settings: Vec<_> = settings
+        .iter()
+        .map(|(key, value)| (key.as_str(), *value))
+        .collect();
     station.ns.sysctl(&settings)?;
 
     let mut batch = String::from("link set lo up\n");
@@ -278,7 +327,11 @@ fn configure(station: &Station, prober: &Link) -> Result<()> {
         }
     }
     station.ns.ip(&batch)?;
-    let devices: Vec<_> = station.links.iter().map(|link| link.device.clone()).collect();
+    let devices: Vec<_> = station
+        .links
+        .iter()
+        .map(|link| link.device.clone())
+        .collect();
     station.ns.tx_checksum_off(&devices)
 }
 
@@ -287,7 +340,14 @@ fn wait_ready(station: &Station) -> Result<()> {
     let end = Instant::now() + Duration::from_secs(5);
     loop {
         let mut command = std::process::Command::new("ip");
-        command.args(["-n", station.ns.name(), "-o", "address", "show", "tentative"]);
+        command.args([
+            "-n",
+            station.ns.name(),
+            "-o",
+            "address",
+            "show",
+            "tentative",
+        ]);
         let tentative = run_ok(command, "", Duration::from_secs(5))?;
         let carriers = station.ns.run(|| {
             let up = |link: &Link| carrier(&link.device);
@@ -297,7 +357,10 @@ fn wait_ready(station: &Station) -> Result<()> {
             return Ok(());
         }
         if Instant::now() > end {
-            bail!("{} is not ready after 5 s: carrier {carriers}, tentative: {tentative}", station.name);
+            bail!(
+                "{} is not ready after 5 s: carrier {carriers}, tentative: {tentative}",
+                station.name
+            );
         }
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -308,7 +371,9 @@ fn carrier(device: &str) -> bool {
     nix::ifaddrs::getifaddrs().is_ok_and(|list| {
         list.into_iter().any(|entry| {
             entry.interface_name == device
-                && entry.flags.contains(nix::net::if_::InterfaceFlags::IFF_RUNNING)
+                && entry
+                    .flags
+                    .contains(nix::net::if_::InterfaceFlags::IFF_RUNNING)
         })
     })
 }

@@ -34,7 +34,8 @@ impl Drop for Loaded {
 fn watch(device: &str, seconds: Option<u64>) -> Result<()> {
     let paint = Paint::for_stdout();
     ensure_bpffs()?;
-    let ifindex = nix::net::if_::if_nametoindex(device).with_context(|| format!("no device {device:?}"))?;
+    let ifindex =
+        nix::net::if_::if_nametoindex(device).with_context(|| format!("no device {device:?}"))?;
     let folder = PathBuf::from(format!("/sys/fs/bpf/heartline-load-{}", std::process::id()));
     let loaded = Loaded(folder);
     // A key that nobody has: heartbeats of a running cluster are counted as forged, never answered.
@@ -52,26 +53,46 @@ fn watch(device: &str, seconds: Option<u64>) -> Result<()> {
     };
     path.identify(&identity, boot_ns(), boot_ns());
     let coverage = path.cover(device, ifindex, &[XdpKind::Native, XdpKind::Generic])?;
-    println!("{} on {device}: XDP {:?}, egress {:?}", paint.bold("loaded"), coverage.xdp, coverage.egress);
-    println!("{}", paint.dim("counters that moved, each second; Ctrl-C ends"));
+    println!(
+        "{} on {device}: XDP {:?}, egress {:?}",
+        paint.bold("loaded"),
+        coverage.xdp,
+        coverage.egress
+    );
+    println!(
+        "{}",
+        paint.dim("counters that moved, each second; Ctrl-C ends")
+    );
     let mut before = path.counters();
     for second in 1..=seconds.unwrap_or(u64::MAX) {
         let stopped = interrupt::pass(Duration::from_secs(1)).is_err();
         let now = path.counters();
-        let old = |name: &str| before.iter().find(|(n, _)| *n == name).map_or(0, |(_, v)| *v);
+        let old = |name: &str| {
+            before
+                .iter()
+                .find(|(n, _)| *n == name)
+                .map_or(0, |(_, v)| *v)
+        };
         let moved: Vec<_> = now
             .iter()
             .filter(|(name, value)| *value != old(name))
             .map(|(name, value)| format!("{name} {value} ({:+})", value - old(name)))
             .collect();
-        let text = if moved.is_empty() { paint.dim("nothing") } else { moved.join(", ") };
+        let text = if moved.is_empty() {
+            paint.dim("nothing")
+        } else {
+            moved.join(", ")
+        };
         println!("{second:>4} s  {text}");
         before = now;
         if stopped || path.is_covered(ifindex).is_none() {
             break;
         }
     }
-    let all: Vec<_> = before.iter().map(|(name, value)| format!("{name} {value}")).collect();
+    let all: Vec<_> = before
+        .iter()
+        .map(|(name, value)| format!("{name} {value}"))
+        .collect();
     println!("{} {}", paint.bold("in all:"), all.join(", "));
     drop(path);
     drop(loaded);

@@ -103,10 +103,17 @@ fn run(task: Task) -> Result<bool> {
         Task::Demo { config, json, keep } => {
             return demo::run(&demo::Options { config, json, keep });
         }
-        Task::Load { device, netns, seconds } => load::run(&device, netns.as_deref(), seconds)?,
+        Task::Load {
+            device,
+            netns,
+            seconds,
+        } => load::run(&device, netns.as_deref(), seconds)?,
         Task::Lab(LabTask::Up { config }) => {
             let state = hold::up(config.as_deref())?;
-            println!("lab of process {} is up: lab shell n1, lab do cut n1, lab status, lab down", state.pid);
+            println!(
+                "lab of process {} is up: lab shell n1, lab do cut n1, lab status, lab down",
+                state.pid
+            );
         }
         Task::Lab(LabTask::Down) => print!("{}", hold::down()?),
         Task::Lab(LabTask::Status) => print!("{}", hold::status()?),

@@ -36,7 +36,10 @@ impl Ns {
         if !nix::unistd::geteuid().is_root() {
             bail!("the lab makes network namespaces and loads BPF programs: it needs root");
         }
-        let batch: String = names.iter().map(|name| format!("netns add {name}\n")).collect();
+        let batch: String = names
+            .iter()
+            .map(|name| format!("netns add {name}\n"))
+            .collect();
         ip_batch(None, &batch)
     }
 
@@ -47,7 +50,10 @@ impl Ns {
     pub fn open(name: &str) -> Result<Self> {
         let path = Path::new(NETNS_DIR).join(name);
         let file = File::open(&path).with_context(|| format!("no namespace {}", path.display()))?;
-        Ok(Self { name: name.to_owned(), file: Arc::new(file) })
+        Ok(Self {
+            name: name.to_owned(),
+            file: Arc::new(file),
+        })
     }
 
     /// Its name under /run/netns.
@@ -131,7 +137,11 @@ impl Ns {
     /// # Errors
     /// The device is missing or refuses.
     pub fn tx_checksum_off(&self, devices: &[String]) -> Result<()> {
-        self.run(|| devices.iter().try_for_each(|device| tx_checksum_off(device)))
+        self.run(|| {
+            devices
+                .iter()
+                .try_for_each(|device| tx_checksum_off(device))
+        })
     }
 }
 
@@ -141,7 +151,9 @@ fn ip_batch(netns: Option<&str>, batch: &str) -> Result<()> {
         command.args(["-n", name]);
     }
     command.args(["-batch", "-"]);
-    run_ok(command, batch, IP_DEADLINE).with_context(|| format!("ip -batch:\n{batch}")).map(drop)
+    run_ok(command, batch, IP_DEADLINE)
+        .with_context(|| format!("ip -batch:\n{batch}"))
+        .map(drop)
 }
 
 fn tx_checksum_off(device: &str) -> Result<()> {
@@ -153,7 +165,10 @@ fn tx_checksum_off(device: &str) -> Result<()> {
         data: u32,
     }
     let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
-    let mut value = Value { cmd: ETHTOOL_STXCSUM, data: 0 };
+    let mut value = Value {
+        cmd: ETHTOOL_STXCSUM,
+        data: 0,
+    };
     // SAFETY: all zero is a valid ifreq.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     if device.len() >= request.ifr_name.len() {
@@ -177,7 +192,10 @@ fn tx_checksum_off(device: &str) -> Result<()> {
 /// # Errors
 /// It does not exist or `ip` fails.
 pub fn delete(names: &[String]) -> Result<()> {
-    let batch: String = names.iter().map(|name| format!("netns del {name}\n")).collect();
+    let batch: String = names
+        .iter()
+        .map(|name| format!("netns del {name}\n"))
+        .collect();
     let mut command = Command::new("ip");
     // -force goes on after a line that fails, so that one bad name does not keep the others.
     command.args(["-force", "-batch", "-"]);

@@ -59,12 +59,14 @@ impl Ownership {
                 let known = result.spans.iter_mut().rev().find(|span| span.node == node);
                 match known {
                     // One lost probe does not end a span; another's answer or 3 rounds do.
-                    Some(span)
-                        if last == Some(node) && round.sent - span.to <= 3 * interval =>
-                    {
+                    Some(span) if last == Some(node) && round.sent - span.to <= 3 * interval => {
                         span.to = round.sent;
                     }
-                    _ => result.spans.push(Span { node, from: round.sent, to: round.sent }),
+                    _ => result.spans.push(Span {
+                        node,
+                        from: round.sent,
+                        to: round.sent,
+                    }),
                 }
                 last = Some(node);
             }
@@ -76,7 +78,9 @@ impl Ownership {
 
 fn answers(round: &Round) -> Vec<(u64, usize)> {
     let arrived = round.answered.iter().enumerate();
-    arrived.filter_map(|(node, at)| at.map(|at| (at, node))).collect()
+    arrived
+        .filter_map(|(node, at)| at.map(|at| (at, node)))
+        .collect()
 }
 
 fn handover(before: &[Round], after: &[Round], who: &[(u64, usize)]) -> bool {
@@ -98,7 +102,10 @@ mod tests {
         let some = |at: u64| (at != 0).then_some(at);
         list.iter()
             .zip(1..)
-            .map(|(answers, n)| Round { sent: n * 100, answered: answers.map(some).to_vec() })
+            .map(|(answers, n)| Round {
+                sent: n * 100,
+                answered: answers.map(some).to_vec(),
+            })
             .collect()
     }
 
@@ -106,24 +113,48 @@ mod tests {
     fn a_clean_handover_is_not_dual() {
         let seen = Ownership::of(&rounds(&[[101, 0], [201, 205], [0, 301]]), 100);
         assert_eq!((seen.dual_rounds, seen.handovers), (0, 1));
-        let spans = [Span { node: 0, from: 100, to: 200 }, Span { node: 1, from: 200, to: 300 }];
+        let spans = [
+            Span {
+                node: 0,
+                from: 100,
+                to: 200,
+            },
+            Span {
+                node: 1,
+                from: 200,
+                to: 300,
+            },
+        ];
         assert_eq!(seen.spans, spans);
     }
 
     #[test]
     fn the_old_owner_after_the_new_is_dual() {
-        assert_eq!(Ownership::of(&rounds(&[[101, 0], [207, 205], [0, 301]]), 100).dual_rounds, 1);
+        assert_eq!(
+            Ownership::of(&rounds(&[[101, 0], [207, 205], [0, 301]]), 100).dual_rounds,
+            1
+        );
     }
 
     #[test]
     fn two_rounds_with_two_answers_are_dual() {
         let seen = Ownership::of(&rounds(&[[101, 0], [201, 205], [301, 305], [0, 401]]), 100);
-        assert_eq!((seen.dual_rounds, seen.dual_ns, seen.handovers), (2, 200, 0));
+        assert_eq!(
+            (seen.dual_rounds, seen.dual_ns, seen.handovers),
+            (2, 200, 0)
+        );
     }
 
     #[test]
     fn one_lost_probe_keeps_the_span() {
         let seen = Ownership::of(&rounds(&[[101, 0], [0, 0], [301, 0]]), 100);
-        assert_eq!(seen.spans, [Span { node: 0, from: 100, to: 300 }]);
+        assert_eq!(
+            seen.spans,
+            [Span {
+                node: 0,
+                from: 100,
+                to: 300
+            }]
+        );
     }
 }

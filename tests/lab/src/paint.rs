@@ -27,7 +27,11 @@ impl Paint {
     }
 
     fn color(self, text: impl Display, color: AnsiColors) -> String {
-        if self.0 { text.color(color).to_string() } else { text.to_string() }
+        if self.0 {
+            text.color(color).to_string()
+        } else {
+            text.to_string()
+        }
     }
 
     /// Something good.
@@ -58,19 +62,33 @@ impl Paint {
             AnsiColors::BrightYellow,
             AnsiColors::BrightGreen,
         ];
-        self.color(text, COLORS.get(number % COLORS.len()).copied().unwrap_or(AnsiColors::White))
+        self.color(
+            text,
+            COLORS
+                .get(number % COLORS.len())
+                .copied()
+                .unwrap_or(AnsiColors::White),
+        )
     }
 
     /// A heading.
     #[must_use]
     pub fn bold(self, text: impl Display) -> String {
-        if self.0 { text.bold().to_string() } else { text.to_string() }
+        if self.0 {
+            text.bold().to_string()
+        } else {
+            text.to_string()
+        }
     }
 
     /// Small print.
     #[must_use]
     pub fn dim(self, text: impl Display) -> String {
-        if self.0 { text.dimmed().to_string() } else { text.to_string() }
+        if self.0 {
+            text.dimmed().to_string()
+        } else {
+            text.to_string()
+        }
     }
 }
 

@@ -91,7 +91,10 @@ impl Outage {
     /// From probes in order of sending, all sent within the window that ends at `to`.
     #[must_use]
     pub fn of(probes: &[Probe], to: u64) -> Self {
-        let mut outage = Self { sent: probes.len(), ..Self::default() };
+        let mut outage = Self {
+            sent: probes.len(),
+            ..Self::default()
+        };
         let mut before: Option<u64> = None;
         let mut previous: Option<u64> = None;
         let mut gap: Option<Gap> = None;
@@ -110,11 +113,21 @@ impl Outage {
             } else {
                 outage.lost += 1;
                 let from = before.unwrap_or(probe.sent);
-                gap.get_or_insert(Gap { from, to: from, lost: 0, open: false }).lost += 1;
+                gap.get_or_insert(Gap {
+                    from,
+                    to: from,
+                    lost: 0,
+                    open: false,
+                })
+                .lost += 1;
             }
         }
         if let Some(last) = gap {
-            outage.gaps.push(Gap { to: to.max(last.from), open: true, ..last });
+            outage.gaps.push(Gap {
+                to: to.max(last.from),
+                open: true,
+                ..last
+            });
         }
         outage
     }
@@ -157,15 +170,21 @@ impl OutageProber {
         });
         let socket = station.ns.run(|| open(target)).context("outage prober")?;
         let (ready, started) = std::sync::mpsc::sync_channel(1);
-        let thread = std::thread::Builder::new().name("outage-prober".into()).spawn({
-            let record = Arc::clone(&record);
-            move || {
-                let _ = ready.send(prober_priority());
-                run(&socket, target, &record, interval.as_nanos() as u64);
-            }
-        })?;
+        let thread = std::thread::Builder::new()
+            .name("outage-prober".into())
+            .spawn({
+                let record = Arc::clone(&record);
+                move || {
+                    let _ = ready.send(prober_priority());
+                    run(&socket, target, &record, interval.as_nanos() as u64);
+                }
+            })?;
         let real_time = started.recv().context("the outage prober did not start")?;
-        Ok(Self { record, real_time, thread: Some(thread) })
+        Ok(Self {
+            record,
+            real_time,
+            thread: Some(thread),
+        })
     }
 
     /// Whether it got real-time priority.
@@ -183,9 +202,17 @@ impl OutageProber {
         sent.iter()
             .zip(self.record.answered.iter())
             .skip(first)
-            .map(|(sent, answered)| (sent.load(Ordering::Relaxed), answered.load(Ordering::Relaxed)))
+            .map(|(sent, answered)| {
+                (
+                    sent.load(Ordering::Relaxed),
+                    answered.load(Ordering::Relaxed),
+                )
+            })
             .take_while(|(sent, _)| *sent < to)
-            .map(|(sent, answered)| Probe { sent, answered: (answered != 0).then_some(answered) })
+            .map(|(sent, answered)| Probe {
+                sent,
+                answered: (answered != 0).then_some(answered),
+            })
             .collect()
     }
 
@@ -200,15 +227,22 @@ impl OutageProber {
     pub fn first_answer(&self, from: u64) -> Option<u64> {
         // An answer may belong to a probe sent up to a second earlier.
         let probes = self.probes(from.saturating_sub(1_000_000_000), u64::MAX);
-        probes.iter().filter_map(|probe| probe.answered).find(|answered| *answered >= from)
+        probes
+            .iter()
+            .filter_map(|probe| probe.answered)
+            .find(|answered| *answered >= from)
     }
 
     /// Whether the last `count` probes but the newest two were all answered.
     #[must_use]
     pub fn answered_lately(&self, count: usize) -> bool {
         let next = self.record.next.load(Ordering::Acquire);
-        let Some(last) = next.checked_sub(2) else { return false };
-        let Some(first) = last.checked_sub(count) else { return false };
+        let Some(last) = next.checked_sub(2) else {
+            return false;
+        };
+        let Some(first) = last.checked_sub(count) else {
+            return false;
+        };
         let answered = self.record.answered.get(first..last).unwrap_or_default();
         answered.len() == count && answered.iter().all(|at| at.load(Ordering::Relaxed) != 0)
     }
@@ -237,7 +271,10 @@ fn open(target: IpAddr) -> Result<OwnedFd> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let fd = socket(family, SockType::Raw, flags, protocol)?;
     // Connected: answers of others are not for us.
-    connect(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(target, 0)))?;
+    connect(
+        fd.as_raw_fd(),
+        &SockaddrStorage::from(SocketAddr::new(target, 0)),
+    )?;
     Ok(fd)
 }
 
@@ -250,7 +287,9 @@ fn run(socket: &OwnedFd, target: IpAddr, record: &Record, interval: u64) {
         let now = boot_ns();
         if now >= due {
             let index = record.next.load(Ordering::Relaxed);
-            let Some(sent) = record.sent.get(index) else { return };
+            let Some(sent) = record.sent.get(index) else {
+                return;
+            };
             match target {
                 IpAddr::V4(_) => echo::request_v4(&mut request, ident, index as u64),
                 IpAddr::V6(_) => echo::request_v6(&mut request, ident, index as u64),
@@ -266,13 +305,21 @@ fn run(socket: &OwnedFd, target: IpAddr, record: &Record, interval: u64) {
             }
         }
         while let Some(index) = receive(socket, target, ident, &mut buffer) {
-            if let Some(answered) = usize::try_from(index).ok().and_then(|i| record.answered.get(i)) {
-                let _ = answered.compare_exchange(0, boot_ns(), Ordering::Relaxed, Ordering::Relaxed);
+            if let Some(answered) = usize::try_from(index)
+                .ok()
+                .and_then(|i| record.answered.get(i))
+            {
+                let _ =
+                    answered.compare_exchange(0, boot_ns(), Ordering::Relaxed, Ordering::Relaxed);
             }
         }
         let rest = due.saturating_sub(boot_ns());
         let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
-        let _ = ppoll(&mut fds, Some(TimeSpec::from_duration(Duration::from_nanos(rest))), None);
+        let _ = ppoll(
+            &mut fds,
+            Some(TimeSpec::from_duration(Duration::from_nanos(rest))),
+            None,
+        );
     }
 }
 
@@ -305,14 +352,27 @@ mod tests {
     use super::*;
 
     fn probes(list: &[(u64, u64)]) -> Vec<Probe> {
-        list.iter().map(|&(sent, at)| Probe { sent, answered: (at != 0).then_some(at) }).collect()
+        list.iter()
+            .map(|&(sent, at)| Probe {
+                sent,
+                answered: (at != 0).then_some(at),
+            })
+            .collect()
     }
 
     #[test]
     fn a_gap_runs_from_the_last_answer_to_the_next() {
         let list = probes(&[(10, 11), (20, 0), (30, 0), (40, 45), (50, 51)]);
         let outage = Outage::of(&list, 60);
-        assert_eq!(outage.gaps, [Gap { from: 11, to: 45, lost: 2, open: false }]);
+        assert_eq!(
+            outage.gaps,
+            [Gap {
+                from: 11,
+                to: 45,
+                lost: 2,
+                open: false
+            }]
+        );
         assert_eq!((outage.ns(), outage.lost, outage.over()), (34, 2, true));
     }
 

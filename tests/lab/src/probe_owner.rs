@@ -73,17 +73,27 @@ impl OwnerProber {
             stop: AtomicBool::new(false),
         });
         let own = lab.prober.eth0().clone();
-        let socket = lab.prober.ns.run(|| open(&own.device)).context("owner prober")?;
+        let socket = lab
+            .prober
+            .ns
+            .run(|| open(&own.device))
+            .context("owner prober")?;
         let macs: Vec<_> = lab.nodes.iter().map(|node| node.eth0().mac).collect();
         let interval = interval.as_nanos() as u64;
-        let thread = std::thread::Builder::new().name("owner-prober".into()).spawn({
-            let record = Arc::clone(&record);
-            move || {
-                prober_priority();
-                run(&socket, &own, vip, &macs, &record, interval);
-            }
-        })?;
-        Ok(Self { record, interval, thread: Some(thread) })
+        let thread = std::thread::Builder::new()
+            .name("owner-prober".into())
+            .spawn({
+                let record = Arc::clone(&record);
+                move || {
+                    prober_priority();
+                    run(&socket, &own, vip, &macs, &record, interval);
+                }
+            })?;
+        Ok(Self {
+            record,
+            interval,
+            thread: Some(thread),
+        })
     }
 
     /// The rounds whose probes were sent in `[from, to)`.
@@ -98,7 +108,11 @@ impl OwnerProber {
         let (mut first, mut end) = (0, count);
         while first < end {
             let middle = first.midpoint(end);
-            if sent.clone().nth(middle).is_some_and(|sent| asked(sent) < from) {
+            if sent
+                .clone()
+                .nth(middle)
+                .is_some_and(|sent| asked(sent) < from)
+            {
                 first = middle + 1;
             } else {
                 end = middle;
@@ -108,7 +122,10 @@ impl OwnerProber {
             .skip(first)
             .map(|(sent, answered)| Round {
                 sent: asked(sent),
-                answered: answered.iter().map(|at| Some(read(at)).filter(|at| *at != 0)).collect(),
+                answered: answered
+                    .iter()
+                    .map(|at| Some(read(at)).filter(|at| *at != 0))
+                    .collect(),
             })
             .take_while(|round| round.sent < to)
             .collect()
@@ -125,7 +142,10 @@ impl OwnerProber {
     pub fn owner(&self, within: Duration) -> Option<usize> {
         let from = boot_ns().saturating_sub(within.as_nanos() as u64);
         let rounds = self.rounds(from, u64::MAX);
-        rounds.iter().rev().find_map(|round| round.answered.iter().position(Option::is_some))
+        rounds
+            .iter()
+            .rev()
+            .find_map(|round| round.answered.iter().position(Option::is_some))
     }
 }
 
@@ -236,7 +256,11 @@ fn run(
         }
         let rest = due.saturating_sub(boot_ns());
         let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
-        let _ = ppoll(&mut fds, Some(TimeSpec::from_duration(Duration::from_nanos(rest))), None);
+        let _ = ppoll(
+            &mut fds,
+            Some(TimeSpec::from_duration(Duration::from_nanos(rest))),
+            None,
+        );
     }
 }
 

@@ -24,8 +24,7 @@ unsafe impl aya::Pod for LabCutKey {}
 /// Every station.
 const ANY: [u8; 6] = [0; 6];
 
-static OBJECT: &[u8] =
-    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/heartline-lab-ebpf"));
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/heartline-lab-ebpf"));
 
 /// A port of the switch and the station behind it.
 #[derive(Clone, Debug)]
@@ -55,7 +54,10 @@ pub struct Switch {
 
 impl std::fmt::Debug for Switch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Switch").field("ports", &self.ports).field("cuts", &self.shadow).finish()
+        f.debug_struct("Switch")
+            .field("ports", &self.ports)
+            .field("cuts", &self.shadow)
+            .finish()
     }
 }
 
@@ -66,7 +68,9 @@ impl Switch {
     /// # Errors
     /// A program is refused or a port does not exist.
     pub fn attach(ns: &Ns, mut ports: Vec<Port>, watchers: BTreeSet<[u8; 6]>) -> Result<Self> {
-        let mut programs = EbpfLoader::new().load(OBJECT).context("the lab's eBPF object")?;
+        let mut programs = EbpfLoader::new()
+            .load(OBJECT)
+            .context("the lab's eBPF object")?;
         ns.run(|| {
             for port in &mut ports {
                 port.ifindex = nix::net::if_::if_nametoindex(port.device.as_str())
@@ -114,7 +118,12 @@ impl Switch {
     /// No such station, or the map refuses.
     pub fn cut(&mut self, station: &str) -> Result<u64> {
         let ports = self.ports_of(station)?;
-        self.add(ports.iter().map(|port| (port.ifindex, ANY, CUT_FROM | CUT_TO)).collect())
+        self.add(
+            ports
+                .iter()
+                .map(|port| (port.ifindex, ANY, CUT_FROM | CUT_TO))
+                .collect(),
+        )
     }
 
     /// Cuts one link of a station.
@@ -127,7 +136,12 @@ impl Switch {
         if ports.is_empty() {
             bail!("{station} has no link {link}");
         }
-        self.add(ports.iter().map(|port| (port.ifindex, ANY, CUT_FROM | CUT_TO)).collect())
+        self.add(
+            ports
+                .iter()
+                .map(|port| (port.ifindex, ANY, CUT_FROM | CUT_TO))
+                .collect(),
+        )
     }
 
     /// Everything that `from` sends is lost, everything to it arrives.
@@ -136,7 +150,12 @@ impl Switch {
     /// As [`Switch::cut`].
     pub fn mute(&mut self, from: &str) -> Result<u64> {
         let ports = self.ports_of(from)?;
-        self.add(ports.iter().map(|port| (port.ifindex, ANY, CUT_FROM)).collect())
+        self.add(
+            ports
+                .iter()
+                .map(|port| (port.ifindex, ANY, CUT_FROM))
+                .collect(),
+        )
     }
 
     /// What `from` sends to `to` is lost (broadcasts too); the other way is open.
@@ -169,18 +188,31 @@ impl Switch {
     /// The map refuses.
     pub fn heal(&mut self) -> Result<u64> {
         // Watch entries go last: a cut station must not lose its watcher before it is healed.
-        let mut keys: Vec<_> = self.shadow.iter().map(|(key, bits)| (*bits, *key)).collect();
+        let mut keys: Vec<_> = self
+            .shadow
+            .iter()
+            .map(|(key, bits)| (*bits, *key))
+            .collect();
         keys.sort_unstable();
         let now = boot_ns();
         for (_, (ifindex, mac)) in keys {
-            self.cuts.remove(&LabCutKey { ifindex, mac, pad: [0; 2] })?;
+            self.cuts.remove(&LabCutKey {
+                ifindex,
+                mac,
+                pad: [0; 2],
+            })?;
             self.shadow.remove(&(ifindex, mac));
         }
         Ok(now)
     }
 
     fn ports_of(&self, station: &str) -> Result<Vec<Port>> {
-        let ports: Vec<_> = self.ports.iter().filter(|p| p.station == station).cloned().collect();
+        let ports: Vec<_> = self
+            .ports
+            .iter()
+            .filter(|p| p.station == station)
+            .cloned()
+            .collect();
         if ports.is_empty() {
             bail!("the lab has no station {station:?}");
         }
@@ -214,12 +246,22 @@ impl Switch {
     }
 
     fn set(&mut self, ifindex: u32, mac: [u8; 6], bits: u8) -> Result<()> {
-        self.cuts.insert(LabCutKey { ifindex, mac, pad: [0; 2] }, bits, 0)?;
+        self.cuts.insert(
+            LabCutKey {
+                ifindex,
+                mac,
+                pad: [0; 2],
+            },
+            bits,
+            0,
+        )?;
         self.shadow.insert((ifindex, mac), bits);
         Ok(())
     }
 }
 
 fn program<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut aya::programs::Program> {
-    programs.program_mut(name).with_context(|| format!("the lab's eBPF object lacks {name}"))
+    programs
+        .program_mut(name)
+        .with_context(|| format!("the lab's eBPF object lacks {name}"))
 }

@@ -36,11 +36,22 @@ impl Web {
         let config = write_config(&dir, &station.name)?;
         let log = File::create(dir.join("output.log"))?;
         let mut command = Command::new(NGINX);
-        command.arg("-p").arg(&dir).arg("-e").arg(dir.join("error.log")).arg("-c").arg(config);
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command
+            .arg("-p")
+            .arg(&dir)
+            .arg("-e")
+            .arg(dir.join("error.log"))
+            .arg("-c")
+            .arg(config);
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
         exec::tie_to_lab(&mut command);
         station.ns.apply(&mut command);
-        let child = command.spawn().with_context(|| format!("cannot start {NGINX}"))?;
+        let child = command
+            .spawn()
+            .with_context(|| format!("cannot start {NGINX}"))?;
         Ok(Self { child })
     }
 
@@ -52,9 +63,9 @@ impl Web {
         let address = SocketAddr::from(([127, 0, 0, 1], 80));
         let end = Instant::now() + Duration::from_secs(5);
         loop {
-            let connected = station.ns.run(|| {
-                Ok(TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok())
-            })?;
+            let connected = station
+                .ns
+                .run(|| Ok(TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()))?;
             if connected {
                 return Ok(());
             }

@@ -43,7 +43,9 @@ fn a_cut_is_silent_for_the_client_and_visible_to_the_watcher() -> Result<()> {
     let v4 = OutageProber::start(&lab.client, IpAddr::V4(VIP4), MS, LONG)?;
     let v6 = OutageProber::start(&lab.client, IpAddr::V6(VIP6), MS, LONG)?;
     let owner = OwnerProber::start(&lab, VIP4, 2 * MS, LONG)?;
-    until("both answered", || v4.answered_lately(50) && v6.answered_lately(50))?;
+    until("both answered", || {
+        v4.answered_lately(50) && v6.answered_lately(50)
+    })?;
     until("the owner is seen", || owner.owner(20 * MS) == Some(0))?;
     let carriers = carrier_changes(&lab)?;
     let calm = boot_ns();
@@ -51,28 +53,59 @@ fn a_cut_is_silent_for_the_client_and_visible_to_the_watcher() -> Result<()> {
 
     let cut = lab.switch.cut("n1")?;
     println!("calm: {:?}", v4.outage(calm, cut));
-    until("the client loses 100 probes", || v4.outage(cut, boot_ns()).lost >= 100)?;
+    until("the client loses 100 probes", || {
+        v4.outage(cut, boot_ns()).lost >= 100
+    })?;
     let healed = lab.switch.heal()?;
-    until("the client is back", || v4.answered_lately(50) && v6.answered_lately(50))?;
+    until("the client is back", || {
+        v4.answered_lately(50) && v6.answered_lately(50)
+    })?;
     let now = boot_ns();
     for (name, prober) in [("v4", &v4), ("v6", &v6)] {
         let outage = prober.outage(cut - 20_000_000, now);
-        println!("{name}: cut for {:.1} ms, outage {:.2} ms, {outage:?}", ms(healed - cut), ms(outage.ns()));
+        println!(
+            "{name}: cut for {:.1} ms, outage {:.2} ms, {outage:?}",
+            ms(healed - cut),
+            ms(outage.ns())
+        );
         assert!(outage.lost > 50, "the cut loses probes: {outage:?}");
-        let through = outage.gaps.iter().find(|gap| gap.to > cut && gap.to < healed);
-        assert_eq!(through, None, "an answer came through the cut (healed {healed})");
+        let through = outage
+            .gaps
+            .iter()
+            .find(|gap| gap.to > cut && gap.to < healed);
+        assert_eq!(
+            through, None,
+            "an answer came through the cut (healed {healed})"
+        );
     }
     let seen = owner.ownership(cut, now);
     println!("wire: {seen:?}");
-    assert_eq!(seen.spans.len(), 1, "the watcher sees the cut node all the time: {seen:?}");
+    assert_eq!(
+        seen.spans.len(),
+        1,
+        "the watcher sees the cut node all the time: {seen:?}"
+    );
     assert_eq!(seen.dual_rounds, 0);
-    assert_eq!(carrier_changes(&lab)?, carriers, "a cut must not be seen as a lost carrier");
+    assert_eq!(
+        carrier_changes(&lab)?,
+        carriers,
+        "a cut must not be seen as a lost carrier"
+    );
     Ok(())
 }
 
 fn carrier_changes(lab: &Lab) -> Result<String> {
     let mut command = std::process::Command::new("ip");
-    command.args(["-n", lab.nodes[0].ns.name(), "-s", "-s", "-o", "link", "show", "eth0"]);
+    command.args([
+        "-n",
+        lab.nodes[0].ns.name(),
+        "-s",
+        "-s",
+        "-o",
+        "link",
+        "show",
+        "eth0",
+    ]);
     let text = heartline_lab::exec::run_ok(command, "", Duration::from_secs(5))?;
     // The last number of the transmit counters is the number of carrier changes.
     let after = text.split("transns").nth(1).unwrap_or(&text);
@@ -88,10 +121,14 @@ fn two_owners_are_noticed() -> Result<()> {
     let owner = OwnerProber::start(&lab, VIP4, 2 * MS, LONG)?;
     let begin = boot_ns();
     vip(&lab, 0, "add")?;
-    until("the first owner is seen", || owner.owner(20 * MS) == Some(0))?;
+    until("the first owner is seen", || {
+        owner.owner(20 * MS) == Some(0)
+    })?;
     assert_eq!(owner.ownership(begin, boot_ns()).dual_rounds, 0);
     vip(&lab, 1, "add")?;
-    until("two owners are seen", || owner.ownership(begin, boot_ns()).dual_ns >= 20_000_000)?;
+    until("two owners are seen", || {
+        owner.ownership(begin, boot_ns()).dual_ns >= 20_000_000
+    })?;
     vip(&lab, 0, "del")?;
     until("one owner is left", || {
         let now = boot_ns();
@@ -105,7 +142,9 @@ fn two_owners_are_noticed() -> Result<()> {
 fn lost(lab: &mut Lab, from: usize, to: usize) -> Result<bool> {
     let bind = |node: usize| {
         let address = SocketAddr::new(IpAddr::V4(lab.nodes[node].eth0().v4), 0);
-        lab.nodes[node].ns.run(move || Ok(UdpSocket::bind(address)?))
+        lab.nodes[node]
+            .ns
+            .run(move || Ok(UdpSocket::bind(address)?))
     };
     let (sender, receiver) = (bind(from)?, bind(to)?);
     receiver.set_read_timeout(Some(Duration::from_secs(10)))?;
@@ -127,8 +166,16 @@ fn each_cut_cuts_what_it_says() -> Result<()> {
         assert!(!lost(&mut lab, a, b)?, "{a} to {b} before any cut");
     }
     let cases: [(&str, Cut, &[(usize, usize, bool)]); 4] = [
-        ("cut n1", |lab| lab.switch.cut("n1"), &[(0, 1, true), (1, 0, true), (1, 2, false)]),
-        ("mute n1", |lab| lab.switch.mute("n1"), &[(0, 1, true), (1, 0, false), (1, 2, false)]),
+        (
+            "cut n1",
+            |lab| lab.switch.cut("n1"),
+            &[(0, 1, true), (1, 0, true), (1, 2, false)],
+        ),
+        (
+            "mute n1",
+            |lab| lab.switch.mute("n1"),
+            &[(0, 1, true), (1, 0, false), (1, 2, false)],
+        ),
         (
             "n1 to n2 one way",
             |lab| lab.switch.cut_one_way("n1", "n2"),
@@ -137,7 +184,13 @@ fn each_cut_cuts_what_it_says() -> Result<()> {
         (
             "n1 apart from n2",
             |lab| lab.switch.partition(&["n1"], &["n2"]),
-            &[(0, 1, true), (1, 0, true), (0, 2, false), (2, 0, false), (1, 2, false)],
+            &[
+                (0, 1, true),
+                (1, 0, true),
+                (0, 2, false),
+                (2, 0, false),
+                (1, 2, false),
+            ],
         ),
     ];
     for (name, cut, expected) in cases {

@@ -17,6 +17,7 @@ use crate::{
     Lab, LabSpec, cleanup,
     clock::{boot_ns, ms},
     cluster::Cluster,
+    interrupt,
     paint::{Busy, Paint},
 };
 
@@ -53,7 +54,9 @@ pub fn raise(config: Option<&Path>) -> Result<Cluster> {
 
 /// The key file's name, which has to be relative, as the lab makes the key itself.
 fn key_name(text: &str) -> Option<String> {
-    let line = text.lines().find_map(|line| line.trim_start().strip_prefix("key_file"))?;
+    let line = text
+        .lines()
+        .find_map(|line| line.trim_start().strip_prefix("key_file"))?;
     let name = line.split('"').nth(1)?;
     let plain = !name.is_empty() && !name.contains('/') && !name.starts_with('.');
     plain.then(|| name.to_owned())
@@ -67,7 +70,13 @@ pub fn run(options: &Options) -> Result<bool> {
     let paint = Paint::for_stdout();
     let busy = Busy::with("raising the lab: namespaces, switch, three web servers, three agents");
     let mut rig = Rig::start(raise(options.config.as_deref())?)?;
-    let nodes: Vec<_> = rig.cluster.lab.nodes.iter().map(|node| node.name.clone()).collect();
+    let nodes: Vec<_> = rig
+        .cluster
+        .lab
+        .nodes
+        .iter()
+        .map(|node| node.name.clone())
+        .collect();
     drop(busy);
     let machine = machine();
     print!("{}", show::header(&nodes, &machine, paint));
@@ -76,13 +85,21 @@ pub fn run(options: &Options) -> Result<bool> {
     let result = rig.settle();
     drop(busy);
     let result = result.and_then(|()| steps(&mut rig, &nodes, machine, paint));
-    if options.keep || result.as_ref().map_or(true, |(record, _)| !record.held) {
-        if let Some(dir) = rig.cluster.keep_dir() {
-            eprintln!("logs and configs are kept in {}", dir.display());
-        }
+    let failed = result
+        .as_ref()
+        .map_or(interrupt::caught().is_none(), |(record, _)| !record.held);
+    let kept = if options.keep || failed {
+        rig.cluster.keep_dir()
+    } else {
+        None
+    };
+    if let Ok((_, text)) = &result {
+        print!("{text}");
     }
-    let (record, text) = result?;
-    print!("{text}");
+    if let Some(dir) = kept {
+        eprintln!("logs and configs are kept in {}", dir.display());
+    }
+    let (record, _) = result?;
     if let Some(path) = &options.json {
         let json = serde_json::to_string_pretty(&record)?;
         std::fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))?;
@@ -91,7 +108,12 @@ pub fn run(options: &Options) -> Result<bool> {
 }
 
 /// All steps, then the verdict as text.
-fn steps(rig: &mut Rig, nodes: &[String], machine: String, paint: Paint) -> Result<(Record, String)> {
+fn steps(
+    rig: &mut Rig,
+    nodes: &[String],
+    machine: String,
+    paint: Paint,
+) -> Result<(Record, String)> {
     // From the first owner on: before, there is nothing to lose.
     rig.from = boot_ns();
     let name = rig.wire_owner().unwrap_or_else(|| "nobody".into());
@@ -106,16 +128,37 @@ fn steps(rig: &mut Rig, nodes: &[String], machine: String, paint: Paint) -> Resu
         |rig| rig.reload("f"),
         |rig| rig.planned_restart("g"),
     ];
+    let mut broken = None;
     for todo in plan {
-        let step = todo(rig)?;
-        print!("{}", show::step(&step, rig, nodes, paint));
-        steps.push(step);
+        match todo(rig) {
+            Ok(step) => {
+                print!("{}", show::step(&step, rig, nodes, paint));
+                steps.push(step);
+            }
+            Err(error) if interrupt::caught().is_some() => return Err(error),
+            // What was measured so far is still worth its verdict.
+            Err(error) => {
+                println!("\n{} {error:#}", paint.bad("the demo cannot go on:"));
+                broken = Some(error);
+                break;
+            }
+        }
     }
-    rig.settle()?;
 
     let (from_ns, to_ns) = (rig.from, boot_ns());
     let ownership = rig.owners.ownership(from_ns, to_ns);
     let mut checks: Vec<Check> = steps.iter().flat_map(|step| step.checks.clone()).collect();
+    if let Some(error) = broken {
+        checks.push(Check {
+            step: "*",
+            what: "every step came to its end".into(),
+            limit: "yes".into(),
+            measured: error.to_string().lines().next().unwrap_or("no").to_owned(),
+            held: false,
+            safety: false,
+            noise: None,
+        });
+    }
     checks.push(Check {
         step: "*",
         what: "the whole time: two owners at once".into(),
@@ -154,7 +197,10 @@ mod tests {
 
     #[test]
     fn the_key_must_lie_beside_the_config() {
-        assert_eq!(key_name("a = 1\nkey_file = \"demo.key\" # x\n").as_deref(), Some("demo.key"));
+        assert_eq!(
+            key_name("a = 1\nkey_file = \"demo.key\" # x\n").as_deref(),
+            Some("demo.key")
+        );
         assert_eq!(key_name("key_file = \"/etc/heartline/cluster.key\""), None);
         assert_eq!(key_name("key_file = \"../x.key\""), None);
         assert_eq!(key_name(""), None);

@@ -29,7 +29,11 @@ impl Points {
     /// From a `gained` event.
     #[must_use]
     pub fn of(event: &Value) -> Option<Self> {
-        let at = |key: &str| event.pointer(&format!("/phases/{key}")).and_then(Value::as_u64);
+        let at = |key: &str| {
+            event
+                .pointer(&format!("/phases/{key}"))
+                .and_then(Value::as_u64)
+        };
         Some(Self {
             detected_ns: at("detected_ns")?,
             claimed_ns: at("claimed_ns")?,
@@ -168,10 +172,20 @@ impl Step {
         let Some(points) = self.points else { return };
         // The outage ends with the first answer after the announcement, or when nothing was lost
         // there is no such part.
-        let first = self.seen.v4.gaps.last().filter(|gap| !gap.open).map(|gap| gap.to);
+        let first = self
+            .seen
+            .v4
+            .gaps
+            .last()
+            .filter(|gap| !gap.open)
+            .map(|gap| gap.to);
         let mut at = self.seen.from_ns;
         for (name, end_ns) in points.parts(first) {
-            self.parts.push(Part { name, end_ns, took_ns: end_ns.saturating_sub(at) });
+            self.parts.push(Part {
+                name,
+                end_ns,
+                took_ns: end_ns.saturating_sub(at),
+            });
             at = at.max(end_ns);
         }
     }
@@ -188,9 +202,13 @@ impl Step {
         } else {
             format!("not over after {outage:.0} ms")
         };
-        self.check("outage of the client", format!("<= {limit:.0} ms"), measured, false, |_| {
-            moved && over && outage <= limit
-        });
+        self.check(
+            "outage of the client",
+            format!("<= {limit:.0} ms"),
+            measured,
+            false,
+            |_| moved && over && outage <= limit,
+        );
         self.expect_one_owner();
     }
 
@@ -211,18 +229,33 @@ impl Step {
 
     /// Expects that healing lost nothing.
     pub fn expect_quiet_heal(&mut self) {
-        let Some((_, seen)) = self.healed.clone() else { return };
+        let Some((_, seen)) = self.healed.clone() else {
+            return;
+        };
         let measured = format!("{} echoes, {} pages", seen.lost(), seen.pages.failed);
         let held = seen.lost() == 0 && seen.pages.failed == 0;
-        self.check("lost while healing", "nothing".into(), measured, false, |_| held);
+        self.check(
+            "lost while healing",
+            "nothing".into(),
+            measured,
+            false,
+            |_| held,
+        );
     }
 
     fn expect_one_owner(&mut self) {
-        let heal = self.healed.as_ref().map_or(0, |(_, seen)| seen.ownership.dual_ns);
+        let heal = self
+            .healed
+            .as_ref()
+            .map_or(0, |(_, seen)| seen.ownership.dual_ns);
         let dual = self.seen.ownership.dual_ns + heal;
-        self.check("two owners at once", "0 ms".into(), format!("{:.0} ms", ms(dual)), true, |_| {
-            dual == 0
-        });
+        self.check(
+            "two owners at once",
+            "0 ms".into(),
+            format!("{:.0} ms", ms(dual)),
+            true,
+            |_| dual == 0,
+        );
     }
 
     fn check(
@@ -234,9 +267,21 @@ impl Step {
         held: impl Fn(&Self) -> bool,
     ) {
         let held = held(self);
-        let noise = if held || safety { None } else { self.seen.noise() };
+        let noise = if held || safety {
+            None
+        } else {
+            self.seen.noise()
+        };
         let (step, what) = (self.key, format!("{}: {what}", self.title));
-        self.checks.push(Check { step, what, limit, measured, held, safety, noise });
+        self.checks.push(Check {
+            step,
+            what,
+            limit,
+            measured,
+            held,
+            safety,
+            noise,
+        });
     }
 }
 
@@ -270,7 +315,12 @@ mod tests {
     fn parts_add_up_to_the_way_from_fault_to_first_answer() {
         let mut step = Step::new("a", "cut", String::new());
         step.seen.from_ns = 100;
-        step.seen.v4.gaps.push(Gap { from: 99, to: 190, lost: 1, open: false });
+        step.seen.v4.gaps.push(Gap {
+            from: 99,
+            to: 190,
+            lost: 1,
+            open: false,
+        });
         let event = serde_json::json!({"phases": {"detected_ns": 120, "claimed_ns": 150,
             "agreed_ns": 160, "address_ns": 170, "announced_ns": 175}});
         step.points = Points::of(&event);
@@ -284,8 +334,19 @@ mod tests {
     fn an_outage_that_is_not_over_is_a_miss() {
         let mut step = Step::new("a", "cut", String::new());
         (step.from, step.to) = (Some("n1".into()), Some("n2".into()));
-        step.seen.v4.gaps.push(Gap { from: 0, to: 10, lost: 1, open: true });
+        step.seen.v4.gaps.push(Gap {
+            from: 0,
+            to: 10,
+            lost: 1,
+            open: true,
+        });
         step.expect_takeover(75.0);
-        assert_eq!(step.checks.iter().map(|check| check.held).collect::<Vec<_>>(), [false, true]);
+        assert_eq!(
+            step.checks
+                .iter()
+                .map(|check| check.held)
+                .collect::<Vec<_>>(),
+            [false, true]
+        );
     }
 }

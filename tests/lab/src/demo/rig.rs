@@ -95,7 +95,11 @@ impl Rig {
         let now = boot_ns();
         let seen = self.owners.ownership(now.saturating_sub(50 * MS_NS), now);
         let node = seen.spans.last()?.node;
-        self.cluster.lab.nodes.get(node).map(|node| node.name.clone())
+        self.cluster
+            .lab
+            .nodes
+            .get(node)
+            .map(|node| node.name.clone())
     }
 
     /// What was seen in a window; waits until its last pages have ended.
@@ -127,7 +131,10 @@ impl Rig {
         });
         let old = self.calm()?;
         let (title, did) = match fault {
-            Fault::Cut => ("silent cut", format!("{old} is cut off, both ways; its link stays up")),
+            Fault::Cut => (
+                "silent cut",
+                format!("{old} is cut off, both ways; its link stays up"),
+            ),
             Fault::Freeze => ("SIGSTOP", format!("the agent of {old} is frozen")),
             Fault::Kill => ("SIGKILL", format!("the agent of {old} is killed")),
         };
@@ -150,7 +157,10 @@ impl Rig {
 
         let _busy = Busy::with("healing");
         let (how, healed) = match fault {
-            Fault::Cut => (format!("{old} is connected again"), self.cluster.lab.switch.heal()?),
+            Fault::Cut => (
+                format!("{old} is connected again"),
+                self.cluster.lab.switch.heal()?,
+            ),
             Fault::Freeze => {
                 let at = boot_ns();
                 self.cluster.thaw(&old)?;
@@ -177,7 +187,13 @@ impl Rig {
     pub fn planned_move(&mut self, key: &'static str) -> Result<Step> {
         let _busy = Busy::with("moving the VIP");
         let old = self.calm()?;
-        let names: Vec<_> = self.cluster.lab.nodes.iter().map(|node| node.name.clone()).collect();
+        let names: Vec<_> = self
+            .cluster
+            .lab
+            .nodes
+            .iter()
+            .map(|node| node.name.clone())
+            .collect();
         let own = names.iter().position(|name| *name == old).unwrap_or(0);
         let new = names[(own + 1) % names.len()].clone();
         let did = format!("heartline move {GROUP} {new}");
@@ -221,9 +237,14 @@ impl Rig {
         let path = self.cluster.config().to_owned();
         let text = std::fs::read_to_string(&path)?;
         // A key of the top table has to stand before the first header.
-        let kept = text.lines().filter(|line| !line.starts_with("announce_interval"));
+        let kept = text
+            .lines()
+            .filter(|line| !line.starts_with("announce_interval"));
         let kept: Vec<_> = kept.collect();
-        std::fs::write(&path, format!("announce_interval = \"45s\"\n{}\n", kept.join("\n")))?;
+        std::fs::write(
+            &path,
+            format!("announce_interval = \"45s\"\n{}\n", kept.join("\n")),
+        )?;
         let at = boot_ns();
         for node in self.cluster.answering() {
             self.cluster.agent(&node)?.signal(Signal::SIGHUP)?;
@@ -233,7 +254,10 @@ impl Rig {
                 Ok(self.event(&node, "reload", at)?.is_some())
             })?;
             if !done {
-                bail!("{node} tells of no reload: {}", self.cluster.agent(&node)?.log_tail());
+                bail!(
+                    "{node} tells of no reload: {}",
+                    self.cluster.agent(&node)?.log_tail()
+                );
             }
         }
         self.nothing_lost(&mut step, at, old)?;
@@ -247,7 +271,11 @@ impl Rig {
     pub fn planned_restart(&mut self, key: &'static str) -> Result<Step> {
         let _busy = Busy::with("restarting the owner's agent");
         let old = self.calm()?;
-        let mut step = Step::new(key, "planned restart", format!("heartline restart on {old}"));
+        let mut step = Step::new(
+            key,
+            "planned restart",
+            format!("heartline restart on {old}"),
+        );
         let at = boot_ns();
         self.cluster.agent(&old)?.planned_restart(SETTLE)?;
         self.nothing_lost(&mut step, at, old)?;
@@ -268,7 +296,8 @@ impl Rig {
     fn calm(&mut self) -> Result<String> {
         self.settle()?;
         pass(Duration::from_micros(200_000 + boot_ns() % 10_000))?;
-        self.wire_owner().context("the agents agree on an owner, but nobody answers for the VIP")
+        self.wire_owner()
+            .context("the agents agree on an owner, but nobody answers for the VIP")
     }
 
     /// Waits for another owner, looking at the wire alone, and fills the step.
@@ -293,7 +322,10 @@ impl Rig {
         let events = self.cluster.agent(node)?.events()?;
         Ok(events.into_iter().find(|event| {
             event.get("kind").and_then(Value::as_str) == Some(kind)
-                && event.get("boot_ns").and_then(Value::as_u64).is_some_and(|at| at >= from)
+                && event
+                    .get("boot_ns")
+                    .and_then(Value::as_u64)
+                    .is_some_and(|at| at >= from)
         }))
     }
 }

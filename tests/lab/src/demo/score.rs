@@ -8,8 +8,17 @@ use crate::{clock::ms, ownership::Round, paint::Paint, probe_outage::Probe};
 const WIDTH: u64 = 64;
 /// One sign may stand for these, ns.
 const SCALES: [u64; 11] = [
-    100_000, 200_000, 500_000, 1_000_000, 2_000_000, 5_000_000, 10_000_000, 20_000_000,
-    50_000_000, 100_000_000, 200_000_000,
+    100_000,
+    200_000,
+    500_000,
+    1_000_000,
+    2_000_000,
+    5_000_000,
+    10_000_000,
+    20_000_000,
+    50_000_000,
+    100_000_000,
+    200_000_000,
 ];
 /// The signs of the parts of a takeover, in order, with their names.
 pub const SIGNS: [(char, &str); 5] = [
@@ -26,16 +35,21 @@ pub fn window(step: &Step) -> (u64, u64, u64) {
     let from = step.seen.from_ns;
     let gap_end = |gaps: &[crate::probe_outage::Gap]| gaps.last().map_or(from, |gap| gap.to);
     let last = step.parts.last().map_or(from, |part| part.end_ns);
-    let end = last.max(gap_end(&step.seen.v4.gaps)).max(gap_end(&step.seen.v6.gaps));
+    let end = last
+        .max(gap_end(&step.seen.v4.gaps))
+        .max(gap_end(&step.seen.v6.gaps));
     let end = end.max(from + 1_000_000).min(step.seen.to_ns);
     let length = (end - from) * 5 / 4;
-    let cell = SCALES.into_iter().find(|cell| length / cell < WIDTH).unwrap_or(200_000_000);
+    let cell = SCALES
+        .into_iter()
+        .find(|cell| length / cell < WIDTH)
+        .unwrap_or(200_000_000);
     let before = (length / 12).max(2 * cell);
     let begin = from.saturating_sub(before) / cell * cell;
     (begin, cell, ((length + before) / cell).clamp(8, WIDTH + 8))
 }
 
-/// The lines of a score. `probes` and `rounds` cover the window.
+/// The lines of a score. `probes` and `rounds` cover the window and a little before.
 #[must_use]
 pub fn lines(
     step: &Step,
@@ -45,14 +59,19 @@ pub fn lines(
     paint: Paint,
 ) -> Vec<String> {
     let (begin, cell, cells) = window(step);
-    let spans: Vec<(u64, u64)> =
-        (0..cells).map(|n| (begin + n * cell, begin + (n + 1) * cell)).collect();
+    let spans: Vec<(u64, u64)> = (0..cells)
+        .map(|n| (begin + n * cell, begin + (n + 1) * cell))
+        .collect();
     let mut lines = vec![ruler(step.seen.from_ns, &spans, cell)];
 
     let mut row = String::new();
-    let mut last = None;
+    let early = probes.iter().rev().find(|probe| probe.sent < begin);
+    let mut last = early.map(|probe| probe.answered.is_some());
     for &(from, to) in &spans {
-        let mut here = probes.iter().filter(|probe| (from..to).contains(&probe.sent)).peekable();
+        let mut here = probes
+            .iter()
+            .filter(|probe| (from..to).contains(&probe.sent))
+            .peekable();
         if here.peek().is_some() {
             last = Some(here.all(|probe| probe.answered.is_some()));
         }
@@ -71,15 +90,23 @@ pub fn lines(
                 // The newest round that began before this moment's end says who answers in it.
                 let round = rounds.iter().rev().find(|round| round.sent < to);
                 let fresh = round.filter(|round| round.sent + 3_000_000.max(cell) > from);
-                let answers = fresh.is_some_and(|r| r.answered.get(node).is_some_and(Option::is_some));
-                if answers { paint.nth('█', node) } else { paint.dim('·') }
+                let answers =
+                    fresh.is_some_and(|r| r.answered.get(node).is_some_and(Option::is_some));
+                if answers {
+                    paint.nth('█', node)
+                } else {
+                    paint.dim('·')
+                }
             })
             .collect();
         lines.push(format!("{name:<8} {row}"));
     }
 
     if !step.parts.is_empty() {
-        let row: String = spans.iter().map(|&(from, to)| busy_with(step, from, to, paint)).collect();
+        let row: String = spans
+            .iter()
+            .map(|&(from, to)| busy_with(step, from, to, paint))
+            .collect();
         lines.push(format!("{:<8} {row}", "takeover"));
     }
     lines
@@ -90,7 +117,10 @@ fn busy_with(step: &Step, from: u64, to: u64, paint: Paint) -> String {
         return " ".into();
     }
     // Of several parts within one moment the latest is shown: the short ones are the last.
-    let ended = step.parts.iter().rposition(|part| (from..to).contains(&part.end_ns));
+    let ended = step
+        .parts
+        .iter()
+        .rposition(|part| (from..to).contains(&part.end_ns));
     let part = ended.or_else(|| step.parts.iter().position(|part| part.end_ns >= to));
     let sign = part.and_then(|part| {
         let name = step.parts.get(part)?.name;
@@ -106,7 +136,9 @@ fn ruler(zero: u64, spans: &[(u64, u64)], cell: u64) -> String {
     let mut row: Vec<char> = vec![' '; spans.len() + 10];
     let every = cell * 10;
     for (at, &(from, to)) in spans.iter().enumerate() {
-        let Some(first) = to.checked_sub(zero + 1) else { continue };
+        let Some(first) = to.checked_sub(zero + 1) else {
+            continue;
+        };
         let mark = first / every * every;
         if mark + zero >= from && mark + zero < to {
             let text = if every < 1_000_000 {
@@ -114,13 +146,21 @@ fn ruler(zero: u64, spans: &[(u64, u64)], cell: u64) -> String {
             } else {
                 format!("|{:.0}", ms(mark))
             };
-            let text = if mark == 0 { format!("{text} ms") } else { text };
+            let text = if mark == 0 {
+                format!("{text} ms")
+            } else {
+                text
+            };
             for (slot, sign) in row.iter_mut().skip(at).zip(text.chars()) {
                 *slot = sign;
             }
         }
     }
-    format!("{:<8} {}", "", row.into_iter().collect::<String>().trim_end())
+    format!(
+        "{:<8} {}",
+        "",
+        row.into_iter().collect::<String>().trim_end()
+    )
 }
 
 /// Who owned the VIP over a long time, one line per node, `WIDTH` signs.
@@ -130,8 +170,12 @@ pub fn strip(nodes: &[String], rounds: &[Round], from: u64, to: u64, paint: Pain
     let mut answers = vec![[0u32; WIDTH as usize]; nodes.len()];
     let mut asked = [0u32; WIDTH as usize];
     for round in rounds {
-        let Some(at) = round.sent.checked_sub(from).map(|at| (at / cell) as usize) else { continue };
-        let Some(asked) = asked.get_mut(at) else { continue };
+        let Some(at) = round.sent.checked_sub(from).map(|at| (at / cell) as usize) else {
+            continue;
+        };
+        let Some(asked) = asked.get_mut(at) else {
+            continue;
+        };
         *asked += 1;
         for (row, answered) in answers.iter_mut().zip(&round.answered) {
             if let (Some(count), true) = (row.get_mut(at), answered.is_some()) {
@@ -170,7 +214,11 @@ pub fn marks(steps: &[Step], from: u64, to: u64) -> String {
             *slot = key;
         }
     }
-    format!("{:<8} {}", "step", row.into_iter().collect::<String>().trim_end())
+    format!(
+        "{:<8} {}",
+        "step",
+        row.into_iter().collect::<String>().trim_end()
+    )
 }
 
 #[cfg(test)]
@@ -191,7 +239,10 @@ mod tests {
         let rounds: Vec<_> = (40..90)
             .map(|n| Round {
                 sent: n * 2 * M,
-                answered: vec![(n < 50).then_some(n * 2 * M + 9), (n >= 70).then_some(n * 2 * M + 9)],
+                answered: vec![
+                    (n < 50).then_some(n * 2 * M + 9),
+                    (n >= 70).then_some(n * 2 * M + 9),
+                ],
             })
             .collect();
         let mut step = Step::new("a", "cut", String::new());
@@ -214,6 +265,9 @@ mod tests {
         assert_eq!(count(&lines[1], '·'), 40, "{}", lines[1]);
         assert!(count(&lines[4], 'd') >= 35, "{}", lines[4]);
         let column = |line: &str, sign: char| line.chars().position(|c| c == sign);
-        assert_eq!(column(&lines[3], '█'), lines[1].chars().position(|c| c == '·').map(|c| c + 40));
+        assert_eq!(
+            column(&lines[3], '█'),
+            lines[1].chars().position(|c| c == '·').map(|c| c + 40)
+        );
     }
 }
