@@ -21,8 +21,11 @@ pub struct Removed {
 /// # Errors
 /// Something cannot be removed.
 pub fn remove_leftovers() -> Result<Removed> {
-    let mut removed = Removed::default();
-    removed.namespaces = names_in(Path::new(netns::NETNS_DIR));
+    let namespaces = names_in(Path::new(netns::NETNS_DIR));
+    let mut removed = Removed {
+        namespaces,
+        folders: Vec::new(),
+    };
     if !removed.namespaces.is_empty() {
         netns::delete(&removed.namespaces)?;
     }

@@ -203,8 +203,7 @@ impl Cluster {
             "all agents agree, vote and see each other",
             deadline,
             |said| {
-                let owners =
-                    |status: &Value| groups(status).map(|g| owner_of(g)).collect::<Vec<_>>();
+                let owners = |status: &Value| groups(status).map(owner_of).collect::<Vec<_>>();
                 let Some((_, Ok(first))) = said.first() else {
                     return false;
                 };

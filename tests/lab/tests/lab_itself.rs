@@ -157,6 +157,8 @@ fn lost(lab: &mut Lab, from: usize, to: usize) -> Result<bool> {
 }
 
 type Cut = fn(&mut Lab) -> Result<u64>;
+/// From, to, lost.
+type Expected = &'static [(usize, usize, bool)];
 
 #[test]
 fn each_cut_cuts_what_it_says() -> Result<()> {
@@ -165,7 +167,7 @@ fn each_cut_cuts_what_it_says() -> Result<()> {
     for (a, b) in [(0, 1), (1, 0), (0, 2), (2, 0), (1, 2)] {
         assert!(!lost(&mut lab, a, b)?, "{a} to {b} before any cut");
     }
-    let cases: [(&str, Cut, &[(usize, usize, bool)]); 4] = [
+    let cases: [(&str, Cut, Expected); 4] = [
         (
             "cut n1",
             |lab| lab.switch.cut("n1"),
