@@ -1,0 +1,125 @@
+//! `heartline-lab`: the demo, a lab to play with, and the programs on a device of your choice.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use heartline_lab::{demo, hold, interrupt, load};
+
+/// The lab of Heartline: clusters in network namespaces. Needs root.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Three nodes, a client, five faults: what each costs, measured from outside
+    Demo {
+        /// Config of all nodes [default: config/demo.toml of the sources]
+        #[arg(long)]
+        config: Option<PathBuf>,
+        /// Write everything that was measured to this file
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        /// Keep configs and logs (kept in any case if an expectation did not hold)
+        #[arg(long)]
+        keep: bool,
+    },
+    /// A lab to play with
+    #[command(subcommand)]
+    Lab(LabTask),
+    /// Load the programs on a device and show what they see
+    Load {
+        /// The device
+        device: String,
+        /// The network namespace it is in (a name of `ip netns`)
+        #[arg(long)]
+        netns: Option<String>,
+        /// End after so many seconds instead of at Ctrl-C
+        #[arg(long)]
+        seconds: Option<u64>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum LabTask {
+    /// Raise a lab of three nodes and leave it running
+    Up {
+        /// Config of all nodes
+        #[arg(long)]
+        config: Option<PathBuf>,
+    },
+    /// Take it down, and remove what labs that were killed left over
+    Down,
+    /// What is up
+    Status,
+    /// A shell (or a command) in the namespace of n1, n2, n3, client or prober
+    Shell {
+        /// The station
+        station: String,
+        /// A command instead of a shell
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+    /// Do something to a node: cut, mute, freeze, thaw, kill, start NODE; part NODE NODE; heal
+    Do {
+        /// What, and to whom
+        #[arg(required = true)]
+        what: Vec<String>,
+    },
+    /// Raise a lab and hold it in the foreground (what `up` starts)
+    #[command(hide = true)]
+    Hold {
+        /// Config of all nodes
+        #[arg(long)]
+        config: Option<PathBuf>,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Args::parse().task) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(_) if interrupt::caught().is_some() => {
+            eprintln!("interrupted; everything is cleaned up");
+            ExitCode::from(130)
+        }
+        Err(error) => {
+            eprintln!("heartline-lab: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(task: Task) -> Result<bool> {
+    let shell = matches!(task, Task::Lab(LabTask::Shell { .. }));
+    if !shell {
+        interrupt::catch()?;
+    }
+    match task {
+        Task::Demo { config, json, keep } => {
+            return demo::run(&demo::Options { config, json, keep });
+        }
+        Task::Load {
+            device,
+            netns,
+            seconds,
+        } => load::run(&device, netns.as_deref(), seconds)?,
+        Task::Lab(LabTask::Up { config }) => {
+            let state = hold::up(config.as_deref())?;
+            println!(
+                "lab of process {} is up: lab shell n1, lab do cut n1, lab status, lab down",
+                state.pid
+            );
+        }
+        Task::Lab(LabTask::Down) => print!("{}", hold::down()?),
+        Task::Lab(LabTask::Status) => print!("{}", hold::status()?),
+        Task::Lab(LabTask::Shell { station, command }) => hold::shell(&station, &command)?,
+        Task::Lab(LabTask::Do { what }) => hold::ask(&what.join(" "))?,
+        Task::Lab(LabTask::Hold { config }) => hold::hold(config.as_deref())?,
+    }
+    Ok(true)
+}
