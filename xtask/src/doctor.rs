@@ -141,11 +141,12 @@ fn build(facts: &Facts) -> Vec<Finding> {
             ));
         }
     }
-    found.push(linker(facts));
+    found.push(linker(facts, &commands(&compiler_only, Need::BUILD)));
     found
 }
 
-fn linker(facts: &Facts) -> Finding {
+/// `said`: the commands that the compiler's finding shows already.
+fn linker(facts: &Facts, said: &str) -> Finding {
     let what = match &facts.linker {
         Linker::Missing => "bpf-linker is missing".to_owned(),
         Linker::Broken(why) => format!("bpf-linker does not run: {why}"),
@@ -153,10 +154,13 @@ fn linker(facts: &Facts) -> Finding {
             format!("bpf-linker {version}, LLVM {}", or_unknown(*llvm))
         }
     };
-    // Without a compiler the plan cannot judge the linker's LLVM: the compiler's own line tells.
     let mend = commands(facts, Need::BUILD);
-    if matches!(facts.linker, Linker::Works { .. }) && (mend.is_empty() || facts.compiler.is_err())
-    {
+    let mend: Vec<_> = mend
+        .lines()
+        .filter(|line| !said.lines().any(|other| other == *line))
+        .collect();
+    let mend = mend.join("\n");
+    if mend.is_empty() {
         good(what)
     } else {
         bad(what, mend)

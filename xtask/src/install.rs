@@ -103,7 +103,8 @@ fn refuse(plan: &Plan, facts: &Facts, policy: Policy) -> Result<()> {
 }
 
 fn carry_out(step: &Step) -> Result<()> {
-    let what = step.describe();
+    ui::say(&step.describe());
+    let what = step.brief();
     match step {
         Step::AptUpdate => {
             // A mirror that does not answer need not be one that is needed: the installation will tell.

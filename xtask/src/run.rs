@@ -90,10 +90,10 @@ impl Running {
         }
     }
 
-    /// Waits for the end, calling `tick` now and then.
-    fn wait(&mut self, deadline: Duration, mut tick: impl FnMut()) -> Result<ExitStatus> {
+    /// Waits for the end; `pause` passes the time between two looks, up to the span it is given.
+    fn wait(&mut self, deadline: Duration, mut pause: impl FnMut(Duration)) -> Result<ExitStatus> {
         let start = Instant::now();
-        let mut pause = Duration::from_millis(1);
+        let mut span = Duration::from_millis(1);
         loop {
             if let Some(status) = self.poll()? {
                 return Ok(status);
@@ -106,9 +106,8 @@ impl Running {
                 self.end(Signal::SIGTERM)?;
                 bail!("{} was not done after {}", self.name, ui::span(deadline));
             }
-            tick();
-            thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(50));
+            pause(span);
+            span = (span * 2).min(Duration::from_millis(50));
         }
     }
 
@@ -159,7 +158,7 @@ pub fn ask(command: &mut Command) -> Result<String> {
     let mut running = Running::start(command)?;
     let out = drain(running.child.stdout.take());
     let err = drain(running.child.stderr.take());
-    let status = running.wait(QUESTION, || ())?;
+    let status = running.wait(QUESTION, thread::sleep)?;
     // A grandchild that keeps the pipe open must not hold us up.
     let out = out.recv_timeout(QUESTION).unwrap_or_default();
     if status.success() {
@@ -218,8 +217,9 @@ pub fn logged(what: &str, command: &mut Command, log: &Path, deadline: Duration)
     command.stdin(Stdio::null()).stdout(file).stderr(errors);
     let mut running = Running::start(command)?;
     let mut progress = Progress::start(what);
-    let waited = running.wait(deadline, || {
+    let waited = running.wait(deadline, |span| {
         progress.line(|| tail(log, 1));
+        thread::sleep(span);
     });
     let well = waited.as_ref().is_ok_and(ExitStatus::success);
     progress.finish(well);
@@ -262,7 +262,9 @@ fn tail(path: &Path, lines: usize) -> String {
 /// Runs something whose words go straight to the person. True if it went well.
 pub fn shown(command: &mut Command, deadline: Duration) -> Result<bool> {
     command.stdin(Stdio::null());
-    Ok(Running::start(command)?.wait(deadline, || ())?.success())
+    Ok(Running::start(command)?
+        .wait(deadline, thread::sleep)?
+        .success())
 }
 
 /// Runs something and gives each line of its stdout to `line`; stderr goes straight to the person.
@@ -288,10 +290,14 @@ pub fn lines(
             bytes.clear();
         }
     });
-    let status = running.wait(deadline, || {
-        for text in receive.try_iter() {
+    let status = running.wait(deadline, |span| match receive.recv_timeout(span) {
+        Ok(text) => {
             line(&text);
+            receive.try_iter().for_each(|text| line(&text));
         }
+        Err(mpsc::RecvTimeoutError::Timeout) => {}
+        // It closed its stdout and goes on.
+        Err(mpsc::RecvTimeoutError::Disconnected) => thread::sleep(span),
     })?;
     // What is left in the pipe; a grandchild that keeps it open must not hold us up.
     while let Ok(text) = receive.recv_timeout(Duration::from_secs(2)) {
@@ -310,7 +316,9 @@ pub fn exit_code(command: &mut Command) -> Result<Option<i32>> {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
-    Ok(Running::start(command)?.wait(QUESTION, || ())?.code())
+    Ok(Running::start(command)?
+        .wait(QUESTION, thread::sleep)?
+        .code())
 }
 
 /// Becomes another program; returns only if that fails.

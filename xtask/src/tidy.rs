@@ -1,4 +1,4 @@
-//! Tidiness that no lint knows: see `RULES` in CONTRIBUTING.md. Reads files and nothing else.
+//! Tidiness that no lint knows: see "Rules" in CONTRIBUTING.md. Reads files and nothing else.
 
 use std::{
     fs,

@@ -170,6 +170,23 @@ impl Step {
         matches!(self, Self::AptUpdate | Self::Apt { .. })
     }
 
+    /// In a few words, for a line that is renewed.
+    pub fn brief(&self) -> String {
+        match self {
+            Self::AptUpdate => "package lists".to_owned(),
+            Self::Apt { packages, .. } => match &packages[..] {
+                [one] => one.clone(),
+                many => format!("{} Debian packages", many.len()),
+            },
+            Self::LinkDebian => format!("toolchain {}", ebpf::LINKED),
+            Self::Components { components, .. } => components.join(" "),
+            Self::Nightly => "nightly compiler".to_owned(),
+            Self::BuildLinker { .. } | Self::FetchLinker => {
+                format!("bpf-linker {LINKER_VERSION}")
+            }
+        }
+    }
+
     /// What is done and why, for people.
     pub fn describe(&self) -> String {
         match self {
