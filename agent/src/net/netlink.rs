@@ -243,11 +243,12 @@ pub(crate) struct Monitor {
 }
 
 impl Monitor {
-    pub fn open() -> Result<Self, NetError> {
+    pub fn open(buffer: Option<usize>) -> Result<Self, NetError> {
         let socket = open()?;
+        let size = buffer.unwrap_or(MONITOR_BUFFER);
         // Room for the echo of many of our own changes; without CAP_NET_ADMIN rmem_max rules.
-        if set_receive_buffer(&socket, libc::SO_RCVBUFFORCE).is_err() {
-            let _ = set_receive_buffer(&socket, libc::SO_RCVBUF);
+        if set_receive_buffer(&socket, libc::SO_RCVBUFFORCE, size).is_err() {
+            let _ = set_receive_buffer(&socket, libc::SO_RCVBUF, size);
         }
         for group in [RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR] {
             socket.add_membership(group).map_err(error("join an rtnetlink group"))?;
@@ -278,8 +279,8 @@ impl Monitor {
     }
 }
 
-fn set_receive_buffer(socket: &Socket, option: libc::c_int) -> Result<(), Errno> {
-    let size = libc::c_int::try_from(MONITOR_BUFFER).unwrap_or(libc::c_int::MAX);
+fn set_receive_buffer(socket: &Socket, option: libc::c_int, size: usize) -> Result<(), Errno> {
+    let size = libc::c_int::try_from(size).unwrap_or(libc::c_int::MAX);
     let length = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(4);
     // SAFETY: `size` lives through the call and `length` is its size.
     let done = unsafe {

@@ -150,10 +150,9 @@ impl Group {
 
     /// Reports the end of an ownership once nothing is left of it.
     pub fn finish_down(&mut self, io: &mut Io) {
-        if self.down.is_some() && !self.vips.iter().any(|vip| vip.state == State::Leaving) {
-            if let Some(epoch) = self.down.take() {
-                io.events.emit(NetEvent::AddressDown { group: self.id, epoch, t_ns: boottime_ns() });
-            }
+        let done = !self.vips.iter().any(|vip| vip.state == State::Leaving);
+        if let Some(epoch) = self.down.take_if(|_| done) {
+            io.events.emit(NetEvent::AddressDown { group: self.id, epoch, t_ns: boottime_ns() });
         }
     }
 

@@ -39,6 +39,9 @@ pub struct Start {
     pub keep: Vec<(u8, u64)>,
     /// Indices of devices whose gate is in place already (as [`NetControl::Gate`]).
     pub covered: Vec<u32>,
+    /// Room for kernel notices not read yet, bytes; 4 MiB if none is given. What does not fit is
+    /// made good by reading everything anew.
+    pub monitor_buffer: Option<usize>,
     /// SCHED_FIFO priority, or none. A refusal is an event, not an error.
     pub priority: Option<u8>,
 }
@@ -71,7 +74,7 @@ pub fn spawn(config: &NetConfig, start: Start) -> Result<NetHandle, NetError> {
     let (control, control_reader) = sync_channel(CONTROLS);
     let control = ControlSender::new(control, Arc::clone(&wake));
     // The monitor first: what changes between the first dump and the first notice must not be missed.
-    let monitor = Monitor::open()?;
+    let monitor = Monitor::open(start.monitor_buffer)?;
     let io = Io {
         requester: Requester::open()?,
         packets: PacketSocket::open()?,
