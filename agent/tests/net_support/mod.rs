@@ -2,19 +2,23 @@
 //! wire's other end, where frames are read). It has no name and dies with the test's thread.
 
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use heartline::net::{
-    Device, NetCommand, NetConfig, NetControl, NetEvent, NetGroup, NetHandle, NetVip, Start, list_devices, spawn,
+    Device, NetCommand, NetConfig, NetControl, NetEvent, NetGroup, NetHandle, NetVip, Start,
+    list_devices, spawn,
 };
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::socket::{AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, SockaddrLike, bind, socket};
+use nix::sys::socket::{
+    AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, SockaddrLike, bind, socket,
+};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
-    ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, Icmpv6Packet, Icmpv6Repr, Ipv6Packet,
-    Ipv6Repr, NdiscRepr,
+    ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, Icmpv6Packet, Icmpv6Repr,
+    Ipv6Packet, Ipv6Repr, NdiscRepr,
 };
 
 /// Longest wait for anything; only a failing test waits that long.
@@ -23,7 +27,10 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// Runs `test` in a thread with a network namespace of its own.
 pub fn lab(test: impl FnOnce() + Send + 'static) {
     let thread = std::thread::spawn(|| {
-        assert!(nix::unistd::geteuid().is_root(), "this test makes a network namespace: run it as root");
+        assert!(
+            nix::unistd::geteuid().is_root(),
+            "this test makes a network namespace: run it as root"
+        );
         unshare(CloneFlags::CLONE_NEWNET).expect("unshare(CLONE_NEWNET): run this test as root");
         ip("link set lo up");
         wire();
@@ -34,17 +41,34 @@ pub fn lab(test: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// Makes the veth pair.
+/// Makes the veth pair and waits for its carrier.
 pub fn wire() {
     ip("link add hl0 address 02:00:00:00:00:01 type veth peer name hl1");
     ip("link set hl1 up");
     ip("link set hl0 up");
+    // The kernel reports carrier a little later.
+    eventually("carrier", || {
+        ["hl0", "hl1"]
+            .iter()
+            .all(|d| device(d).is_some_and(|d| d.carrier))
+    });
 }
 
 /// Runs `ip ARGS` in this thread's namespace.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test's set-up; iproute2 does not hang"
+)]
 pub fn ip(args: &str) -> String {
-    let output = Command::new("ip").args(args.split_whitespace()).output().expect("iproute2 is needed");
-    assert!(output.status.success(), "ip {args}: {}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new("ip")
+        .args(args.split_whitespace())
+        .output()
+        .expect("iproute2 is needed");
+    assert!(
+        output.status.success(),
+        "ip {args}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
@@ -58,7 +82,11 @@ pub fn has(name: &str, address: &str) -> bool {
     device(name).is_some_and(|d| d.addresses.iter().any(|a| a.address == address))
 }
 
-/// Waits for a condition.
+/// Waits for a condition that no descriptor tells of.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a pause between two looks, in a test"
+)]
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + PATIENCE;
     while !condition() {
@@ -73,12 +101,20 @@ pub fn group(id: u8, vips: &[&str]) -> NetGroup {
 }
 
 pub fn group_on(device: &str, id: u8, vips: &[&str]) -> NetGroup {
-    let vips = vips.iter().map(|vip| NetVip::new(vip.parse().unwrap(), None, device).unwrap()).collect();
+    let vips = vips
+        .iter()
+        .map(|vip| NetVip::new(vip.parse().unwrap(), None, device).unwrap())
+        .collect();
     NetGroup { id, vips }
 }
 
 pub fn config(groups: Vec<NetGroup>) -> NetConfig {
-    NetConfig { groups, announce_interval_ns: 60_000_000_000, takeover_ns: 50_000_000, wait_for_gate: false }
+    NetConfig {
+        groups,
+        announce_interval_ns: 60_000_000_000,
+        takeover_ns: 50_000_000,
+        wait_for_gate: false,
+    }
 }
 
 /// The thread under test, and all it said.
@@ -92,7 +128,11 @@ pub struct Net {
 impl Net {
     pub fn start(config: &NetConfig, start: Start) -> Self {
         let handle = spawn(config, start).expect("spawn");
-        let mut net = Self { handle, seen: Vec::new(), read: 0 };
+        let mut net = Self {
+            handle,
+            seen: Vec::new(),
+            read: 0,
+        };
         net.wait("the sweep", |e| matches!(e, NetEvent::Swept { .. }));
         net
     }
@@ -106,7 +146,11 @@ impl Net {
     }
 
     pub fn gain(&mut self, group: u8, epoch: u64) {
-        self.send(NetCommand::Gain { group, epoch, t_decided_ns: heartline::net::rt::boottime_ns() });
+        self.send(NetCommand::Gain {
+            group,
+            epoch,
+            t_decided_ns: heartline::net::rt::boottime_ns(),
+        });
     }
 
     /// Waits for the next event that fits; those before it are kept in `seen`.
@@ -122,22 +166,36 @@ impl Net {
                     return event;
                 }
             }
-            assert!(Instant::now() < end, "in vain: {what}; seen: {:#?}", self.seen);
-            std::thread::sleep(Duration::from_millis(1));
+            assert!(
+                Instant::now() < end,
+                "in vain: {what}; seen: {:#?}",
+                self.seen
+            );
+            // As the agent does on each heartbeat.
+            self.handle.commands.flush();
+            let fd = PollFd::new(self.handle.events.as_fd(), PollFlags::POLLIN);
+            poll(&mut [fd], 50u8).unwrap();
+            self.handle.events.clear();
         }
     }
 
     /// Gains a group and waits until it is announced.
     pub fn own(&mut self, group: u8, epoch: u64) {
         self.gain(group, epoch);
-        self.wait("a gain", |e| matches!(e, NetEvent::Announced { group: g, .. } if *g == group));
+        self.wait(
+            "a gain",
+            |e| matches!(e, NetEvent::Announced { group: g, .. } if *g == group),
+        );
     }
 
     /// Ends the thread and gives everything it said.
     pub fn stop(mut self) -> Vec<NetEvent> {
         self.send(NetCommand::Stop);
         self.wait("the end", |e| *e == NetEvent::Stopped);
-        self.handle.thread.join().expect("the address thread panicked");
+        self.handle
+            .thread
+            .join()
+            .expect("the address thread panicked");
         self.seen
     }
 }
@@ -163,7 +221,13 @@ pub struct Wire(std::net::UdpSocket);
 impl Wire {
     pub fn open() -> Self {
         let all = SockProtocol::EthAll;
-        let fd = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, Some(all)).unwrap();
+        let fd = socket(
+            AddressFamily::Packet,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC,
+            Some(all),
+        )
+        .unwrap();
         let index = nix::net::if_::if_nametoindex("hl1").unwrap();
         // SAFETY: all-zero is a valid sockaddr_ll.
         let mut raw: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
@@ -174,7 +238,8 @@ impl Wire {
         // SAFETY: `raw` is a sockaddr_ll of that length.
         let address = unsafe { LinkAddr::from_raw((&raw const raw).cast(), Some(length)) }.unwrap();
         bind(fd.as_raw_fd(), &address).unwrap();
-        nix::sys::socket::setsockopt(&fd, nix::sys::socket::sockopt::RcvBufForce, &(16 << 20)).unwrap();
+        nix::sys::socket::setsockopt(&fd, nix::sys::socket::sockopt::RcvBufForce, &(16 << 20))
+            .unwrap();
         // A UdpSocket only for its recv() and read timeout.
         let socket = std::net::UdpSocket::from(fd);
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -186,7 +251,10 @@ impl Wire {
         let end = Instant::now() + PATIENCE;
         let mut buffer = [0; 2048];
         while Instant::now() < end {
-            let n = self.0.recv(&mut buffer).expect("no announcement came");
+            let n = match self.0.recv(&mut buffer) {
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+                n => n.expect("no announcement came"),
+            };
             if let Some(seen) = announcement(&buffer[..n]) {
                 return seen;
             }
@@ -237,7 +305,11 @@ fn announcement(bytes: &[u8]) -> Option<Seen> {
                     Kind::ArpReply
                 }
             };
-            Some(Seen { address: source_protocol_addr.into(), mac: mac.0, kind })
+            Some(Seen {
+                address: source_protocol_addr.into(),
+                mac: mac.0,
+                kind,
+            })
         }
         EthernetProtocol::Ipv6 => {
             let packet = Ipv6Packet::new_checked(frame.payload()).ok()?;
@@ -247,20 +319,37 @@ fn announcement(bytes: &[u8]) -> Option<Seen> {
             }
             let icmp = Icmpv6Packet::new_checked(packet.payload()).ok()?;
             // Checks the checksum, too.
-            let repr =
-                Icmpv6Repr::parse(&header.src_addr, &header.dst_addr, &icmp, &ChecksumCapabilities::default()).ok()?;
-            let Icmpv6Repr::Ndisc(NdiscRepr::NeighborAdvert { flags, target_addr, lladdr }) = repr else {
+            let repr = Icmpv6Repr::parse(
+                &header.src_addr,
+                &header.dst_addr,
+                &icmp,
+                &ChecksumCapabilities::default(),
+            )
+            .ok()?;
+            let Icmpv6Repr::Ndisc(NdiscRepr::NeighborAdvert {
+                flags,
+                target_addr,
+                lladdr,
+            }) = repr
+            else {
                 return None;
             };
             assert_eq!(frame.dst_addr(), EthernetAddress([0x33, 0x33, 0, 0, 0, 1]));
-            assert_eq!(header.dst_addr, "ff02::1".parse::<std::net::Ipv6Addr>().unwrap());
+            assert_eq!(
+                header.dst_addr,
+                "ff02::1".parse::<std::net::Ipv6Addr>().unwrap()
+            );
             assert_eq!(header.src_addr, target_addr);
             assert_eq!(header.hop_limit, 255);
             assert!(flags.contains(smoltcp::wire::NdiscNeighborFlags::OVERRIDE));
             assert!(!flags.contains(smoltcp::wire::NdiscNeighborFlags::SOLICITED));
             assert_eq!(lladdr, Some(mac.into()));
             let router = flags.contains(smoltcp::wire::NdiscNeighborFlags::ROUTER);
-            Some(Seen { address: target_addr.into(), mac: mac.0, kind: Kind::Advert { router } })
+            Some(Seen {
+                address: target_addr.into(),
+                mac: mac.0,
+                kind: Kind::Advert { router },
+            })
         }
         _ => None,
     }
