@@ -28,14 +28,27 @@ impl NetVip {
         let longest = if address.is_ipv4() { 32 } else { 128 };
         let prefix = prefix.unwrap_or(longest);
         if prefix == 0 || prefix > longest {
-            return Err(NetError::Config(format!("{address}/{prefix}: the prefix must be 1 to {longest}")));
+            return Err(NetError::Config(format!(
+                "{address}/{prefix}: the prefix must be 1 to {longest}"
+            )));
         }
         // Slash and colon cannot be in a device name; the name is used in a /proc path.
-        if device.is_empty() || device.len() > 15 || device == "." || device == ".." || device.contains(['/', ':', '\0']) {
-            return Err(NetError::Config(format!("{device:?} is no device name (1 to 15 bytes, no '/' and ':')")));
+        if device.is_empty()
+            || device.len() > 15
+            || device == "."
+            || device == ".."
+            || device.contains(['/', ':', '\0'])
+        {
+            return Err(NetError::Config(format!(
+                "{device:?} is no device name (1 to 15 bytes, no '/' and ':')"
+            )));
         }
         let device = DevName::from(device).map_err(|e| NetError::Config(e.to_string()))?;
-        Ok(Self { address, prefix, device })
+        Ok(Self {
+            address,
+            prefix,
+            device,
+        })
     }
 }
 
@@ -69,16 +82,25 @@ impl NetConfig {
         let mut addresses = BTreeSet::new();
         for group in &self.groups {
             if !ids.insert(group.id) {
-                return Err(NetError::Config(format!("group id {} is there twice", group.id)));
+                return Err(NetError::Config(format!(
+                    "group id {} is there twice",
+                    group.id
+                )));
             }
             for vip in &group.vips {
                 if !addresses.insert(vip.address) {
-                    return Err(NetError::Config(format!("VIP {} is there twice", vip.address)));
+                    return Err(NetError::Config(format!(
+                        "VIP {} is there twice",
+                        vip.address
+                    )));
                 }
             }
         }
         if addresses.len() > MAX_VIPS {
-            return Err(NetError::Config(format!("{} VIPs, at most {MAX_VIPS}", addresses.len())));
+            return Err(NetError::Config(format!(
+                "{} VIPs, at most {MAX_VIPS}",
+                addresses.len()
+            )));
         }
         Ok(())
     }
@@ -91,23 +113,59 @@ mod tests {
     #[test]
     fn impossible_vips_are_refused() {
         let ip = "10.0.0.1".parse().unwrap();
-        for (prefix, device) in
-            [(Some(33), "eth0"), (Some(0), "eth0"), (None, ""), (None, "a/b"), (None, ".."), (None, "sixteen-letters-")]
-        {
-            assert!(NetVip::new(ip, prefix, device).is_err(), "{prefix:?} {device}");
+        for (prefix, device) in [
+            (Some(33), "eth0"),
+            (Some(0), "eth0"),
+            (None, ""),
+            (None, "a/b"),
+            (None, ".."),
+            (None, "sixteen-letters-"),
+        ] {
+            assert!(
+                NetVip::new(ip, prefix, device).is_err(),
+                "{prefix:?} {device}"
+            );
         }
         assert_eq!(NetVip::new(ip, None, "eth0").unwrap().prefix, 32);
-        assert_eq!(NetVip::new("fd00::1".parse().unwrap(), None, "eth0").unwrap().prefix, 128);
+        assert_eq!(
+            NetVip::new("fd00::1".parse().unwrap(), None, "eth0")
+                .unwrap()
+                .prefix,
+            128
+        );
     }
 
     #[test]
     fn the_same_address_twice_is_refused() {
         let vip = NetVip::new("10.0.0.1".parse().unwrap(), None, "eth0").unwrap();
-        let group = |id| NetGroup { id, vips: vec![vip] };
-        let config = |groups| NetConfig { groups, announce_interval_ns: 1, takeover_ns: 1, wait_for_gate: false };
+        let group = |id| NetGroup {
+            id,
+            vips: vec![vip],
+        };
+        let config = |groups| NetConfig {
+            groups,
+            announce_interval_ns: 1,
+            takeover_ns: 1,
+            wait_for_gate: false,
+        };
         assert!(config(vec![group(1)]).check().is_ok());
-        assert!(config(vec![group(1), group(2)]).check().unwrap_err().to_string().contains("10.0.0.1"));
-        let empty = NetGroup { id: 1, vips: vec![] };
-        assert!(config(vec![empty.clone(), empty]).check().unwrap_err().to_string().contains("group id 1"));
+        assert!(
+            config(vec![group(1), group(2)])
+                .check()
+                .unwrap_err()
+                .to_string()
+                .contains("10.0.0.1")
+        );
+        let empty = NetGroup {
+            id: 1,
+            vips: vec![],
+        };
+        assert!(
+            config(vec![empty.clone(), empty])
+                .check()
+                .unwrap_err()
+                .to_string()
+                .contains("group id 1")
+        );
     }
 }

@@ -69,7 +69,12 @@ pub fn list_devices() -> Result<Vec<Device>, NetError> {
         .collect();
     for a in addresses {
         if let Some(device) = devices.get_mut(&a.ifindex) {
-            device.addresses.push(DeviceAddress { address: a.address, prefix: a.prefix, ours: a.ours, flags: a.flags });
+            device.addresses.push(DeviceAddress {
+                address: a.address,
+                prefix: a.prefix,
+                ours: a.ours,
+                flags: a.flags,
+            });
         }
     }
     Ok(devices.into_values().collect())
@@ -106,6 +111,10 @@ impl Devices {
         self.table.keys().copied().collect()
     }
 
+    pub fn is_up(&self, ifindex: u32) -> bool {
+        self.get(ifindex).is_some_and(|known| known.link.up)
+    }
+
     pub fn runs(&self, ifindex: u32) -> bool {
         self.get(ifindex).is_some_and(|known| known.link.running)
     }
@@ -116,7 +125,14 @@ impl Devices {
             return Some(std::mem::replace(&mut known.link, link));
         }
         let covered = self.early.remove(&link.ifindex).unwrap_or(false);
-        self.table.insert(link.ifindex, Known { link, covered, router: forwarding(&link.name) });
+        self.table.insert(
+            link.ifindex,
+            Known {
+                link,
+                covered,
+                router: forwarding(&link.name),
+            },
+        );
         None
     }
 

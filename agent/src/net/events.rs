@@ -53,16 +53,37 @@ pub enum NetControl {
 /// What the address thread reports. No heap: the real-time thread may read it.
 /// All times are boot clock ns; `vip` is an index into [`super::NetGroup::vips`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the field names say it; units and indices are in the line above")]
+#[expect(
+    missing_docs,
+    reason = "the field names say it; units and indices are in the line above"
+)]
 pub enum NetEvent {
     /// All addresses of a gained group were tried; `up` are in place, `failed` are retried.
-    AddressUp { group: u8, epoch: u64, t_decided_ns: u64, t_ns: u64, up: u16, failed: u16 },
+    AddressUp {
+        group: u8,
+        epoch: u64,
+        t_decided_ns: u64,
+        t_ns: u64,
+        up: u16,
+        failed: u16,
+    },
     /// A round of announcements went out (repetitions and periodic rounds are not reported).
-    Announced { group: u8, epoch: u64, t_ns: u64, frames: u32, why: Why },
+    Announced {
+        group: u8,
+        epoch: u64,
+        t_ns: u64,
+        frames: u32,
+        why: Why,
+    },
     /// A lost group's addresses are removed.
     AddressDown { group: u8, epoch: u64, t_ns: u64 },
     /// The kernel refused an address (or its removal); it is tried again. Told once per reason.
-    AddressFailed { group: u8, vip: u16, errno: i32, text: Text },
+    AddressFailed {
+        group: u8,
+        vip: u16,
+        errno: i32,
+        text: Text,
+    },
     /// The address was there already when the group was gained; it is ours now.
     AddressAdopted { group: u8, vip: u16 },
     /// An owned address had vanished (or could not be added before) and is back.
@@ -72,9 +93,17 @@ pub enum NetEvent {
     /// The device of owned VIPs went away, or its gate did; they come back with it.
     WithoutDevice { group: u8, vips: u16, ifindex: u32 },
     /// A gain not newer than the group's last loss was refused.
-    StaleGain { group: u8, epoch: u64, lost_epoch: u64 },
+    StaleGain {
+        group: u8,
+        epoch: u64,
+        lost_epoch: u64,
+    },
     /// A loss older than the group's present ownership was refused.
-    StaleLose { group: u8, epoch: u64, owned_epoch: u64 },
+    StaleLose {
+        group: u8,
+        epoch: u64,
+        owned_epoch: u64,
+    },
     /// A command for a group that is not in the configuration.
     UnknownGroup { group: u8 },
     /// A device appeared (or got this name): attach the gate.
@@ -86,9 +115,17 @@ pub enum NetEvent {
     /// A device cannot pass traffic: down, or no carrier.
     DeviceDown { ifindex: u32, name: DevName },
     /// A device has a new hardware address; the announcements carry it from now on.
-    DeviceMac { ifindex: u32, name: DevName, mac: [u8; 6] },
+    DeviceMac {
+        ifindex: u32,
+        name: DevName,
+        mac: [u8; 6],
+    },
     /// The sweep at start: stale addresses removed, addresses of groups still owned kept.
-    Swept { removed: u32, kept: u32, failed: u32 },
+    Swept {
+        removed: u32,
+        kept: u32,
+        failed: u32,
+    },
     /// Kernel notices were lost and everything was read anew; `removed` addresses were not to be there.
     Resynced { removed: u32, restored: u32 },
     /// Devices and addresses could not be read; tried again within a second.

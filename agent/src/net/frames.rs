@@ -5,8 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use arrayvec::ArrayVec;
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
-    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, Icmpv6Packet,
-    Icmpv6Repr, IpProtocol, Ipv6Packet, Ipv6Repr, NdiscNeighborFlags, NdiscRepr,
+    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol,
+    EthernetRepr, Icmpv6Packet, Icmpv6Repr, IpProtocol, Ipv6Packet, Ipv6Repr, NdiscNeighborFlags,
+    NdiscRepr,
 };
 
 /// Ethernet header, IPv6 header, neighbour advertisement with one link-layer option.
@@ -26,7 +27,12 @@ pub(crate) fn announcement(address: IpAddr, mac: [u8; 6], router: bool) -> Frame
     let mut frames = Frames::new();
     match address {
         IpAddr::V4(ip) => {
-            frames.push(gratuitous_arp(ip, mac, ArpOperation::Request, EthernetAddress([0; 6])));
+            frames.push(gratuitous_arp(
+                ip,
+                mac,
+                ArpOperation::Request,
+                EthernetAddress([0; 6]),
+            ));
             // RFC 5944, 4.6: in the reply form the target hardware address is the announced one.
             frames.push(gratuitous_arp(ip, mac, ArpOperation::Reply, mac));
         }
@@ -43,8 +49,17 @@ fn blank(len: usize) -> Frame {
     frame
 }
 
-fn gratuitous_arp(ip: Ipv4Addr, mac: EthernetAddress, operation: ArpOperation, target: EthernetAddress) -> Frame {
-    let ether = EthernetRepr { src_addr: mac, dst_addr: EthernetAddress::BROADCAST, ethertype: EthernetProtocol::Arp };
+fn gratuitous_arp(
+    ip: Ipv4Addr,
+    mac: EthernetAddress,
+    operation: ArpOperation,
+    target: EthernetAddress,
+) -> Frame {
+    let ether = EthernetRepr {
+        src_addr: mac,
+        dst_addr: EthernetAddress::BROADCAST,
+        ethertype: EthernetProtocol::Arp,
+    };
     let arp = ArpRepr::EthernetIpv4 {
         operation,
         source_hardware_addr: mac,
@@ -62,7 +77,11 @@ fn gratuitous_arp(ip: Ipv4Addr, mac: EthernetAddress, operation: ArpOperation, t
 fn unsolicited_advertisement(ip: Ipv6Addr, mac: EthernetAddress, router: bool) -> Frame {
     let mut flags = NdiscNeighborFlags::OVERRIDE;
     flags.set(NdiscNeighborFlags::ROUTER, router);
-    let advert = Icmpv6Repr::Ndisc(NdiscRepr::NeighborAdvert { flags, target_addr: ip, lladdr: Some(mac.into()) });
+    let advert = Icmpv6Repr::Ndisc(NdiscRepr::NeighborAdvert {
+        flags,
+        target_addr: ip,
+        lladdr: Some(mac.into()),
+    });
     let header = Ipv6Repr {
         src_addr: ip,
         dst_addr: ALL_NODES,
@@ -70,14 +89,23 @@ fn unsolicited_advertisement(ip: Ipv6Addr, mac: EthernetAddress, router: bool) -
         payload_len: advert.buffer_len(),
         hop_limit: 255,
     };
-    let ether = EthernetRepr { src_addr: mac, dst_addr: ALL_NODES_MAC, ethertype: EthernetProtocol::Ipv6 };
+    let ether = EthernetRepr {
+        src_addr: mac,
+        dst_addr: ALL_NODES_MAC,
+        ethertype: EthernetProtocol::Ipv6,
+    };
     let mut bytes = blank(ether.buffer_len() + header.buffer_len() + advert.buffer_len());
     let mut frame = EthernetFrame::new_unchecked(&mut bytes[..]);
     ether.emit(&mut frame);
     let mut packet = Ipv6Packet::new_unchecked(frame.payload_mut());
     header.emit(&mut packet);
     let mut icmp = Icmpv6Packet::new_unchecked(packet.payload_mut());
-    advert.emit(&header.src_addr, &header.dst_addr, &mut icmp, &ChecksumCapabilities::default());
+    advert.emit(
+        &header.src_addr,
+        &header.dst_addr,
+        &mut icmp,
+        &ChecksumCapabilities::default(),
+    );
     bytes
 }
 

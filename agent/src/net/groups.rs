@@ -70,10 +70,17 @@ impl Vip {
     pub fn bind(&mut self, known: &Known, wait_for_gate: bool) {
         let link = &known.link;
         if self.ifindex != link.ifindex {
-            self.requests = requests(self.conf.address, self.conf.prefix, &self.conf.device, link.ifindex);
+            self.requests = requests(
+                self.conf.address,
+                self.conf.prefix,
+                &self.conf.device,
+                link.ifindex,
+            );
             self.ifindex = link.ifindex;
         }
-        self.frames = link.mac.map_or_else(Frames::new, |mac| announcement(self.conf.address, mac, known.router));
+        self.frames = link.mac.map_or_else(Frames::new, |mac| {
+            announcement(self.conf.address, mac, known.router)
+        });
         self.usable = known.covered || !wait_for_gate;
         self.retry_soon();
     }
@@ -121,7 +128,11 @@ impl Vip {
 }
 
 fn grow(backoff: u64) -> u64 {
-    if backoff == 0 { BACKOFF_FIRST } else { backoff.saturating_mul(2).min(BACKOFF_MAX) }
+    if backoff == 0 {
+        BACKOFF_FIRST
+    } else {
+        backoff.saturating_mul(2).min(BACKOFF_MAX)
+    }
 }
 
 /// A gain that is being carried out.
@@ -181,7 +192,12 @@ impl Group {
     pub fn gain(&mut self, epoch: u64, t_decided: u64, now: u64) {
         self.owned = Some(epoch);
         self.down = None;
-        self.pass = Some(Pass { t_decided, t_up: now, t_sent: now, frames: 0 });
+        self.pass = Some(Pass {
+            t_decided,
+            t_up: now,
+            t_sent: now,
+            frames: 0,
+        });
         self.schedule = Schedule::off();
         self.round = None;
         self.renew_at = now.saturating_add(super::RENEW_INTERVAL_NS);
@@ -214,7 +230,11 @@ impl Group {
         self.renew_at = NEVER;
         for vip in &mut self.vips {
             // Also those that failed: a request without an answer may have been carried out.
-            vip.state = if vip.ifindex == 0 { State::Absent } else { State::Leaving };
+            vip.state = if vip.ifindex == 0 {
+                State::Absent
+            } else {
+                State::Leaving
+            };
             vip.retry_soon();
         }
         self.due = 0;
@@ -223,7 +243,13 @@ impl Group {
     /// Up to a batch of VIPs in `state` that may be tried now.
     pub fn pick(&self, state: State, now: u64) -> ArrayVec<usize, BATCH> {
         let ready = |vip: &Vip| vip.state == state && vip.due() <= now;
-        self.vips.iter().enumerate().filter(|(_, vip)| ready(vip)).map(|(i, _)| i).take(BATCH).collect()
+        self.vips
+            .iter()
+            .enumerate()
+            .filter(|(_, vip)| ready(vip))
+            .map(|(i, _)| i)
+            .take(BATCH)
+            .collect()
     }
 
     /// Sets [`Self::due`] from the VIPs; at once where only a report is owed.
@@ -235,13 +261,18 @@ impl Group {
 
     /// When the next thing of any kind is to be done.
     pub fn next(&self) -> u64 {
-        let round = self.round.map_or(self.schedule.due(), |round| round.not_before);
+        let round = self
+            .round
+            .map_or(self.schedule.due(), |round| round.not_before);
         self.due.min(round).min(self.renew_at)
     }
 
     /// VIPs in place.
     pub fn up(&self) -> usize {
-        self.vips.iter().filter(|vip| vip.state == State::Up).count()
+        self.vips
+            .iter()
+            .filter(|vip| vip.state == State::Up)
+            .count()
     }
 }
 
@@ -250,7 +281,9 @@ mod tests {
     use super::*;
 
     fn group(n: u8) -> Group {
-        let vips = (0..n).map(|i| NetVip::new([10, 0, 0, i].into(), None, "eth0").unwrap()).collect();
+        let vips = (0..n)
+            .map(|i| NetVip::new([10, 0, 0, i].into(), None, "eth0").unwrap())
+            .collect();
         let mut group = Group::new(&NetGroup { id: 1, vips });
         for vip in &mut group.vips {
             vip.ifindex = 2;
@@ -290,7 +323,13 @@ mod tests {
         g.gain(1, 0, 10);
         assert_eq!(g.pick(State::Wanted, 10).len(), 3);
         g.schedule.start(10, Why::Gain);
-        g.round = Some(Round { cursor: 1, frames: 2, why: Why::Gain, tries: 0, not_before: 10 });
+        g.round = Some(Round {
+            cursor: 1,
+            frames: 2,
+            why: Why::Gain,
+            tries: 0,
+            not_before: 10,
+        });
         g.vips[2].unbind(true);
         g.lose(1);
         assert_eq!(g.pick(State::Leaving, 0).len(), 2);

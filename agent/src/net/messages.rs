@@ -28,27 +28,43 @@ pub(crate) struct Requests {
 
 /// Builds the requests for `address`/`prefix` on the device.
 pub(crate) fn requests(address: IpAddr, prefix: u8, device: &DevName, ifindex: u32) -> Requests {
-    let body = |lifetimes: bool| address_message(address, prefix, ifindex, lifetimes.then_some(device));
+    let body =
+        |lifetimes: bool| address_message(address, prefix, ifindex, lifetimes.then_some(device));
     Requests {
-        add: serialize(RouteNetlinkMessage::NewAddress(body(true)), NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL),
-        renew: serialize(RouteNetlinkMessage::NewAddress(body(true)), NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE),
+        add: serialize(
+            RouteNetlinkMessage::NewAddress(body(true)),
+            NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL,
+        ),
+        renew: serialize(
+            RouteNetlinkMessage::NewAddress(body(true)),
+            NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE,
+        ),
         del: serialize(RouteNetlinkMessage::DelAddress(body(false)), NLM_F_ACK),
     }
 }
 
 /// A request to remove an address that is no VIP of a known device.
 pub(crate) fn removal(address: IpAddr, prefix: u8, ifindex: u32) -> Vec<u8> {
-    serialize(RouteNetlinkMessage::DelAddress(address_message(address, prefix, ifindex, None)), NLM_F_ACK)
+    serialize(
+        RouteNetlinkMessage::DelAddress(address_message(address, prefix, ifindex, None)),
+        NLM_F_ACK,
+    )
 }
 
 /// A request for all devices.
 pub(crate) fn dump_links() -> Vec<u8> {
-    serialize(RouteNetlinkMessage::GetLink(LinkMessage::default()), NLM_F_DUMP)
+    serialize(
+        RouteNetlinkMessage::GetLink(LinkMessage::default()),
+        NLM_F_DUMP,
+    )
 }
 
 /// A request for all addresses of both families.
 pub(crate) fn dump_addresses() -> Vec<u8> {
-    serialize(RouteNetlinkMessage::GetAddress(AddressMessage::default()), NLM_F_DUMP)
+    serialize(
+        RouteNetlinkMessage::GetAddress(AddressMessage::default()),
+        NLM_F_DUMP,
+    )
 }
 
 /// Writes the sequence number into a serialized request.
@@ -67,12 +83,24 @@ fn label(device: &str) -> String {
     text + LABEL_SUFFIX
 }
 
-fn address_message(address: IpAddr, prefix: u8, ifindex: u32, device: Option<&DevName>) -> AddressMessage {
+fn address_message(
+    address: IpAddr,
+    prefix: u8,
+    ifindex: u32,
+    device: Option<&DevName>,
+) -> AddressMessage {
     let mut message = AddressMessage::default();
-    message.header.family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    message.header.family = if address.is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    };
     message.header.prefix_len = prefix;
     message.header.index = ifindex;
-    message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
+    message.attributes = vec![
+        AddressAttribute::Local(address),
+        AddressAttribute::Address(address),
+    ];
     let Some(device) = device else { return message };
 
     let single = prefix == if address.is_ipv4() { 32 } else { 128 };
@@ -90,9 +118,15 @@ fn address_message(address: IpAddr, prefix: u8, ifindex: u32, device: Option<&De
     lifetime.ifa_valid = VALID_LIFETIME_S;
     // A preferred /128 would be chosen as source address for the node's own connections, by its
     // longer match; those would break with every move. Deprecated addresses still serve.
-    lifetime.ifa_preferred = if single && address.is_ipv6() { 0 } else { VALID_LIFETIME_S };
+    lifetime.ifa_preferred = if single && address.is_ipv6() {
+        0
+    } else {
+        VALID_LIFETIME_S
+    };
     if address.is_ipv4() {
-        message.attributes.push(AddressAttribute::Label(label(device)));
+        message
+            .attributes
+            .push(AddressAttribute::Label(label(device)));
     }
     message.attributes.extend([
         AddressAttribute::CacheInfo(lifetime),
@@ -119,7 +153,9 @@ mod tests {
 
     fn parsed(bytes: &[u8]) -> (u16, RouteNetlinkMessage) {
         let m = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes).unwrap();
-        let NetlinkPayload::InnerMessage(inner) = m.payload else { panic!("{:?}", m.payload) };
+        let NetlinkPayload::InnerMessage(inner) = m.payload else {
+            panic!("{:?}", m.payload)
+        };
         (m.header.flags, inner)
     }
 
@@ -133,20 +169,40 @@ mod tests {
     #[test]
     fn requests_say_what_is_meant() {
         let r = requests("10.0.0.1".parse().unwrap(), 32, &bounded("eth0"), 3);
-        let (flags, RouteNetlinkMessage::NewAddress(add)) = parsed(&r.add) else { panic!() };
+        let (flags, RouteNetlinkMessage::NewAddress(add)) = parsed(&r.add) else {
+            panic!()
+        };
         assert_eq!(flags, NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL);
         assert_eq!((add.header.index, add.header.prefix_len), (3, 32));
-        assert!(add.attributes.contains(&AddressAttribute::Label("eth0:hl".into())));
-        assert!(add.attributes.contains(&AddressAttribute::Flags(AddressFlags::Noprefixroute)));
-        let (flags, RouteNetlinkMessage::NewAddress(renew)) = parsed(&r.renew) else { panic!() };
-        assert_eq!(flags, NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE);
+        assert!(
+            add.attributes
+                .contains(&AddressAttribute::Label("eth0:hl".into()))
+        );
+        assert!(
+            add.attributes
+                .contains(&AddressAttribute::Flags(AddressFlags::Noprefixroute))
+        );
+        let (flags, RouteNetlinkMessage::NewAddress(renew)) = parsed(&r.renew) else {
+            panic!()
+        };
+        assert_eq!(
+            flags,
+            NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE
+        );
         assert_eq!(renew, add);
-        let (flags, RouteNetlinkMessage::DelAddress(_)) = parsed(&r.del) else { panic!() };
+        let (flags, RouteNetlinkMessage::DelAddress(_)) = parsed(&r.del) else {
+            panic!()
+        };
         assert_eq!(flags, NLM_F_REQUEST | NLM_F_ACK);
 
         let r = requests("fd00::1".parse().unwrap(), 64, &bounded("eth0"), 3);
-        let (_, RouteNetlinkMessage::NewAddress(add)) = parsed(&r.add) else { panic!() };
-        assert!(add.attributes.contains(&AddressAttribute::Flags(AddressFlags::Nodad)));
+        let (_, RouteNetlinkMessage::NewAddress(add)) = parsed(&r.add) else {
+            panic!()
+        };
+        assert!(
+            add.attributes
+                .contains(&AddressAttribute::Flags(AddressFlags::Nodad))
+        );
     }
 
     #[test]

@@ -26,7 +26,8 @@ impl Worker {
                 Heard::Quiet => return false,
                 Heard::Lost => {
                     NetStats::add(&self.io.stats.resyncs, 1);
-                    self.resync_at = boottime_ns().max(self.last_resync.saturating_add(RESYNC_GAP_NS));
+                    self.resync_at =
+                        boottime_ns().max(self.last_resync.saturating_add(RESYNC_GAP_NS));
                     return false;
                 }
                 Heard::Datagram => {}
@@ -71,7 +72,9 @@ impl Worker {
         };
         if old.mac != link.mac {
             if let Some(mac) = link.mac {
-                self.io.events.emit(NetEvent::DeviceMac { ifindex, name, mac });
+                self.io
+                    .events
+                    .emit(NetEvent::DeviceMac { ifindex, name, mac });
             }
             self.bind(ifindex);
             self.announce_device(ifindex, Why::Asked);
@@ -89,8 +92,13 @@ impl Worker {
     }
 
     fn link_gone(&mut self, ifindex: u32) {
-        let Some(known) = self.devices.remove(ifindex) else { return };
-        self.io.events.emit(NetEvent::DeviceGone { ifindex, name: known.link.name });
+        let Some(known) = self.devices.remove(ifindex) else {
+            return;
+        };
+        self.io.events.emit(NetEvent::DeviceGone {
+            ifindex,
+            name: known.link.name,
+        });
         for group in self.groups.values_mut() {
             let owned = group.owned.is_some();
             let mut lost = 0u16;
@@ -102,7 +110,11 @@ impl Worker {
                 group.settle();
                 group.finish_down(&mut self.io);
                 if owned {
-                    self.io.events.emit(NetEvent::WithoutDevice { group: group.id, vips: lost, ifindex });
+                    self.io.events.emit(NetEvent::WithoutDevice {
+                        group: group.id,
+                        vips: lost,
+                        ifindex,
+                    });
                 }
             }
         }
@@ -110,10 +122,16 @@ impl Worker {
 
     /// Ties the VIPs of a device to what it is now.
     pub(super) fn bind(&mut self, ifindex: u32) {
-        let Some(known) = self.devices.get(ifindex).copied() else { return };
+        let Some(known) = self.devices.get(ifindex).copied() else {
+            return;
+        };
         for group in self.groups.values_mut() {
             let mut any = false;
-            for vip in group.vips.iter_mut().filter(|vip| vip.conf.device == known.link.name) {
+            for vip in group
+                .vips
+                .iter_mut()
+                .filter(|vip| vip.conf.device == known.link.name)
+            {
                 vip.bind(&known, self.wait_for_gate);
                 any = true;
             }
@@ -125,8 +143,16 @@ impl Worker {
 
     fn announce_device(&mut self, ifindex: u32, why: Why) {
         let now = boottime_ns();
-        for group in self.groups.values_mut().filter(|group| group.owned.is_some()) {
-            if group.vips.iter().any(|vip| vip.ifindex == ifindex && vip.state == State::Up) {
+        for group in self
+            .groups
+            .values_mut()
+            .filter(|group| group.owned.is_some())
+        {
+            if group
+                .vips
+                .iter()
+                .any(|vip| vip.ifindex == ifindex && vip.state == State::Up)
+            {
                 group.schedule.start(now, why);
             }
         }
@@ -134,13 +160,20 @@ impl Worker {
 
     /// An address was added or changed.
     fn address(&mut self, addr: AddrInfo) {
-        let Some((group, index)) = self.index.get(&addr.address).copied() else { return };
-        let Some(group) = self.groups.get_mut(&group) else { return };
+        let Some((group, index)) = self.index.get(&addr.address).copied() else {
+            return;
+        };
+        let Some(group) = self.groups.get_mut(&group) else {
+            return;
+        };
         let owned = group.owned.is_some();
-        let Some(vip) = group.vips.get_mut(index) else { return };
+        let Some(vip) = group.vips.get_mut(index) else {
+            return;
+        };
         let now = boottime_ns();
         if vip.ifindex == addr.ifindex && vip.conf.prefix == addr.prefix {
-            let unusable = addr.address.is_ipv6() && addr.flags & (IFA_F_DADFAILED | IFA_F_TENTATIVE) != 0;
+            let unusable =
+                addr.address.is_ipv6() && addr.flags & (IFA_F_DADFAILED | IFA_F_TENTATIVE) != 0;
             if owned && vip.state == State::Up && unusable && self.devices.runs(addr.ifindex) {
                 vip.ours = false;
                 vip.disturb(State::Wanted, now);
@@ -152,18 +185,31 @@ impl Worker {
         } else if !owned && self.devices.get(addr.ifindex).is_some() {
             let (removed, _) = self.io.remove_all(&[addr]);
             if removed > 0 {
-                self.io.events.emit(NetEvent::StrayRemoved { address: addr.address, ifindex: addr.ifindex });
+                self.io.events.emit(NetEvent::StrayRemoved {
+                    address: addr.address,
+                    ifindex: addr.ifindex,
+                });
             }
         }
     }
 
     /// An address was removed: by hand, by its lifetime, with its device, or by ourselves.
     fn address_gone(&mut self, addr: AddrInfo) {
-        let Some((group, index)) = self.index.get(&addr.address).copied() else { return };
-        let Some(group) = self.groups.get_mut(&group) else { return };
+        let Some((group, index)) = self.index.get(&addr.address).copied() else {
+            return;
+        };
+        let Some(group) = self.groups.get_mut(&group) else {
+            return;
+        };
         let owned = group.owned.is_some();
-        let Some(vip) = group.vips.get_mut(index) else { return };
-        if owned && vip.state == State::Up && vip.ifindex == addr.ifindex && vip.conf.prefix == addr.prefix {
+        let Some(vip) = group.vips.get_mut(index) else {
+            return;
+        };
+        if owned
+            && vip.state == State::Up
+            && vip.ifindex == addr.ifindex
+            && vip.conf.prefix == addr.prefix
+        {
             vip.disturb(State::Wanted, boottime_ns());
             group.settle();
         }
@@ -178,9 +224,16 @@ impl Worker {
             Ok(found) => {
                 let (removed, failed) = self.io.remove_all(&found.remove);
                 if start {
-                    self.io.events.emit(NetEvent::Swept { removed, kept: found.kept, failed });
+                    self.io.events.emit(NetEvent::Swept {
+                        removed,
+                        kept: found.kept,
+                        failed,
+                    });
                 } else {
-                    self.io.events.emit(NetEvent::Resynced { removed, restored: found.restored });
+                    self.io.events.emit(NetEvent::Resynced {
+                        removed,
+                        restored: found.restored,
+                    });
                 }
                 if failed > 0 {
                     self.resync_at = now.saturating_add(RESYNC_RETRY_NS);
@@ -188,7 +241,11 @@ impl Worker {
                 self.swept |= failed == 0;
             }
             Err(e) => {
-                let errno = if let NetError::Dump(errno) = e { errno as i32 } else { libc::EIO };
+                let errno = if let NetError::Dump(errno) = e {
+                    errno as i32
+                } else {
+                    libc::EIO
+                };
                 self.io.events.emit(NetEvent::ResyncFailed { errno });
                 self.resync_at = now.saturating_add(RESYNC_RETRY_NS);
             }
@@ -217,7 +274,10 @@ impl Worker {
             let vip = self.index.get(&addr.address).and_then(|(id, index)| {
                 let group = self.groups.get_mut(id)?;
                 let owned = group.owned.is_some();
-                group.vips.get_mut(*index).map(|vip| (*id, *index, owned, vip))
+                group
+                    .vips
+                    .get_mut(*index)
+                    .map(|vip| (*id, *index, owned, vip))
             });
             let Some((id, index, owned, vip)) = vip else {
                 if addr.ours {

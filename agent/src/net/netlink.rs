@@ -47,7 +47,9 @@ fn errno_of(error: &std::io::Error) -> Errno {
 fn open() -> Result<Socket, NetError> {
     let mut socket = Socket::new(NETLINK_ROUTE).map_err(error("open a netlink socket"))?;
     socket.bind_auto().map_err(error("bind a netlink socket"))?;
-    socket.set_non_blocking(true).map_err(error("set a netlink socket non-blocking"))?;
+    socket
+        .set_non_blocking(true)
+        .map_err(error("set a netlink socket non-blocking"))?;
     Ok(socket)
 }
 
@@ -86,7 +88,9 @@ impl Requester {
         // Short answers with the kernel's own words. Older kernels know neither; errno remains.
         let _ = socket.set_cap_ack(true);
         let _ = socket.set_ext_ack(true);
-        socket.connect(&SocketAddr::new(0, 0)).map_err(error("connect a netlink socket"))?;
+        socket
+            .connect(&SocketAddr::new(0, 0))
+            .map_err(error("connect a netlink socket"))?;
         Ok(Self {
             socket,
             seq: 1,
@@ -127,7 +131,9 @@ impl Requester {
         }
         if let Err(e) = self.socket.send(&self.out, libc::MSG_DONTWAIT) {
             let errno = errno_of(&e);
-            self.answers.iter_mut().for_each(|a| *a = Answer::Refused(errno));
+            self.answers
+                .iter_mut()
+                .for_each(|a| *a = Answer::Refused(errno));
             return self.answers.clone();
         }
         let deadline = boottime_ns().saturating_add(ANSWER_DEADLINE_NS);
@@ -140,13 +146,22 @@ impl Requester {
                 Ok(None) | Err(_) => break,
             }
             for item in items(&self.input) {
-                let Notice::Answer { errno, text } = item.notice else { continue };
-                let index = usize::try_from(item.seq.wrapping_sub(self.first)).unwrap_or(usize::MAX);
-                let Some(slot) = self.answers.get_mut(index) else { continue };
+                let Notice::Answer { errno, text } = item.notice else {
+                    continue;
+                };
+                let index =
+                    usize::try_from(item.seq.wrapping_sub(self.first)).unwrap_or(usize::MAX);
+                let Some(slot) = self.answers.get_mut(index) else {
+                    continue;
+                };
                 if *slot == Answer::Silent {
                     open -= 1;
                 }
-                *slot = if errno == 0 { Answer::Done } else { Answer::Refused(Errno::from_raw(errno)) };
+                *slot = if errno == 0 {
+                    Answer::Done
+                } else {
+                    Answer::Refused(Errno::from_raw(errno))
+                };
                 if self.text.is_none() {
                     self.text = text;
                 }
@@ -176,7 +191,11 @@ impl Requester {
         })
     }
 
-    fn dump<T>(&mut self, request: &[u8], pick: impl Fn(Notice) -> Option<T>) -> Result<Vec<T>, NetError> {
+    fn dump<T>(
+        &mut self,
+        request: &[u8],
+        pick: impl Fn(Notice) -> Option<T>,
+    ) -> Result<Vec<T>, NetError> {
         let deadline = boottime_ns().saturating_add(DUMP_DEADLINE_NS);
         let mut last = Errno::EINTR;
         for _ in 0..DUMP_TRIES {
@@ -190,10 +209,17 @@ impl Requester {
         Err(NetError::Dump(last))
     }
 
-    fn dump_once<T>(&mut self, request: &[u8], pick: impl Fn(Notice) -> Option<T>, deadline: u64) -> Result<Vec<T>, Errno> {
+    fn dump_once<T>(
+        &mut self,
+        request: &[u8],
+        pick: impl Fn(Notice) -> Option<T>,
+        deadline: u64,
+    ) -> Result<Vec<T>, Errno> {
         self.begin();
         self.push(request);
-        self.socket.send(&self.out, libc::MSG_DONTWAIT).map_err(|e| errno_of(&e))?;
+        self.socket
+            .send(&self.out, libc::MSG_DONTWAIT)
+            .map_err(|e| errno_of(&e))?;
         let mut all = Vec::new();
         let mut interrupted = false;
         loop {
@@ -207,7 +233,9 @@ impl Requester {
                 match item.notice {
                     Notice::Done if interrupted => return Err(Errno::EINTR),
                     Notice::Done => return Ok(all),
-                    Notice::Answer { errno, .. } if errno != 0 => return Err(Errno::from_raw(errno)),
+                    Notice::Answer { errno, .. } if errno != 0 => {
+                        return Err(Errno::from_raw(errno));
+                    }
                     Notice::Overrun => return Err(Errno::ENOBUFS),
                     notice => all.extend(pick(notice)),
                 }
@@ -219,10 +247,16 @@ impl Requester {
 /// Waits until the socket is readable; false once the deadline has passed.
 fn wait(socket: &Socket, deadline: u64) -> bool {
     let left = deadline.saturating_sub(boottime_ns()).div_ceil(1_000_000);
-    let Ok(timeout) = PollTimeout::try_from(left) else { return false };
+    let Ok(timeout) = PollTimeout::try_from(left) else {
+        return false;
+    };
     // SAFETY: the descriptor belongs to `socket`, which outlives this call.
     let fd = unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) };
-    left > 0 && matches!(poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], timeout), Ok(1..) | Err(Errno::EINTR))
+    left > 0
+        && matches!(
+            poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], timeout),
+            Ok(1..) | Err(Errno::EINTR)
+        )
 }
 
 /// What reading the monitor gave.
@@ -243,16 +277,22 @@ pub(crate) struct Monitor {
 }
 
 impl Monitor {
-    pub fn open() -> Result<Self, NetError> {
+    pub fn open(buffer: Option<usize>) -> Result<Self, NetError> {
         let socket = open()?;
+        let size = buffer.unwrap_or(MONITOR_BUFFER);
         // Room for the echo of many of our own changes; without CAP_NET_ADMIN rmem_max rules.
-        if set_receive_buffer(&socket, libc::SO_RCVBUFFORCE).is_err() {
-            let _ = set_receive_buffer(&socket, libc::SO_RCVBUF);
+        if set_receive_buffer(&socket, libc::SO_RCVBUFFORCE, size).is_err() {
+            let _ = set_receive_buffer(&socket, libc::SO_RCVBUF, size);
         }
         for group in [RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR] {
-            socket.add_membership(group).map_err(error("join an rtnetlink group"))?;
+            socket
+                .add_membership(group)
+                .map_err(error("join an rtnetlink group"))?;
         }
-        Ok(Self { socket, input: Vec::with_capacity(RECEIVE) })
+        Ok(Self {
+            socket,
+            input: Vec::with_capacity(RECEIVE),
+        })
     }
 
     pub fn fd(&self) -> BorrowedFd<'_> {
@@ -278,12 +318,18 @@ impl Monitor {
     }
 }
 
-fn set_receive_buffer(socket: &Socket, option: libc::c_int) -> Result<(), Errno> {
-    let size = libc::c_int::try_from(MONITOR_BUFFER).unwrap_or(libc::c_int::MAX);
+fn set_receive_buffer(socket: &Socket, option: libc::c_int, size: usize) -> Result<(), Errno> {
+    let size = libc::c_int::try_from(size).unwrap_or(libc::c_int::MAX);
     let length = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(4);
     // SAFETY: `size` lives through the call and `length` is its size.
     let done = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const size).cast(), length)
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            option,
+            (&raw const size).cast(),
+            length,
+        )
     };
     Errno::result(done).map(drop)
 }

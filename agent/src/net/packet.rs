@@ -36,23 +36,40 @@ pub(crate) struct PacketSocket(OwnedFd);
 
 impl PacketSocket {
     pub fn open() -> Result<Self, NetError> {
-        let error = |errno: Errno| NetError::Socket { doing: "open a packet socket", source: errno.into() };
+        let error = |errno: Errno| NetError::Socket {
+            doing: "open a packet socket",
+            source: errno.into(),
+        };
         // Protocol 0: no frame is ever delivered to it.
-        let fd = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)
-            .map_err(error)?;
+        let fd = socket(
+            AddressFamily::Packet,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+            None,
+        )
+        .map_err(error)?;
         setsockopt(&fd, SndBuf, &SEND_BUFFER).map_err(error)?;
         Ok(Self(fd))
     }
 
     /// Sends frames in order, without waiting.
     pub fn send(&self, frames: &ArrayVec<Outgoing<'_>, SLICE>) -> Sent {
-        let mut result = Sent { sent: 0, failed: 0, errno: None, left: frames.len() };
+        let mut result = Sent {
+            sent: 0,
+            failed: 0,
+            errno: None,
+            left: frames.len(),
+        };
         while result.left > 0 {
-            let Some(rest) = frames.get(frames.len() - result.left..) else { break };
+            let Some(rest) = frames.get(frames.len() - result.left..) else {
+                break;
+            };
             match self.send_some(rest) {
                 Ok(0) => break,
                 Ok(n) => {
-                    result.sent = result.sent.saturating_add(u32::try_from(n).unwrap_or(u32::MAX));
+                    result.sent = result
+                        .sent
+                        .saturating_add(u32::try_from(n).unwrap_or(u32::MAX));
                     result.left = result.left.saturating_sub(n);
                 }
                 Err(Errno::EINTR) => {}
@@ -73,13 +90,17 @@ impl PacketSocket {
         let mut headers: ArrayVec<libc::mmsghdr, SLICE> = ArrayVec::new();
         for (ifindex, frame) in frames.iter().take(SLICE) {
             targets.push(target(*ifindex, frame));
-            parts.push(libc::iovec { iov_base: frame.as_ptr().cast_mut().cast(), iov_len: frame.len() });
+            parts.push(libc::iovec {
+                iov_base: frame.as_ptr().cast_mut().cast(),
+                iov_len: frame.len(),
+            });
         }
         for (target, part) in targets.iter_mut().zip(parts.iter_mut()) {
             // SAFETY: all-zero is a valid mmsghdr (null pointers, zero lengths).
             let mut header: libc::mmsghdr = unsafe { std::mem::zeroed() };
             header.msg_hdr.msg_name = (&raw mut *target).cast();
-            header.msg_hdr.msg_namelen = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).unwrap_or(0);
+            header.msg_hdr.msg_namelen =
+                libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).unwrap_or(0);
             header.msg_hdr.msg_iov = &raw mut *part;
             header.msg_hdr.msg_iovlen = 1;
             headers.push(header);
@@ -88,7 +109,12 @@ impl PacketSocket {
         // SAFETY: `headers` holds `count` entries whose pointers lead into `targets`, `parts` and
         // the frames, all alive and unmoved until the call returns; the kernel only reads frames.
         let sent = unsafe {
-            libc::sendmmsg(self.0.as_raw_fd(), headers.as_mut_ptr(), count, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+            libc::sendmmsg(
+                self.0.as_raw_fd(),
+                headers.as_mut_ptr(),
+                count,
+                libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+            )
         };
         Errno::result(sent).map(|n| usize::try_from(n).unwrap_or(0))
     }

@@ -67,7 +67,10 @@ pub(crate) enum Notice {
     Addr(AddrInfo),
     AddrGone(AddrInfo),
     /// `errno` 0 is an acknowledgement.
-    Answer { errno: i32, text: Option<Text> },
+    Answer {
+        errno: i32,
+        text: Option<Text>,
+    },
     Done,
     /// The kernel dropped messages.
     Overrun,
@@ -92,7 +95,10 @@ pub(crate) struct Items<'a> {
 
 /// Walks over the messages of a datagram.
 pub(crate) fn items(datagram: &[u8]) -> Items<'_> {
-    Items { rest: datagram, malformed: false }
+    Items {
+        rest: datagram,
+        malformed: false,
+    }
 }
 
 impl Iterator for Items<'_> {
@@ -109,8 +115,15 @@ impl Iterator for Items<'_> {
         };
         let length = usize::try_from(message.length()).unwrap_or(usize::MAX);
         let payload = self.rest.get(HEADER..length).unwrap_or(&[]);
-        let (kind, flags, seq) = (message.message_type(), message.flags(), message.sequence_number());
-        self.rest = self.rest.get(length.saturating_add(3) & !3..).unwrap_or(&[]);
+        let (kind, flags, seq) = (
+            message.message_type(),
+            message.flags(),
+            message.sequence_number(),
+        );
+        self.rest = self
+            .rest
+            .get(length.saturating_add(3) & !3..)
+            .unwrap_or(&[]);
         let notice = match kind {
             NLMSG_ERROR => answer(payload, flags),
             NLMSG_DONE => Some(Notice::Done),
@@ -121,7 +134,11 @@ impl Iterator for Items<'_> {
             RTM_DELADDR => addr(payload).map(Notice::AddrGone),
             _ => None,
         };
-        Some(Item { seq, interrupted: flags & NLM_F_DUMP_INTR != 0, notice: notice.unwrap_or(Notice::Other) })
+        Some(Item {
+            seq,
+            interrupted: flags & NLM_F_DUMP_INTR != 0,
+            notice: notice.unwrap_or(Notice::Other),
+        })
     }
 }
 
@@ -130,15 +147,24 @@ fn attributes(bytes: &[u8]) -> impl Iterator<Item = NlaBuffer<&[u8]>> {
 }
 
 fn answer(payload: &[u8], flags: u16) -> Option<Notice> {
-    let errno = ErrorBuffer::new_checked(payload).ok()?.code().map_or(0, |code| code.get().saturating_neg());
-    let text = (errno != 0 && flags & NLM_F_ACK_TLVS != 0).then(|| extended(payload, flags)).flatten();
+    let errno = ErrorBuffer::new_checked(payload)
+        .ok()?
+        .code()
+        .map_or(0, |code| code.get().saturating_neg());
+    let text = (errno != 0 && flags & NLM_F_ACK_TLVS != 0)
+        .then(|| extended(payload, flags))
+        .flatten();
     Some(Notice::Answer { errno, text })
 }
 
 /// The kernel's own words, behind the error and the echoed request.
 fn extended(payload: &[u8], flags: u16) -> Option<Text> {
     let request = payload.get(4..)?;
-    let echoed = if flags & NLM_F_CAPPED != 0 { HEADER } else { usize::try_from(u32_at(request, 0)?).ok()? };
+    let echoed = if flags & NLM_F_CAPPED != 0 {
+        HEADER
+    } else {
+        usize::try_from(u32_at(request, 0)?).ok()?
+    };
     let tlvs = request.get(echoed.checked_add(3)? & !3..)?;
     let text = attributes(tlvs).find(|nla| nla.kind() == NLMSGERR_ATTR_MSG)?;
     Some(bounded(c_string(text.value())))
@@ -194,11 +220,19 @@ fn addr(payload: &[u8]) -> Option<AddrInfo> {
         }
     }
     // IFA_ADDRESS is the peer where there is an IFA_LOCAL.
-    Some(AddrInfo { ifindex, address: local.or(address)?, prefix, flags, ours })
+    Some(AddrInfo {
+        ifindex,
+        address: local.or(address)?,
+        prefix,
+        flags,
+        ours,
+    })
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?))
+    Some(u32::from_ne_bytes(
+        bytes.get(at..at.checked_add(4)?)?.try_into().ok()?,
+    ))
 }
 
 fn has(flags: u32, bit: libc::c_int) -> bool {
@@ -227,7 +261,10 @@ mod tests {
     use proptest::prelude::*;
 
     fn message(kind: u16, flags: u16, payload: &[u8]) -> Vec<u8> {
-        let mut m = u32::try_from(payload.len() + 16).unwrap().to_ne_bytes().to_vec();
+        let mut m = u32::try_from(payload.len() + 16)
+            .unwrap()
+            .to_ne_bytes()
+            .to_vec();
         m.extend(kind.to_ne_bytes());
         m.extend(flags.to_ne_bytes());
         m.extend(7u32.to_ne_bytes());
@@ -238,7 +275,10 @@ mod tests {
     }
 
     fn nla(kind: u16, value: &[u8]) -> Vec<u8> {
-        let mut a = u16::try_from(value.len() + 4).unwrap().to_ne_bytes().to_vec();
+        let mut a = u16::try_from(value.len() + 4)
+            .unwrap()
+            .to_ne_bytes()
+            .to_vec();
         a.extend(kind.to_ne_bytes());
         a.extend(value);
         a.resize(a.len().next_multiple_of(4), 0);
@@ -275,8 +315,16 @@ mod tests {
             running: true,
             loopback: false,
         };
-        let gone = LinkInfo { mac: None, up: false, running: false, ..eth0 };
-        assert_eq!(got, [Notice::Link(eth0), Notice::Other, Notice::LinkGone(gone)]);
+        let gone = LinkInfo {
+            mac: None,
+            up: false,
+            running: false,
+            ..eth0
+        };
+        assert_eq!(
+            got,
+            [Notice::Link(eth0), Notice::Other, Notice::LinkGone(gone)]
+        );
     }
 
     #[test]
@@ -294,8 +342,13 @@ mod tests {
             p.extend(nla(8, &0x280u32.to_ne_bytes()));
             p.extend(mark);
             let got = items(&message(RTM_NEWADDR, 0, &p)).next().unwrap().notice;
-            let want =
-                AddrInfo { ifindex: 5, address: "10.0.0.1".parse().unwrap(), prefix: 32, flags: 0x280, ours };
+            let want = AddrInfo {
+                ifindex: 5,
+                address: "10.0.0.1".parse().unwrap(),
+                prefix: 32,
+                flags: 0x280,
+                ours,
+            };
             assert_eq!(got, Notice::Addr(want));
         }
     }
@@ -305,11 +358,25 @@ mod tests {
         let mut p = (-17i32).to_ne_bytes().to_vec();
         p.extend(message(RTM_NEWADDR, 0, &[]));
         p.extend(nla(NLMSGERR_ATTR_MSG, b"ipv4: Address already assigned\0"));
-        let got = items(&message(NLMSG_ERROR, NLM_F_CAPPED | NLM_F_ACK_TLVS, &p)).next().unwrap();
+        let got = items(&message(NLMSG_ERROR, NLM_F_CAPPED | NLM_F_ACK_TLVS, &p))
+            .next()
+            .unwrap();
         assert_eq!(got.seq, 7);
-        assert_eq!(got.notice, Notice::Answer { errno: 17, text: Some(bounded("ipv4: Address already assigned")) });
+        assert_eq!(
+            got.notice,
+            Notice::Answer {
+                errno: 17,
+                text: Some(bounded("ipv4: Address already assigned"))
+            }
+        );
         let ack = message(NLMSG_ERROR, NLM_F_CAPPED, &[0; 20]);
-        assert_eq!(items(&ack).next().unwrap().notice, Notice::Answer { errno: 0, text: None });
+        assert_eq!(
+            items(&ack).next().unwrap().notice,
+            Notice::Answer {
+                errno: 0,
+                text: None
+            }
+        );
     }
 
     #[test]

@@ -15,7 +15,10 @@ const EVENTS: usize = 1024;
 pub(crate) fn eventfd() -> Result<Arc<EventFd>, NetError> {
     EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
         .map(Arc::new)
-        .map_err(|errno| NetError::Socket { doing: "open an eventfd", source: errno.into() })
+        .map_err(|errno| NetError::Socket {
+            doing: "open an eventfd",
+            source: errno.into(),
+        })
 }
 
 /// What waits in the sender for one group, while the queue is full.
@@ -43,10 +46,24 @@ impl CommandSender {
         Self::with_capacity(COMMANDS, wake, stats)
     }
 
-    fn with_capacity(capacity: usize, wake: Arc<EventFd>, stats: Arc<NetStats>) -> (Self, Consumer<NetCommand>) {
+    fn with_capacity(
+        capacity: usize,
+        wake: Arc<EventFd>,
+        stats: Arc<NetStats>,
+    ) -> (Self, Consumer<NetCommand>) {
         let (queue, reader) = RingBuffer::new(capacity);
         let waiting = Box::new([Waiting::default(); 256]);
-        (Self { queue, wake, waiting, anything_waiting: false, stop: false, stats }, reader)
+        (
+            Self {
+                queue,
+                wake,
+                waiting,
+                anything_waiting: false,
+                stop: false,
+                stats,
+            },
+            reader,
+        )
     }
 
     /// Hands over a command and wakes the address thread.
@@ -91,7 +108,10 @@ impl CommandSender {
         match command {
             NetCommand::Gain { group, .. } | NetCommand::Lose { group, .. } => {
                 if let Some(slot) = self.waiting.get_mut(usize::from(group)) {
-                    *slot = Waiting { change: Some(command), announce: false };
+                    *slot = Waiting {
+                        change: Some(command),
+                        announce: false,
+                    };
                 }
             }
             NetCommand::Announce { group } => {
@@ -176,7 +196,10 @@ impl EventSender {
     pub fn new(stats: Arc<NetStats>) -> Result<(Self, EventReceiver), NetError> {
         let (queue, reader) = RingBuffer::new(EVENTS);
         let wake = eventfd()?;
-        let receiver = EventReceiver { queue: reader, wake: Arc::clone(&wake) };
+        let receiver = EventReceiver {
+            queue: reader,
+            wake: Arc::clone(&wake),
+        };
         Ok((Self { queue, wake, stats }, receiver))
     }
 
@@ -195,13 +218,18 @@ mod tests {
     use std::sync::atomic::Ordering;
 
     fn gain(group: u8, epoch: u64) -> NetCommand {
-        NetCommand::Gain { group, epoch, t_decided_ns: 0 }
+        NetCommand::Gain {
+            group,
+            epoch,
+            t_decided_ns: 0,
+        }
     }
 
     #[test]
     fn a_full_queue_keeps_the_newest_change_of_each_group() {
         let stats = Arc::new(NetStats::default());
-        let (mut tx, mut rx) = CommandSender::with_capacity(2, eventfd().unwrap(), Arc::clone(&stats));
+        let (mut tx, mut rx) =
+            CommandSender::with_capacity(2, eventfd().unwrap(), Arc::clone(&stats));
         tx.send(gain(1, 1));
         tx.send(gain(2, 1));
         tx.send(NetCommand::Lose { group: 1, epoch: 1 });
@@ -216,7 +244,15 @@ mod tests {
             got.push(c);
             tx.flush();
         }
-        assert_eq!(got, [gain(2, 1), gain(1, 2), NetCommand::Announce { group: 2 }, NetCommand::Stop]);
+        assert_eq!(
+            got,
+            [
+                gain(2, 1),
+                gain(1, 2),
+                NetCommand::Announce { group: 2 },
+                NetCommand::Stop
+            ]
+        );
     }
 
     #[test]

@@ -26,10 +26,20 @@ pub enum RtError {
 /// # Errors
 /// [`RtError::Priority`]; the thread keeps its old policy then.
 pub fn set_realtime(priority: u8) -> Result<(), RtError> {
-    let param = libc::sched_param { sched_priority: i32::from(priority) };
+    let param = libc::sched_param {
+        sched_priority: i32::from(priority),
+    };
     // SAFETY: `param` is a valid sched_param for the whole call; pid 0 is the calling thread.
-    let done = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const param) };
-    Errno::result(done).map(drop).map_err(|errno| RtError::Priority { priority, errno })
+    let done = unsafe {
+        libc::sched_setscheduler(
+            0,
+            libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK,
+            &raw const param,
+        )
+    };
+    Errno::result(done)
+        .map(drop)
+        .map_err(|errno| RtError::Priority { priority, errno })
 }
 
 /// Locks all present and future pages of the process once they are touched (ONFAULT keeps the
@@ -75,8 +85,17 @@ mod tests {
 
     #[test]
     fn an_impossible_priority_is_a_typed_error() {
-        let err = std::thread::spawn(|| set_realtime(100)).join().unwrap().unwrap_err();
-        assert_eq!(err, RtError::Priority { priority: 100, errno: Errno::EINVAL });
+        let err = std::thread::spawn(|| set_realtime(100))
+            .join()
+            .unwrap()
+            .unwrap_err();
+        assert_eq!(
+            err,
+            RtError::Priority {
+                priority: 100,
+                errno: Errno::EINVAL
+            }
+        );
     }
 
     #[test]

@@ -40,13 +40,23 @@ pub(crate) struct Schedule {
 impl Schedule {
     /// Nothing due.
     pub fn off() -> Self {
-        Self { base: 0, stage: 0, due: NEVER, why: Why::Periodic, last_round: 0 }
+        Self {
+            base: 0,
+            stage: 0,
+            due: NEVER,
+            why: Why::Periodic,
+            last_round: 0,
+        }
     }
 
     /// Starts the whole series. Anything but a gain keeps [`MIN_GAP`] to the round before, and a
     /// round that is already waiting for that gap is not pushed back further.
     pub fn start(&mut self, now: u64, why: Why) {
-        let due = if why == Why::Gain { now } else { now.max(self.last_round.saturating_add(MIN_GAP)) };
+        let due = if why == Why::Gain {
+            now
+        } else {
+            now.max(self.last_round.saturating_add(MIN_GAP))
+        };
         self.base = due;
         self.due = due;
         self.stage = 0;
@@ -55,7 +65,12 @@ impl Schedule {
 
     /// Only the periodic rounds: the group was ours all along.
     pub fn keep(&mut self, now: u64, interval: u64) {
-        *self = Self { due: now.saturating_add(interval), last_round: now, stage: u8::MAX, ..Self::off() };
+        *self = Self {
+            due: now.saturating_add(interval),
+            last_round: now,
+            stage: u8::MAX,
+            ..Self::off()
+        };
     }
 
     /// When the next round starts, boot clock ns; [`NEVER`] if none.
@@ -79,7 +94,13 @@ impl Schedule {
         if self.due != NEVER {
             return; // start() was called while the round ran
         }
-        let offsets = [0, 10 * MS, 100 * MS, SECOND, takeover.saturating_add(SECOND)];
+        let offsets = [
+            0,
+            10 * MS,
+            100 * MS,
+            SECOND,
+            takeover.saturating_add(SECOND),
+        ];
         let next = offsets
             .iter()
             .enumerate()
@@ -157,7 +178,10 @@ mod tests {
             }
         }
         assert!(rounds.len() >= 3, "{rounds:?}");
-        assert!(rounds.windows(2).all(|w| w[1] - w[0] >= MIN_GAP), "{rounds:?}");
+        assert!(
+            rounds.windows(2).all(|w| w[1] - w[0] >= MIN_GAP),
+            "{rounds:?}"
+        );
     }
 
     #[test]
@@ -183,6 +207,12 @@ mod tests {
     fn kept_groups_are_announced_periodically_only() {
         let mut s = Schedule::off();
         s.keep(SECOND, INTERVAL);
-        assert_eq!(run(&mut s, 2), [(SECOND + INTERVAL, Why::Periodic), (SECOND + 2 * INTERVAL, Why::Periodic)]);
+        assert_eq!(
+            run(&mut s, 2),
+            [
+                (SECOND + INTERVAL, Why::Periodic),
+                (SECOND + 2 * INTERVAL, Why::Periodic)
+            ]
+        );
     }
 }

@@ -34,21 +34,41 @@ pub(crate) struct Io {
 
 impl Io {
     /// Sends one request per picked VIP.
-    fn ask(&mut self, vips: &[Vip], picked: &[usize], request: impl Fn(&Vip) -> &[u8]) -> ArrayVec<Answer, BATCH> {
+    fn ask(
+        &mut self,
+        vips: &[Vip],
+        picked: &[usize],
+        request: impl Fn(&Vip) -> &[u8],
+    ) -> ArrayVec<Answer, BATCH> {
         self.requester.begin();
         for vip in picked.iter().filter_map(|i| vips.get(*i)) {
             self.requester.push(request(vip));
         }
         let answers = self.requester.finish();
         let silent = answers.iter().filter(|a| **a == Answer::Silent).count();
-        NetStats::add(&self.stats.requests_silent, u64::try_from(silent).unwrap_or(0));
+        NetStats::add(
+            &self.stats.requests_silent,
+            u64::try_from(silent).unwrap_or(0),
+        );
         answers
     }
 
     /// Counts and reports a refusal, once per reason.
-    fn refused(&mut self, doing: &str, group: u8, index: usize, vip: &mut Vip, errno: Errno, now: u64) {
+    fn refused(
+        &mut self,
+        doing: &str,
+        group: u8,
+        index: usize,
+        vip: &mut Vip,
+        errno: Errno,
+        now: u64,
+    ) {
         NetStats::add(&self.stats.requests_refused, 1);
-        let words = self.requester.text().map(|t| format!(" ({t})")).unwrap_or_default();
+        let words = self
+            .requester
+            .text()
+            .map(|t| format!(" ({t})"))
+            .unwrap_or_default();
         let text = format!(
             "cannot {doing} {}/{} on {}: {}{words}",
             vip.conf.address,
@@ -64,7 +84,12 @@ impl Io {
     fn tell(&mut self, group: u8, index: usize, vip: &mut Vip, errno: i32, text: &Text) {
         if vip.told != errno {
             vip.told = errno;
-            self.events.emit(NetEvent::AddressFailed { group, vip: short(index), errno, text: *text });
+            self.events.emit(NetEvent::AddressFailed {
+                group,
+                vip: short(index),
+                errno,
+                text: *text,
+            });
         }
     }
 
@@ -74,7 +99,8 @@ impl Io {
         for chunk in addresses.chunks(BATCH) {
             self.requester.begin();
             for a in chunk {
-                self.requester.push(&messages::removal(a.address, a.prefix, a.ifindex));
+                self.requester
+                    .push(&messages::removal(a.address, a.prefix, a.ifindex));
             }
             for answer in self.requester.finish() {
                 match answer {
@@ -87,14 +113,20 @@ impl Io {
         (removed, failed)
     }
 
-    /// Sends the frames of some VIPs that are in place on a running device. Returns the frames sent
-    /// and the first VIP that found the queue full.
-    fn announce(&mut self, vips: &[Vip], which: impl Iterator<Item = usize>, devices: &Devices) -> (u32, Option<usize>) {
+    /// Sends the frames of some VIPs that are in place on a device that is up. Without carrier they
+    /// vanish, but the kernel reports carrier late (a second at worst), so that is not asked.
+    /// Returns the frames sent and the first VIP that found the queue full.
+    fn announce(
+        &mut self,
+        vips: &[Vip],
+        which: impl Iterator<Item = usize>,
+        devices: &Devices,
+    ) -> (u32, Option<usize>) {
         let mut frames: ArrayVec<Outgoing<'_>, SLICE> = ArrayVec::new();
         let mut owner: ArrayVec<usize, SLICE> = ArrayVec::new();
         for index in which {
             let Some(vip) = vips.get(index) else { continue };
-            if vip.state != State::Up || !devices.runs(vip.ifindex) {
+            if vip.state != State::Up || !devices.is_up(vip.ifindex) {
                 continue;
             }
             for frame in &vip.frames {
@@ -105,7 +137,9 @@ impl Io {
         let result = self.packets.send(&frames);
         NetStats::add(&self.stats.frames_sent, result.sent.into());
         NetStats::add(&self.stats.frames_failed, result.failed.into());
-        let full = (result.left > 0).then(|| owner.get(owner.len().saturating_sub(result.left)).copied()).flatten();
+        let full = (result.left > 0)
+            .then(|| owner.get(owner.len().saturating_sub(result.left)).copied())
+            .flatten();
         (result.sent, full)
     }
 }
@@ -125,13 +159,22 @@ impl Group {
     pub fn step_removals(&mut self, io: &mut Io, now: u64) {
         let picked = self.pick(State::Leaving, now);
         let answers = io.ask(&self.vips, &picked, |vip| &vip.requests.del);
-        let after = if self.owned.is_some() { State::Wanted } else { State::Absent };
+        let after = if self.owned.is_some() {
+            State::Wanted
+        } else {
+            State::Absent
+        };
         for (index, answer) in picked.iter().zip(answers) {
-            let Some(vip) = self.vips.get_mut(*index) else { continue };
+            let Some(vip) = self.vips.get_mut(*index) else {
+                continue;
+            };
             match answer {
                 Answer::Done => {
                     if self.down.is_none() && self.owned.is_none() {
-                        io.events.emit(NetEvent::StrayRemoved { address: vip.conf.address, ifindex: vip.ifindex });
+                        io.events.emit(NetEvent::StrayRemoved {
+                            address: vip.conf.address,
+                            ifindex: vip.ifindex,
+                        });
                     }
                     vip.state = after;
                     vip.ours = false;
@@ -150,10 +193,13 @@ impl Group {
 
     /// Reports the end of an ownership once nothing is left of it.
     pub fn finish_down(&mut self, io: &mut Io) {
-        if self.down.is_some() && !self.vips.iter().any(|vip| vip.state == State::Leaving) {
-            if let Some(epoch) = self.down.take() {
-                io.events.emit(NetEvent::AddressDown { group: self.id, epoch, t_ns: boottime_ns() });
-            }
+        let done = !self.vips.iter().any(|vip| vip.state == State::Leaving);
+        if let Some(epoch) = self.down.take_if(|_| done) {
+            io.events.emit(NetEvent::AddressDown {
+                group: self.id,
+                epoch,
+                t_ns: boottime_ns(),
+            });
         }
     }
 
@@ -182,12 +228,18 @@ impl Group {
         let answers = io.ask(&self.vips, picked, |vip| &vip.requests.add);
         let mut there = Picked::new();
         for (index, answer) in picked.iter().zip(answers) {
-            let Some(vip) = self.vips.get_mut(*index) else { continue };
+            let Some(vip) = self.vips.get_mut(*index) else {
+                continue;
+            };
             match answer {
                 Answer::Done => {
                     arrive(vip, now);
                     if self.pass.is_none() {
-                        io.events.emit(NetEvent::AddressRestored { group: self.id, vip: short(*index), t_ns: boottime_ns() });
+                        io.events.emit(NetEvent::AddressRestored {
+                            group: self.id,
+                            vip: short(*index),
+                            t_ns: boottime_ns(),
+                        });
                         self.schedule.start(now, Why::Restored);
                     }
                 }
@@ -201,15 +253,24 @@ impl Group {
         }
         // A foreign IPv6 address may be tentative or have failed duplicate detection, which a
         // replacement does not heal: take it away first, the replacement then adds it.
-        let foreign: Picked = there.iter().copied().filter(|i| self.is_foreign_v6(*i)).collect();
+        let foreign: Picked = there
+            .iter()
+            .copied()
+            .filter(|i| self.is_foreign_v6(*i))
+            .collect();
         let _ = io.ask(&self.vips, &foreign, |vip| &vip.requests.del);
         let answers = io.ask(&self.vips, &there, |vip| &vip.requests.renew);
         for (index, answer) in there.iter().zip(answers) {
-            let Some(vip) = self.vips.get_mut(*index) else { continue };
+            let Some(vip) = self.vips.get_mut(*index) else {
+                continue;
+            };
             match answer {
                 Answer::Done => {
                     if !vip.ours {
-                        io.events.emit(NetEvent::AddressAdopted { group: self.id, vip: short(*index) });
+                        io.events.emit(NetEvent::AddressAdopted {
+                            group: self.id,
+                            vip: short(*index),
+                        });
                         if self.pass.is_none() {
                             self.schedule.start(now, Why::Restored);
                         }
@@ -223,16 +284,31 @@ impl Group {
     }
 
     fn is_foreign_v6(&self, index: usize) -> bool {
-        self.vips.get(index).is_some_and(|vip| !vip.ours && vip.conf.address.is_ipv6())
+        self.vips
+            .get(index)
+            .is_some_and(|vip| !vip.ours && vip.conf.address.is_ipv6())
     }
 
     fn finish_pass(&mut self, io: &mut Io) {
-        let (Some(pass), Some(epoch)) = (self.pass.take(), self.owned) else { return };
+        let (Some(pass), Some(epoch)) = (self.pass.take(), self.owned) else {
+            return;
+        };
         let up = self.up();
-        for (index, vip) in self.vips.iter_mut().enumerate().filter(|(_, vip)| vip.state == State::Wanted && !vip.usable) {
+        for (index, vip) in self
+            .vips
+            .iter_mut()
+            .enumerate()
+            .filter(|(_, vip)| vip.state == State::Wanted && !vip.usable)
+        {
             let device = vip.conf.device;
             if vip.ifindex == 0 {
-                io.tell(self.id, index, vip, Errno::ENODEV as i32, &bounded(format!("device {device} is not there")));
+                io.tell(
+                    self.id,
+                    index,
+                    vip,
+                    Errno::ENODEV as i32,
+                    &bounded(format!("device {device} is not there")),
+                );
             } else {
                 let text = bounded(format!("the gate on {device} is not in place"));
                 io.tell(self.id, index, vip, Errno::EAGAIN as i32, &text);
@@ -248,7 +324,13 @@ impl Group {
         });
         if pass.frames > 0 {
             let (t_ns, frames) = (pass.t_sent, pass.frames);
-            io.events.emit(NetEvent::Announced { group: self.id, epoch, t_ns, frames, why: Why::Gain });
+            io.events.emit(NetEvent::Announced {
+                group: self.id,
+                epoch,
+                t_ns,
+                frames,
+                why: Why::Gain,
+            });
         }
         self.schedule.start(pass.t_up, Why::Gain);
         self.schedule.begin(pass.t_sent);
@@ -261,10 +343,18 @@ impl Group {
             self.round = None;
             return;
         };
-        if self.schedule.due() <= now && (self.round.is_none() || self.schedule.why() != Why::Repeat) {
+        if self.schedule.due() <= now
+            && (self.round.is_none() || self.schedule.why() != Why::Repeat)
+        {
             let why = self.schedule.why();
             self.schedule.begin(now);
-            self.round = Some(Round { cursor: 0, frames: 0, why, tries: 0, not_before: now });
+            self.round = Some(Round {
+                cursor: 0,
+                frames: 0,
+                why,
+                tries: 0,
+                not_before: now,
+            });
         }
         let Some(round) = &mut self.round else { return };
         if round.not_before > now {
@@ -290,7 +380,13 @@ impl Group {
         let (frames, why, t_ns) = (round.frames, round.why, boottime_ns());
         self.round = None;
         if frames > 0 && !matches!(why, Why::Repeat | Why::Periodic) {
-            io.events.emit(NetEvent::Announced { group: self.id, epoch, t_ns, frames, why });
+            io.events.emit(NetEvent::Announced {
+                group: self.id,
+                epoch,
+                t_ns,
+                frames,
+                why,
+            });
         }
         self.schedule.finish(t_ns, io.takeover, io.interval);
     }
@@ -310,7 +406,9 @@ impl Group {
         }
         let answers = io.ask(&self.vips, &picked, |vip| &vip.requests.renew);
         for (index, answer) in picked.iter().zip(answers) {
-            let (Some(vip), Answer::Refused(errno)) = (self.vips.get_mut(*index), answer) else { continue };
+            let (Some(vip), Answer::Refused(errno)) = (self.vips.get_mut(*index), answer) else {
+                continue;
+            };
             vip.state = State::Wanted;
             io.refused("renew", self.id, *index, vip, errno, now);
             self.due = self.due.min(vip.retry_at);

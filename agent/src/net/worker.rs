@@ -39,6 +39,9 @@ pub struct Start {
     pub keep: Vec<(u8, u64)>,
     /// Indices of devices whose gate is in place already (as [`NetControl::Gate`]).
     pub covered: Vec<u32>,
+    /// Room for kernel notices not read yet, bytes; 4 MiB if none is given. What does not fit is
+    /// made good by reading everything anew.
+    pub monitor_buffer: Option<usize>,
     /// SCHED_FIFO priority, or none. A refusal is an event, not an error.
     pub priority: Option<u8>,
 }
@@ -71,7 +74,7 @@ pub fn spawn(config: &NetConfig, start: Start) -> Result<NetHandle, NetError> {
     let (control, control_reader) = sync_channel(CONTROLS);
     let control = ControlSender::new(control, Arc::clone(&wake));
     // The monitor first: what changes between the first dump and the first notice must not be missed.
-    let monitor = Monitor::open()?;
+    let monitor = Monitor::open(start.monitor_buffer)?;
     let io = Io {
         requester: Requester::open()?,
         packets: PacketSocket::open()?,
@@ -102,12 +105,20 @@ pub fn spawn(config: &NetConfig, start: Start) -> Result<NetHandle, NetError> {
         .name("hl-address".into())
         .spawn(move || {
             if let Some(Err(RtError::Priority { errno, .. })) = start.priority.map(set_realtime) {
-                worker.io.events.emit(NetEvent::RealtimeRefused { errno: errno as i32 });
+                worker.io.events.emit(NetEvent::RealtimeRefused {
+                    errno: errno as i32,
+                });
             }
             worker.run(&start);
         })
         .map_err(NetError::Thread)?;
-    Ok(NetHandle { commands, control, events: receiver, stats, thread })
+    Ok(NetHandle {
+        commands,
+        control,
+        events: receiver,
+        stats,
+        thread,
+    })
 }
 
 /// All that the thread knows.
@@ -166,7 +177,9 @@ impl Worker {
     }
 
     fn removing(&self) -> bool {
-        self.groups.values().any(|group| group.vips.iter().any(|vip| vip.state == State::Leaving))
+        self.groups
+            .values()
+            .any(|group| group.vips.iter().any(|vip| vip.state == State::Leaving))
     }
 
     fn take_commands(&mut self) {
@@ -179,19 +192,25 @@ impl Worker {
                 Ok(NetControl::Reconfigure(config)) => self.reconfigure(&config),
                 Ok(NetControl::Gate { ifindex, covered }) => self.gate(ifindex, covered),
                 Ok(NetControl::Stop) => self.stop(),
-                Err(TryRecvError::Disconnected) if self.commands.is_abandoned() => return self.stop(),
+                Err(TryRecvError::Disconnected) if self.commands.is_abandoned() => {
+                    return self.stop();
+                }
                 Err(_) => return,
             }
         }
     }
 
     fn stop(&mut self) {
-        self.stop_at = self.stop_at.min(boottime_ns().saturating_add(STOP_DEADLINE_NS));
+        self.stop_at = self
+            .stop_at
+            .min(boottime_ns().saturating_add(STOP_DEADLINE_NS));
     }
 
     fn command(&mut self, command: NetCommand) {
         let id = match command {
-            NetCommand::Gain { group, .. } | NetCommand::Lose { group, .. } | NetCommand::Announce { group } => group,
+            NetCommand::Gain { group, .. }
+            | NetCommand::Lose { group, .. }
+            | NetCommand::Announce { group } => group,
             NetCommand::Stop => return self.stop(),
         };
         let now = boottime_ns();
@@ -203,17 +222,29 @@ impl Worker {
             return;
         };
         match command {
-            NetCommand::Gain { epoch, t_decided_ns, .. } => {
+            NetCommand::Gain {
+                epoch,
+                t_decided_ns,
+                ..
+            } => {
                 let newest = group.owned.unwrap_or(0).saturating_sub(1).max(*lost);
                 if epoch <= newest {
-                    events.emit(NetEvent::StaleGain { group: id, epoch, lost_epoch: newest });
+                    events.emit(NetEvent::StaleGain {
+                        group: id,
+                        epoch,
+                        lost_epoch: newest,
+                    });
                 } else {
                     group.gain(epoch, t_decided_ns, now);
                 }
             }
             NetCommand::Lose { epoch, .. } => match group.owned {
                 Some(owned_epoch) if epoch < owned_epoch => {
-                    events.emit(NetEvent::StaleLose { group: id, epoch, owned_epoch });
+                    events.emit(NetEvent::StaleLose {
+                        group: id,
+                        epoch,
+                        owned_epoch,
+                    });
                 }
                 _ => {
                     *lost = epoch.max(*lost);
@@ -233,15 +264,27 @@ impl Worker {
         if covered || !self.wait_for_gate {
             return;
         }
-        for group in self.groups.values_mut().filter(|group| group.owned.is_some()) {
+        for group in self
+            .groups
+            .values_mut()
+            .filter(|group| group.owned.is_some())
+        {
             let mut lost = 0u16;
-            for vip in group.vips.iter_mut().filter(|vip| vip.ifindex == ifindex && vip.state == State::Up) {
+            for vip in group
+                .vips
+                .iter_mut()
+                .filter(|vip| vip.ifindex == ifindex && vip.state == State::Up)
+            {
                 vip.state = State::Leaving;
                 lost = lost.saturating_add(1);
             }
             if lost > 0 {
                 group.settle();
-                self.io.events.emit(NetEvent::WithoutDevice { group: group.id, vips: lost, ifindex });
+                self.io.events.emit(NetEvent::WithoutDevice {
+                    group: group.id,
+                    vips: lost,
+                    ifindex,
+                });
             }
         }
     }
@@ -249,13 +292,17 @@ impl Worker {
     /// The first group after the one served last that fits.
     fn next_group(&self, fits: impl Fn(&Group) -> bool) -> Option<u8> {
         let after = self.groups.range(self.turn.saturating_add(1)..);
-        after.chain(self.groups.iter()).find(|(_, group)| fits(group)).map(|(id, _)| *id)
+        after
+            .chain(self.groups.iter())
+            .find(|(_, group)| fits(group))
+            .map(|(id, _)| *id)
     }
 
     /// One batch of removals and one batch of adds, each for the next group in turn, gains before
     /// repairs. False when there was nothing to do.
     fn step_urgent(&mut self, now: u64) -> bool {
-        let leaving = |group: &Group| group.due <= now && !group.pick(State::Leaving, now).is_empty();
+        let leaving =
+            |group: &Group| group.due <= now && !group.pick(State::Leaving, now).is_empty();
         let removal = self
             .next_group(|group| group.down.is_some() && leaving(group))
             .or_else(|| self.next_group(leaving));
@@ -282,9 +329,13 @@ impl Worker {
             self.resync(!self.swept);
             return true;
         }
-        let Some(id) = self.next_group(|group| group.next() <= now) else { return false };
+        let Some(id) = self.next_group(|group| group.next() <= now) else {
+            return false;
+        };
         self.turn = id;
-        let Some(group) = self.groups.get_mut(&id) else { return false };
+        let Some(group) = self.groups.get_mut(&id) else {
+            return false;
+        };
         group.step_round(&mut self.io, &self.devices, now);
         let mut renewed = false;
         if group.renew_at <= now {
@@ -302,11 +353,20 @@ impl Worker {
         let next = self.groups.values().map(Group::next).min().unwrap_or(NEVER);
         let next = next.min(self.resync_at).min(self.stop_at);
         let left = next.saturating_sub(boottime_ns()).min(LONGEST_SLEEP_NS);
-        let mut fds = [PollFd::new(self.wake.as_fd(), PollFlags::POLLIN), PollFd::new(self.monitor.fd(), PollFlags::POLLIN)];
+        let mut fds = [
+            PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.monitor.fd(), PollFlags::POLLIN),
+        ];
         // While a resync waits, the monitor's state is known to be bad and would wake us for nothing.
         let watched = if self.resync_at == NEVER { 2 } else { 1 };
-        let Some(fds) = fds.get_mut(..watched) else { return };
-        if let Err(errno) = ppoll(fds, Some(TimeSpec::from_duration(Duration::from_nanos(left))), None) {
+        let Some(fds) = fds.get_mut(..watched) else {
+            return;
+        };
+        if let Err(errno) = ppoll(
+            fds,
+            Some(TimeSpec::from_duration(Duration::from_nanos(left))),
+            None,
+        ) {
             debug_assert_eq!(errno, Errno::EINTR);
         }
     }
@@ -316,9 +376,18 @@ impl Worker {
         self.io.takeover = config.takeover_ns;
         self.io.interval = config.announce_interval_ns;
         self.wait_for_gate = config.wait_for_gate;
-        self.groups = config.groups.iter().map(|conf| (conf.id, Group::new(conf))).collect();
+        self.groups = config
+            .groups
+            .iter()
+            .map(|conf| (conf.id, Group::new(conf)))
+            .collect();
         let vips = |group: &'_ Group| -> Vec<_> {
-            group.vips.iter().enumerate().map(|(i, vip)| (vip.conf.address, (group.id, i))).collect()
+            group
+                .vips
+                .iter()
+                .enumerate()
+                .map(|(i, vip)| (vip.conf.address, (group.id, i)))
+                .collect()
         };
         self.index = self.groups.values().flat_map(vips).collect();
         for group in self.groups.values_mut() {
@@ -333,7 +402,9 @@ impl Worker {
     /// Replaces the configuration; a VIP that stays as it is in a group that stays owned is not touched.
     fn reconfigure(&mut self, config: &NetConfig) {
         if let Err(e) = config.check() {
-            self.io.events.emit(NetEvent::ConfigRefused { text: bounded(e.to_string()) });
+            self.io.events.emit(NetEvent::ConfigRefused {
+                text: bounded(e.to_string()),
+            });
             return;
         }
         let old = std::mem::take(&mut self.groups);
@@ -347,7 +418,10 @@ impl Worker {
             group.schedule = before.schedule;
             group.renew_at = before.renew_at;
             if group.owned.is_some() {
-                group.vips.iter_mut().for_each(|vip| vip.state = State::Wanted);
+                group
+                    .vips
+                    .iter_mut()
+                    .for_each(|vip| vip.state = State::Wanted);
             }
         }
         let mut remove = Vec::new();
@@ -357,12 +431,23 @@ impl Worker {
                     continue;
                 }
                 if vip.ifindex != 0 {
-                    let (address, prefix, ifindex) = (vip.conf.address, vip.conf.prefix, vip.ifindex);
-                    remove.push(AddrInfo { ifindex, address, prefix, flags: 0, ours: true });
+                    let (address, prefix, ifindex) =
+                        (vip.conf.address, vip.conf.prefix, vip.ifindex);
+                    remove.push(AddrInfo {
+                        ifindex,
+                        address,
+                        prefix,
+                        flags: 0,
+                        ours: true,
+                    });
                 }
             }
             if let (false, Some(epoch)) = (self.groups.contains_key(&id), before.owned) {
-                self.io.events.emit(NetEvent::AddressDown { group: id, epoch, t_ns: now });
+                self.io.events.emit(NetEvent::AddressDown {
+                    group: id,
+                    epoch,
+                    t_ns: now,
+                });
             }
         }
         let (removed, failed) = self.io.remove_all(&remove);
@@ -371,16 +456,24 @@ impl Worker {
         }
         self.groups.values_mut().for_each(Group::settle);
         let vips = u32::try_from(self.index.len()).unwrap_or(u32::MAX);
-        self.io.events.emit(NetEvent::Reconfigured { vips, removed });
+        self.io
+            .events
+            .emit(NetEvent::Reconfigured { vips, removed });
     }
 
     /// Hands the standing of an old VIP to the same VIP in the new configuration. False when there
     /// is none, or when its group is not ours.
     fn inherit(&mut self, old: &Vip) -> bool {
-        let Some((id, index)) = self.index.get(&old.conf.address) else { return false };
-        let Some(group) = self.groups.get_mut(id) else { return false };
+        let Some((id, index)) = self.index.get(&old.conf.address) else {
+            return false;
+        };
+        let Some(group) = self.groups.get_mut(id) else {
+            return false;
+        };
         let owned = group.owned.is_some();
-        let Some(vip) = group.vips.get_mut(*index) else { return false };
+        let Some(vip) = group.vips.get_mut(*index) else {
+            return false;
+        };
         if vip.conf != old.conf || (!owned && old.state != State::Leaving) {
             return false;
         }
