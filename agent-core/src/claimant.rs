@@ -88,9 +88,11 @@ impl<S: Deref<Target = Shared>> Core<S> {
             return;
         }
         let running = self.sh.run_set.load();
-        let reachable = self.cfg.node_ids().filter(|id| *id == me || self.is_alive(*id, now.boot)).count();
         let missing = self.groups.minus(running);
         let view = self.view(now.boot);
+        // Without a majority that hears us and votes a claim can only fail.
+        let voting = |id: &u8| view.nodes[usize::from(*id) - 1].alive && !view.nodes[usize::from(*id) - 1].waiting;
+        let reachable = self.cfg.node_ids().filter(voting).count();
         let mut fresh = Set::EMPTY;
         let mut moves = Set::EMPTY;
         for g in missing.iter() {
@@ -114,6 +116,11 @@ impl<S: Deref<Target = Shared>> Core<S> {
             if owner_alive {
                 if rank == 0 && d.reason != Reason::Stays {
                     moves = moves.with(g);
+                    if self.move_since[i] == 0 {
+                        self.move_since[i] = now.boot.max(1);
+                    }
+                } else {
+                    self.move_since[i] = 0;
                 }
             } else if free && now.boot >= self.free_since[i] + rank as u64 * self.cfg.timing.stagger() {
                 fresh = fresh.with(g);
@@ -235,7 +242,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
         } else {
             GainReason::OwnerLost
         };
-        let detected = if p.is_move { self.wish_seen[i].max(1) } else { self.free_since[i] };
+        let detected = if p.is_move { self.move_since[i] } else { self.free_since[i] };
         let detected = if detected == 0 || detected > p.sent { p.sent } else { detected };
         let last_heard = if reason == GainReason::OwnerLost && from != self.cfg.me {
             crate::detector::last_heard(self.sh.peer(from))
@@ -249,6 +256,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
         self.attempts[i] = 0;
         self.retry[i] = 0;
         self.free_since[i] = 0;
+        self.move_since[i] = 0;
         self.last_owner[i] = self.cfg.me;
         if self.soft.get(Key::Wish(group)) == self.cfg.me {
             // Fulfilled: it must not call the group back after a later failure.

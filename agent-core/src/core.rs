@@ -62,7 +62,7 @@ pub struct Core<S: Deref<Target = Shared>> {
     pub(crate) attempts: Box<[u8; MAX_GROUPS]>,
     pub(crate) free_since: Box<[u64; MAX_GROUPS]>,
     pub(crate) last_owner: Box<[u8; MAX_GROUPS]>,
-    pub(crate) wish_seen: Box<[u64; MAX_GROUPS]>,
+    pub(crate) move_since: Box<[u64; MAX_GROUPS]>,
     pub(crate) reask: Option<u64>,
     pub(crate) parked: [Option<Parked>; MAX_NODES],
     pub(crate) health: [Health; MAX_NODES],
@@ -98,7 +98,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
             attempts: Box::new([0; MAX_GROUPS]),
             free_since: Box::new([0; MAX_GROUPS]),
             last_owner: Box::new([0; MAX_GROUPS]),
-            wish_seen: Box::new([0; MAX_GROUPS]),
+            move_since: Box::new([0; MAX_GROUPS]),
             reask: None,
             parked: [None; MAX_NODES],
             health: [Health::NeverSeen; MAX_NODES],
@@ -143,7 +143,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
         self.check_lease(now);
         self.see_epoch(m.epoch);
         if m.flags & flags::SOFT != 0 {
-            self.merge_soft(m, now);
+            self.merge_soft(m);
         }
         match Kind::from_u8(m.kind) {
             Some(Kind::Heartbeat) => self.on_heartbeat(m, now),
@@ -479,12 +479,11 @@ impl<S: Deref<Target = Shared>> Core<S> {
         let _ = now;
     }
 
-    fn merge_soft(&mut self, m: &Message, now: Now) {
+    fn merge_soft(&mut self, m: &Message) {
         match self.soft.merge(m.soft, m.soft_version) {
             Some((Key::Drain(node), v)) => self.event(Event::Drained { node, on: v != 0 }),
             Some((Key::Pause, v)) => self.event(Event::Paused(v != 0)),
             Some((Key::Wish(group), node)) => {
-                self.wish_seen[group as usize] = now.boot;
                 if node != 0 {
                     self.event(Event::Wished { group, node });
                 }
@@ -494,9 +493,6 @@ impl<S: Deref<Target = Shared>> Core<S> {
     }
 
     pub(crate) fn set_soft(&mut self, key: Key, value: u8, now: Now) {
-        if let Key::Wish(g) = key {
-            self.wish_seen[g as usize] = now.boot;
-        }
         self.soft.set(key, value, now.wall_ms, self.cfg.me);
         self.heartbeat(now);
     }
@@ -515,6 +511,12 @@ impl<S: Deref<Target = Shared>> Core<S> {
             if health != self.health[i] {
                 if health == Health::Alive {
                     self.alive_since[i] = now.boot;
+                    // A part of the network has come back, and what it learned meanwhile may be wrong.
+                    if self.health[i] != Health::NeverSeen {
+                        for group in self.sh.run_set.load().iter() {
+                            self.push(Action::Announce { group });
+                        }
+                    }
                 }
                 self.health[i] = health;
                 self.event(Event::NodeHealth { peer: id, health });

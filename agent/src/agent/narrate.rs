@@ -1,6 +1,6 @@
 //! From what happened to sentences: the core's and the address thread's events as entries of the log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use agent_common::Set;
 use agent_core::{Event as CoreEvent, GainReason, Health, action::Gain};
@@ -21,6 +21,8 @@ pub struct Narrator {
     /// Names for people.
     pub names: Names,
     open: BTreeMap<u8, Open>,
+    devices_gone: BTreeSet<String>,
+    devices_down: BTreeSet<String>,
     /// The newest takeover of each group by this node.
     pub takeovers: BTreeMap<u8, Takeover>,
 }
@@ -163,7 +165,8 @@ impl Narrator {
 
     /// The drafts for an event of the address thread.
     pub fn net(&mut self, at: u64, e: NetEvent) -> Vec<Draft> {
-        let g = |id| self.names.group(id);
+        let names = self.names.clone();
+        let g = |id| names.group(id);
         let d = |kind, text: String| Draft::new(kind, text).at(at);
         vec![match e {
             NetEvent::AddressUp { group, epoch, t_ns, .. } => {
@@ -194,10 +197,19 @@ impl Narrator {
             NetEvent::WithoutDevice { group, vips, .. } => {
                 d(EventKind::DeviceGone, format!("{vips} VIPs of {} have lost their device", g(group))).group(g(group))
             }
-            NetEvent::DeviceNew { name, .. } => d(EventKind::DeviceReturned, format!("device {name} is there")),
-            NetEvent::DeviceGone { name, .. } => d(EventKind::DeviceGone, format!("device {name} is gone")),
-            NetEvent::DeviceUp { name, .. } => d(EventKind::DeviceReturned, format!("device {name} has carrier")),
-            NetEvent::DeviceDown { name, .. } => d(EventKind::DeviceGone, format!("device {name} has no carrier")),
+            // What is there at the start is no news.
+            NetEvent::DeviceNew { name, .. } if !self.devices_gone.remove(name.as_str()) => return Vec::new(),
+            NetEvent::DeviceNew { name, .. } => d(EventKind::DeviceReturned, format!("device {name} is there again")),
+            NetEvent::DeviceGone { name, .. } => {
+                self.devices_gone.insert(name.to_string());
+                d(EventKind::DeviceGone, format!("device {name} is gone"))
+            }
+            NetEvent::DeviceUp { name, .. } if !self.devices_down.remove(name.as_str()) => return Vec::new(),
+            NetEvent::DeviceUp { name, .. } => d(EventKind::DeviceReturned, format!("device {name} has carrier again")),
+            NetEvent::DeviceDown { name, .. } => {
+                self.devices_down.insert(name.to_string());
+                d(EventKind::DeviceGone, format!("device {name} has no carrier"))
+            }
             NetEvent::Swept { removed, kept, failed } if removed + failed > 0 => d(
                 EventKind::StaleAddress,
                 format!("{removed} stale addresses of ours removed at start, {kept} kept, {failed} could not be removed"),

@@ -38,6 +38,8 @@ const COMMANDS: usize = 256;
 const REPORTS: usize = 4096;
 /// How often the snapshot is renewed while nothing happens, ns.
 const SNAPSHOT_EVERY: u64 = 50_000_000;
+/// How often it is renewed at most, ns: it must not cost more than what it shows.
+const SNAPSHOT_AT_MOST: u64 = 1_000_000;
 
 /// What others tell the real-time thread.
 pub enum RtCommand {
@@ -45,8 +47,11 @@ pub enum RtCommand {
     Core(u64, Command),
     /// A changed configuration; the old one comes back for freeing.
     Reconfigure(Box<CoreConfig>),
-    /// A link's device has returned: bind anew.
-    Reopen,
+    /// Open the links that are not open; `anew`: a device has returned, bind all again.
+    Reopen {
+        /// Close first?
+        anew: bool,
+    },
     /// Give everything up at once, tell the others, and end.
     ShutDown,
     /// End and leave everything as it is (planned restart).
@@ -128,6 +133,7 @@ struct RtThread {
     rounds: u64,
     published: u64,
     changed: bool,
+    realtime: bool,
 }
 
 /// Starts the thread in the caller's network namespace.
@@ -153,12 +159,13 @@ pub fn spawn(parts: RtParts) -> std::io::Result<RtHandle> {
         rounds: 0,
         published: 0,
         changed: true,
+        realtime: false,
     };
     let thread = std::thread::Builder::new().name("hl-realtime".into()).spawn(move || {
-        if let Some(p) = rt.parts.priority
-            && let Err(e) = crate::net::rt::set_realtime(p)
-        {
-            tracing::warn!("{e}; takeovers may be late under load");
+        match rt.parts.priority.map(crate::net::rt::set_realtime) {
+            Some(Ok(())) => rt.realtime = true,
+            Some(Err(e)) => tracing::warn!("{e}; takeovers may be late under load"),
+            None => {}
         }
         rt.run();
     })?;
@@ -179,6 +186,7 @@ impl RtThread {
             while let Some(r) = self.parts.ring.next() {
                 self.parts.core.handle_record(&r, now());
                 self.act();
+                self.changed = true;
             }
             let _ = self.wake.read();
             while let Ok(c) = self.commands.pop() {
@@ -226,9 +234,12 @@ impl RtThread {
                 self.act();
                 self.tell(RtReport::Old(cfg));
             }
-            RtCommand::Reopen => {
+            RtCommand::Reopen { anew } => {
                 for l in &mut self.parts.links {
-                    l.close();
+                    if anew {
+                        l.close();
+                    }
+                    // Not there yet: the supervisor asks again each second.
                     let _ = l.open();
                 }
             }
@@ -278,11 +289,14 @@ impl RtThread {
     }
 
     fn publish(&mut self, at: u64) {
-        if !std::mem::take(&mut self.changed) && at < self.published + SNAPSHOT_EVERY {
+        let wait = if self.changed { SNAPSHOT_AT_MOST } else { SNAPSHOT_EVERY };
+        if at < self.published + wait {
             return;
         }
+        self.changed = false;
         self.published = at;
         let s = self.snapshot.input_buffer_mut();
+        s.realtime = self.realtime;
         s.fill(&self.parts.core, at);
         s.late_ns = self.late_ns;
         s.rounds = self.rounds;

@@ -30,6 +30,8 @@ pub struct Snapshot {
     pub owned: Set,
     /// Hands off.
     pub paused: bool,
+    /// Does the real-time thread have its priority?
+    pub realtime: bool,
     /// Largest delay of a timer so far, ns.
     pub late_ns: u64,
     /// Rounds of the loop so far.
@@ -52,6 +54,7 @@ impl Default for Snapshot {
             unfit: Box::new([0; MAX_GROUPS]),
             owned: Set::EMPTY,
             paused: false,
+            realtime: false,
             late_ns: 0,
             rounds: 0,
             dropped: 0,

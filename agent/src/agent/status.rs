@@ -80,8 +80,8 @@ pub fn report(s: &Sources<'_>) -> StatusReport {
         datapath,
         uncovered_devices,
         rt: RtStatus {
-            policy: if s.priority.is_some() { "SCHED_FIFO" } else { "SCHED_OTHER" }.into(),
-            priority: u32::from(s.priority.unwrap_or(0)),
+            policy: if snap.realtime { "fifo" } else { "other" }.into(),
+            priority: if snap.realtime { u32::from(s.priority.unwrap_or(0)) } else { 0 },
             memory_locked: s.locked,
             max_loop_late_us: snap.late_ns / 1000,
         },
@@ -211,7 +211,7 @@ fn warnings(s: &Sources<'_>, nodes: &[NodeStatus]) -> Vec<Warning> {
             add(Level::Warning, "config_mismatch", format!("{} runs another configuration: {text}", n.name), Some(help));
         }
     }
-    if s.priority.is_none() {
+    if !s.snapshot.realtime {
         let help = "see `heartline doctor`, real-time rights";
         add(Level::Warning, "no_realtime", "the agent runs without real-time priority: takeovers may be late".into(), Some(help));
     }

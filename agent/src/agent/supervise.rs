@@ -126,7 +126,7 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
     let keep: Vec<_> = core.owned().iter().map(|g| (g, table.group_epoch[usize::from(g)].load())).collect();
     let kept = keep.len();
     let priority = (!args.no_realtime).then_some(PRIORITY);
-    let start = Start { keep, covered: gates.covered(), priority: priority.map(|p| p - 1) };
+    let start = Start { keep, covered: gates.covered(), priority: priority.map(|p| p - 1), ..Start::default() };
     let net = net::spawn(&setup::net_config(&config)?, start)?;
     let net::NetHandle { commands, control, events, stats: _, thread } = net;
     let net = Net { control, events, thread };
@@ -169,11 +169,11 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
     s.record(drafts);
     let how = if fresh { "with fresh state" } else { "with the state of an earlier run" };
     let text = format!("agent {} started {how}, {kept} groups kept", env!("CARGO_PKG_VERSION"));
-    s.log.push(Draft::new(EventKind::AgentStarted, text));
+    s.record(vec![Draft::new(EventKind::AgentStarted, text)]);
     if fresh {
         let wait = s.config.timing.max_promise_ns;
         let text = format!("voting in {}: until then every promise that may have been forgotten runs out", crate::config::show_ns(wait));
-        s.log.push(Draft::new(EventKind::RejoinWait, text));
+        s.record(vec![Draft::new(EventKind::RejoinWait, text)]);
     }
     s.run().await
 }
@@ -274,7 +274,7 @@ impl Supervisor {
                         }
                         Ending::Pausing(_, done) => {
                             let text = "the others did not grant the long promise in time; nothing was restarted";
-                            self.log.push(Draft::new(EventKind::Restart, text));
+                            self.record(vec![Draft::new(EventKind::Restart, text)]);
                             if let Some(done) = done {
                                 let _ = done.send(Err(Refusal::new(Code::Failed, text).help("see `heartline status`: is a majority reachable?")));
                             }
@@ -342,7 +342,7 @@ impl Supervisor {
                             let _ = done.send(Ok(()));
                         }
                         self.notifier.reloading();
-                        self.log.push(Draft::new(EventKind::Restart, "replacing the agent; nothing moves"));
+                        self.record(vec![Draft::new(EventKind::Restart, "replacing the agent; nothing moves")]);
                         return Some(End::Restart);
                     }
                 }
@@ -384,7 +384,7 @@ impl Supervisor {
                 NetEvent::DeviceNew { name, .. } => {
                     self.devices_down.remove(name.as_str());
                     check = true;
-                    let _ = self.rt.send(RtCommand::Reopen);
+                    let _ = self.rt.send(RtCommand::Reopen { anew: true });
                 }
                 _ => {}
             }
@@ -443,6 +443,7 @@ impl Supervisor {
 
     fn second(&mut self) {
         self.check_gates();
+        let _ = self.rt.send(RtCommand::Reopen { anew: false });
         let source = clock_source();
         if source != self.clock_source {
             let text = format!("the kernel's clock source is now {source}, was {}", self.clock_source);
@@ -557,7 +558,7 @@ impl Supervisor {
             return;
         }
         self.notifier.stopping("handing over");
-        self.log.push(Draft::new(EventKind::AgentStopping, "stopping: handing the groups over"));
+        self.record(vec![Draft::new(EventKind::AgentStopping, "stopping: handing the groups over")]);
         *ending = Ending::Leaving(Instant::now() + HANDOVER);
         self.command(Command::Leave, Box::new(|_| {}));
     }

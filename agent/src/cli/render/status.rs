@@ -292,7 +292,11 @@ fn nodes(report: &StatusReport, style: &Style) -> String {
         let links: Vec<_> = node
             .links
             .iter()
-            .map(|link| format!("{} {}", clean(&link.device), ago(link.last_heard_ms)))
+            .map(|link| match node.state {
+                // A node does not hear itself.
+                NodeState::Me => format!("{} {}", clean(&link.device), clean(&link.address)),
+                _ => format!("{} {}", clean(&link.device), ago(link.last_heard_ms)),
+            })
             .collect();
         table.add_row([
             style.cell(
