@@ -102,6 +102,31 @@ impl Rig {
             .map(|node| node.name.clone())
     }
 
+    /// The node that alone answered for the VIP in a window, if it was one and the same.
+    #[must_use]
+    pub fn sole_owner(&self, from: u64, to: u64) -> Option<String> {
+        let spans = self.owners.ownership(from, to).spans;
+        let node = spans.first()?.node;
+        let alone = spans.iter().all(|span| span.node == node);
+        let station = self.cluster.lab.nodes.get(node).filter(|_| alone)?;
+        Some(station.name.clone())
+    }
+
+    /// An error unless `old` alone answered just before a fault: else the fault hit somebody who
+    /// was not the owner, and what follows would prove nothing.
+    ///
+    /// # Errors
+    /// As said.
+    pub fn hit_the_owner(&self, old: &str, at: u64) -> Result<()> {
+        let before = self.sole_owner(at.saturating_sub(20 * MS_NS), at);
+        if before.as_deref() != Some(old) {
+            bail!(
+                "the fault was meant for the owner {old}, but just before it {before:?} answered"
+            );
+        }
+        Ok(())
+    }
+
     /// What was seen in a window; waits until its last pages have ended.
     fn seen(&self, from_ns: u64, to_ns: u64) -> Result<Seen> {
         let ended = to_ns + PAGE_DEADLINE.as_nanos() as u64 + 50 * MS_NS;
@@ -302,6 +327,7 @@ impl Rig {
 
     /// Waits for another owner, looking at the wire alone, and fills the step.
     fn takeover(&mut self, step: &mut Step, at: u64, old: &str) -> Result<()> {
+        self.hit_the_owner(old, at)?;
         step.from = Some(old.to_owned());
         until(GIVE_UP, 2 * MS, || {
             let other = self.wire_owner().is_some_and(|owner| owner != old);
