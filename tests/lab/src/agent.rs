@@ -136,7 +136,8 @@ impl Agent {
         // Nobody's service manager is told anything, and no lab shell's socket is taken for its own.
         command
             .env_remove("NOTIFY_SOCKET")
-            .env_remove("WATCHDOG_USEC");
+            .env_remove("WATCHDOG_USEC")
+            .env_remove("HEARTLINE_SOCKET");
         command
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
