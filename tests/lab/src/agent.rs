@@ -133,10 +133,11 @@ impl Agent {
             .arg(&self.run_dir)
             .arg("--bpf-dir")
             .arg(&self.bpf_dir);
-        // Nobody's service manager: a socket inherited from ours must not be told anything.
+        // Nobody's service manager is told anything, and no lab shell's socket is taken for its own.
         command
             .env_remove("NOTIFY_SOCKET")
-            .env_remove("WATCHDOG_USEC");
+            .env_remove("WATCHDOG_USEC")
+            .env_remove("HEARTLINE_SOCKET");
         command
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

@@ -26,6 +26,10 @@ fn with(lab: LabSpec, spec: ConfigSpec, test: impl FnOnce(&mut Rig) -> Result<()
     let mut rig = Rig::start(Cluster::start(Lab::up(&lab)?, &text, "cluster.key")?)?;
     let result = rig.settle().and_then(|()| test(&mut rig)).and_then(|()| {
         let seen = rig.owners.ownership(rig.from, boot_ns());
+        println!("on the wire: {seen:?}");
+        for agent in rig.cluster.agents() {
+            println!("{}: {:?}", agent.name(), agent.events().unwrap_or_default());
+        }
         ensure!(seen.dual_rounds == 0, "two owners at once: {seen:?}");
         ensure!(!seen.spans.is_empty(), "nobody ever answered for the VIP");
         Ok(())
@@ -41,6 +45,32 @@ fn with(lab: LabSpec, spec: ConfigSpec, test: impl FnOnce(&mut Rig) -> Result<()
 
 fn owner(rig: &Rig) -> Result<String> {
     rig.wire_owner().context("nobody answers for the VIP")
+}
+
+/// Does something to the owner, makes sure that it was the owner, and waits for the next one.
+/// Returns both.
+fn fault(
+    rig: &mut Rig,
+    act: impl FnOnce(&mut Rig, &str, &[&str]) -> Result<()>,
+) -> Result<(String, String)> {
+    let old = owner(rig)?;
+    let names: Vec<_> = rig
+        .cluster
+        .lab
+        .nodes
+        .iter()
+        .map(|node| node.name.clone())
+        .collect();
+    let others: Vec<_> = names
+        .iter()
+        .map(String::as_str)
+        .filter(|name| *name != old)
+        .collect();
+    let at = boot_ns();
+    act(rig, &old, &others)?;
+    rig.hit_the_owner(&old, at)?;
+    let new = taken_over(rig, &old)?;
+    Ok((old, new))
 }
 
 /// Waits until another node than `old` serves the client, over IPv4 and IPv6.
@@ -81,9 +111,7 @@ fn undisturbed(rig: &mut Rig, from: u64, old: &str) -> Result<()> {
 #[test]
 fn a_silent_cut_and_its_healing() -> Result<()> {
     with(LabSpec::default(), ConfigSpec::default(), |rig| {
-        let old = owner(rig)?;
-        rig.cluster.lab.switch.cut(&old)?;
-        let new = taken_over(rig, &old)?;
+        let (_, new) = fault(rig, |rig, old, _| rig.cluster.lab.switch.cut(old).map(drop))?;
         let healed = rig.cluster.lab.switch.heal()?;
         undisturbed(rig, healed, &new)
     })
@@ -92,9 +120,7 @@ fn a_silent_cut_and_its_healing() -> Result<()> {
 #[test]
 fn a_frozen_owner_does_not_resume_when_it_wakes() -> Result<()> {
     with(LabSpec::default(), ConfigSpec::default(), |rig| {
-        let old = owner(rig)?;
-        rig.cluster.freeze(&old)?;
-        let new = taken_over(rig, &old)?;
+        let (old, new) = fault(rig, |rig, old, _| rig.cluster.freeze(old))?;
         let woken = boot_ns();
         rig.cluster.thaw(&old)?;
         undisturbed(rig, woken, &new)
@@ -104,9 +130,7 @@ fn a_frozen_owner_does_not_resume_when_it_wakes() -> Result<()> {
 #[test]
 fn a_killed_owner_comes_back_as_a_standby() -> Result<()> {
     with(LabSpec::default(), ConfigSpec::default(), |rig| {
-        let old = owner(rig)?;
-        rig.cluster.agent(&old)?.kill()?;
-        let new = taken_over(rig, &old)?;
+        let (old, new) = fault(rig, |rig, old, _| rig.cluster.agent(old)?.kill())?;
         let started = boot_ns();
         rig.cluster.agent(&old)?.start()?;
         undisturbed(rig, started, &new)
@@ -117,21 +141,9 @@ fn a_killed_owner_comes_back_as_a_standby() -> Result<()> {
 #[test]
 fn a_partition_that_the_client_sees_both_sides_of() -> Result<()> {
     with(LabSpec::default(), ConfigSpec::default(), |rig| {
-        let old = owner(rig)?;
-        let names: Vec<_> = rig
-            .cluster
-            .lab
-            .nodes
-            .iter()
-            .map(|node| node.name.clone())
-            .collect();
-        let others: Vec<_> = names
-            .iter()
-            .map(String::as_str)
-            .filter(|name| *name != old)
-            .collect();
-        rig.cluster.lab.switch.partition(&[old.as_str()], &others)?;
-        let new = taken_over(rig, &old)?;
+        let (_, new) = fault(rig, |rig, old, others| {
+            rig.cluster.lab.switch.partition(&[old], others).map(drop)
+        })?;
         let healed = rig.cluster.lab.switch.heal()?;
         undisturbed(rig, healed, &new)
     })
@@ -141,40 +153,28 @@ fn a_partition_that_the_client_sees_both_sides_of() -> Result<()> {
 #[test]
 fn an_owner_that_hears_and_is_not_heard() -> Result<()> {
     with(LabSpec::default(), ConfigSpec::default(), |rig| {
-        let old = owner(rig)?;
-        let names: Vec<_> = rig
-            .cluster
-            .lab
-            .nodes
-            .iter()
-            .map(|node| node.name.clone())
-            .collect();
-        for other in names.iter().filter(|name| **name != old) {
-            rig.cluster.lab.switch.cut_one_way(&old, other)?;
-        }
-        let new = taken_over(rig, &old)?;
+        let (_, new) = fault(rig, |rig, old, others| {
+            let switch = &mut rig.cluster.lab.switch;
+            others
+                .iter()
+                .try_for_each(|other| switch.cut_one_way(old, other).map(drop))
+        })?;
         let healed = rig.cluster.lab.switch.heal()?;
         undisturbed(rig, healed, &new)
     })
 }
 
-/// The owner is heard and hears nothing: no acks reach it.
+/// The owner is heard and hears nothing: no acks reach it. Its promises end, as its heartbeats
+/// show no claim any more; then another may claim.
 #[test]
 fn an_owner_that_is_heard_and_does_not_hear() -> Result<()> {
     with(LabSpec::default(), ConfigSpec::default(), |rig| {
-        let old = owner(rig)?;
-        let names: Vec<_> = rig
-            .cluster
-            .lab
-            .nodes
-            .iter()
-            .map(|node| node.name.clone())
-            .collect();
-        for other in names.iter().filter(|name| **name != old) {
-            rig.cluster.lab.switch.cut_one_way(other, &old)?;
-        }
-        // Its promises end as its heartbeats show no claim any more; then another may claim.
-        taken_over(rig, &old)?;
+        fault(rig, |rig, old, others| {
+            let switch = &mut rig.cluster.lab.switch;
+            others
+                .iter()
+                .try_for_each(|other| switch.cut_one_way(other, old).map(drop))
+        })?;
         rig.cluster.lab.switch.heal()?;
         rig.settle()
     })

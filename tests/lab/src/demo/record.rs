@@ -198,7 +198,7 @@ impl Step {
         let measured = if !moved {
             "no new owner".to_owned()
         } else if over {
-            format!("{outage:.1} ms")
+            format!("{outage:.2} ms")
         } else {
             format!("not over after {outage:.0} ms")
         };

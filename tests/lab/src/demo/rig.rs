@@ -20,6 +20,11 @@ use crate::{
 
 const MS: Duration = Duration::from_millis(1);
 const MS_NS: u64 = 1_000_000;
+/// Echoes of the client.
+const COARSE: Duration = MS;
+/// Echoes of the client during a planned move. An outage is counted from answer to answer, so one
+/// lost echo makes two intervals of it: at 1 ms that would be the whole limit of a move.
+const FINE: Duration = Duration::from_micros(250);
 /// The longest that the demo measures.
 const LONGEST: Duration = Duration::from_secs(180);
 /// An agent that comes back, everyone alive again.
@@ -55,6 +60,7 @@ pub struct Rig {
     pub cluster: Cluster,
     /// When the measurements began.
     pub from: u64,
+    interval: Duration,
 }
 
 impl Rig {
@@ -65,13 +71,25 @@ impl Rig {
     pub fn start(cluster: Cluster) -> Result<Self> {
         let lab = &cluster.lab;
         Ok(Self {
-            v4: OutageProber::start(&lab.client, IpAddr::V4(VIP4), MS, LONGEST)?,
-            v6: OutageProber::start(&lab.client, IpAddr::V6(VIP6), MS, LONGEST)?,
+            v4: OutageProber::start(&lab.client, IpAddr::V4(VIP4), COARSE, LONGEST)?,
+            v6: OutageProber::start(&lab.client, IpAddr::V6(VIP6), COARSE, LONGEST)?,
+            interval: COARSE,
             owners: OwnerProber::start(lab, VIP4, 2 * MS, LONGEST)?,
             pages: Fetcher::start(&lab.client, IpAddr::V4(VIP4), 5 * MS)?,
             cluster,
             from: boot_ns(),
         })
+    }
+
+    /// Replaces the client's probers by others, unless they have that interval already.
+    fn probe_every(&mut self, interval: Duration) -> Result<()> {
+        if self.interval != interval {
+            let client = &self.cluster.lab.client;
+            self.v4 = OutageProber::start(client, IpAddr::V4(VIP4), interval, LONGEST)?;
+            self.v6 = OutageProber::start(client, IpAddr::V6(VIP6), interval, LONGEST)?;
+            self.interval = interval;
+        }
+        Ok(())
     }
 
     /// Waits until all agents agree and the client has been served for a while.
@@ -102,6 +120,31 @@ impl Rig {
             .map(|node| node.name.clone())
     }
 
+    /// The node that alone answered for the VIP in a window, if it was one and the same.
+    #[must_use]
+    pub fn sole_owner(&self, from: u64, to: u64) -> Option<String> {
+        let spans = self.owners.ownership(from, to).spans;
+        let node = spans.first()?.node;
+        let alone = spans.iter().all(|span| span.node == node);
+        let station = self.cluster.lab.nodes.get(node).filter(|_| alone)?;
+        Some(station.name.clone())
+    }
+
+    /// An error unless `old` alone answered just before a fault: else the fault hit somebody who
+    /// was not the owner, and what follows would prove nothing.
+    ///
+    /// # Errors
+    /// As said.
+    pub fn hit_the_owner(&self, old: &str, at: u64) -> Result<()> {
+        let before = self.sole_owner(at.saturating_sub(20 * MS_NS), at);
+        if before.as_deref() != Some(old) {
+            bail!(
+                "the fault was meant for the owner {old}, but just before it {before:?} answered"
+            );
+        }
+        Ok(())
+    }
+
     /// What was seen in a window; waits until its last pages have ended.
     fn seen(&self, from_ns: u64, to_ns: u64) -> Result<Seen> {
         let ended = to_ns + PAGE_DEADLINE.as_nanos() as u64 + 50 * MS_NS;
@@ -129,7 +172,7 @@ impl Rig {
             Fault::Freeze => "freezing the owner",
             Fault::Kill => "killing the owner's agent",
         });
-        let old = self.calm()?;
+        let old = self.calm(COARSE)?;
         let (title, did) = match fault {
             Fault::Cut => (
                 "silent cut",
@@ -186,7 +229,7 @@ impl Rig {
     /// As [`Rig::fault`].
     pub fn planned_move(&mut self, key: &'static str) -> Result<Step> {
         let _busy = Busy::with("moving the VIP");
-        let old = self.calm()?;
+        let old = self.calm(FINE)?;
         let names: Vec<_> = self
             .cluster
             .lab
@@ -196,7 +239,7 @@ impl Rig {
             .collect();
         let own = names.iter().position(|name| *name == old).unwrap_or(0);
         let new = names[(own + 1) % names.len()].clone();
-        let did = format!("heartline move {GROUP} {new}");
+        let did = format!("heartline move {GROUP} {new} (4 echoes per ms)");
         let mut step = Step::new(key, "planned move", did);
         let at = boot_ns();
         self.cluster.agent(&new)?.cli_ok(&["move", GROUP, &new])?;
@@ -217,7 +260,7 @@ impl Rig {
     /// As [`Rig::fault`].
     pub fn heal_all(&mut self, key: &'static str) -> Result<Step> {
         let _busy = Busy::with("healing all");
-        let old = self.calm()?;
+        let old = self.calm(COARSE)?;
         let did = "no cut is left, all agents run, all nodes see each other and agree".to_owned();
         let mut step = Step::new(key, "heal all", did);
         let at = self.cluster.lab.switch.heal()?;
@@ -231,7 +274,7 @@ impl Rig {
     /// As [`Rig::fault`].
     pub fn reload(&mut self, key: &'static str) -> Result<Step> {
         let _busy = Busy::with("reloading all agents");
-        let old = self.calm()?;
+        let old = self.calm(COARSE)?;
         let did = "announce_interval changed, SIGHUP to all agents".to_owned();
         let mut step = Step::new(key, "reload", did);
         let path = self.cluster.config().to_owned();
@@ -270,7 +313,7 @@ impl Rig {
     /// As [`Rig::fault`].
     pub fn planned_restart(&mut self, key: &'static str) -> Result<Step> {
         let _busy = Busy::with("restarting the owner's agent");
-        let old = self.calm()?;
+        let old = self.calm(COARSE)?;
         let mut step = Step::new(
             key,
             "planned restart",
@@ -293,7 +336,8 @@ impl Rig {
     }
 
     /// Waits until all is well, then for a random phase of the heartbeat; returns the owner.
-    fn calm(&mut self) -> Result<String> {
+    fn calm(&mut self, interval: Duration) -> Result<String> {
+        self.probe_every(interval)?;
         self.settle()?;
         pass(Duration::from_micros(200_000 + boot_ns() % 10_000))?;
         self.wire_owner()
@@ -302,6 +346,7 @@ impl Rig {
 
     /// Waits for another owner, looking at the wire alone, and fills the step.
     fn takeover(&mut self, step: &mut Step, at: u64, old: &str) -> Result<()> {
+        self.hit_the_owner(old, at)?;
         step.from = Some(old.to_owned());
         until(GIVE_UP, 2 * MS, || {
             let other = self.wire_owner().is_some_and(|owner| owner != old);

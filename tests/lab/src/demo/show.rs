@@ -92,9 +92,9 @@ fn seen(seen: &Seen, paint: Paint) -> String {
         ))
     } else {
         format!(
-            "{} (IPv6 {:.1} ms), {} + {} echoes lost",
+            "{} (IPv6 {:.2} ms), {} + {} echoes lost",
             paint.bold(format!(
-                "the client was without for {:.1} ms",
+                "the client was without for {:.2} ms",
                 ms(seen.v4.ns())
             )),
             ms(seen.v6.ns()),
