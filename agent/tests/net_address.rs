@@ -199,14 +199,7 @@ fn an_address_that_is_there_already_is_taken_over() {
             &config(vec![group(1, &["10.1.0.1", "fd00::1"])]),
             Start::default(),
         );
-        // Between the sweep and the gain somebody adds them; a gain in the same breath as the
-        // notices must find them, so the group is owned before they can be removed as strays.
-        net.send(NetCommand::Gain {
-            group: 1,
-            epoch: 1,
-            t_decided_ns: 0,
-        });
-        net.wait("the gain", |e| matches!(e, NetEvent::Announced { .. }));
+        net.own(1, 1);
         net.stop();
         ip("addr del 10.1.0.1/32 dev hl0");
         ip("addr del fd00::1/128 dev hl0");

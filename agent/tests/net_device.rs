@@ -394,6 +394,10 @@ fn a_refusal_is_told_once_and_ends_with_its_cause() {
                 }
             )
         });
+        // What is not in place is not announced: two ARP frames, no advertisement.
+        net.wait("the announcement", |e| {
+            matches!(e, NetEvent::Announced { frames: 2, .. })
+        });
         // It is tried again and again ...
         let stats = std::sync::Arc::clone(&net.handle.stats);
         eventually("three refusals", || {
