@@ -61,14 +61,10 @@ impl Version {
             llvm: field("LLVM version").and_then(|version| version.split('.').next()?.parse().ok()),
         })
     }
-
-    /// Major and minor number.
-    fn number(&self) -> Option<(u32, u32)> {
-        number(&self.release)
-    }
 }
 
-fn number(version: &str) -> Option<(u32, u32)> {
+/// Major and minor number of a version.
+pub fn number(version: &str) -> Option<(u32, u32)> {
     let mut parts = version.split('.');
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
@@ -203,7 +199,7 @@ fn inspect(
     let text = ask(&rustc).map_err(Refusal::NoCompiler)?;
     let version = Version::parse(&text)
         .ok_or_else(|| Refusal::NoCompiler("its version cannot be read".to_owned()))?;
-    if version.number() < number(oldest) {
+    if number(&version.release) < number(oldest) {
         return Err(Refusal::TooOld(version.release));
     }
     // Debian's source folder carries its version in its name; rustup's belongs to its compiler by construction.

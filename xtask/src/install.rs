@@ -216,7 +216,8 @@ fn apt() -> Command {
     command
 }
 
-/// Do the lists, now new, have Debian's compiler?
+/// Do the lists, now new, have Debian's compiler, and is it new enough? (Debian 12 without its security archive has
+/// an older one.)
 fn debian_offer() -> Offer {
     let mut command = Command::new("apt-cache");
     command
@@ -233,7 +234,7 @@ fn offers(policy: &str) -> bool {
     policy
         .lines()
         .filter_map(|line| line.trim().strip_prefix("Candidate: "))
-        .any(|version| version != "(none)")
+        .any(|version| ebpf::number(version) >= ebpf::number(toolchain::OLDEST))
 }
 
 /// Adds what the person can do about a failure.
@@ -393,13 +394,13 @@ mod tests {
     }
 
     #[test]
-    fn an_offer_is_a_candidate() {
-        assert!(offers(
-            "rustc-web:\n  Installed: (none)\n  Candidate: 1.96.0\n"
-        ));
-        assert!(!offers(
-            "rustc-web:\n  Installed: (none)\n  Candidate: (none)\n"
-        ));
+    fn an_offer_is_a_candidate_that_is_new_enough() {
+        let policy = |version| {
+            format!("rustc-web:\n  Installed: (none)\n  Candidate: {version}\n  Version table:\n")
+        };
+        assert!(offers(&policy("1.96.0+dfsg1-1~deb12u2")));
+        assert!(!offers(&policy("1.85.0+dfsg3-1~deb12u3")));
+        assert!(!offers(&policy("(none)")));
         assert!(!offers(""));
     }
 }

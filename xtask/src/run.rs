@@ -48,9 +48,17 @@ fn catch_signals() {
         );
         for kind in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
             // SAFETY: the handler only stores to an atomic.
-            let set = unsafe { signal::sigaction(kind, &action) };
-            if let Err(error) = set {
-                ui::note(&format!("{kind} cannot be caught: {error}"));
+            let before = unsafe { signal::sigaction(kind, &action) };
+            match before {
+                // Under nohup a hang-up is to be ignored.
+                Ok(old)
+                    if kind == Signal::SIGHUP && matches!(old.handler(), SigHandler::SigIgn) =>
+                {
+                    // SAFETY: puts back what was there.
+                    let _ = unsafe { signal::sigaction(kind, &old) };
+                }
+                Ok(_) => {}
+                Err(error) => ui::note(&format!("{kind} cannot be caught: {error}")),
             }
         }
     });
@@ -252,10 +260,10 @@ fn tail(path: &Path, lines: usize) -> String {
         .split(['\n', '\r'])
         .map(str::trim_end)
         .filter(|line| !line.is_empty() && !line.contains('\u{1b}'))
-        .rev()
-        .take(lines)
         .collect();
-    found.reverse();
+    // apt says "waiting for the lock" once a second.
+    found.dedup();
+    let found = found.split_off(found.len().saturating_sub(lines));
     found.join("\n")
 }
 
@@ -383,7 +391,7 @@ mod tests {
     fn a_failure_shows_the_end_of_the_log() {
         let folder = tempfile::tempdir().expect("tempdir");
         let log = folder.path().join("a/b.log");
-        let script = "for i in $(seq 50); do echo line $i; done; exit 7";
+        let script = "for i in $(seq 50); do echo line $i; echo line $i; done; exit 7";
         let error = logged(
             "counting",
             Command::new("sh").args(["-c", script]),
