@@ -21,6 +21,7 @@ use aya_ebpf::{
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
+use aya_log_ebpf::debug;
 
 /// Passes everything: for the far end of a veth pair, which must have a program or XDP_TX vanishes there.
 #[xdp]
@@ -31,20 +32,25 @@ pub fn heartline_pass(_ctx: XdpContext) -> u32 {
 /// Ingress: heartbeats and the gate.
 #[xdp]
 pub fn heartline_xdp(ctx: XdpContext) -> u32 {
-    match ingress::handle(&ctx) {
+    let action = match ingress::handle(&ctx) {
         Ok(action) => action,
         // Too short for the header that it announces: the stack knows what to do with it.
         Err(packet::Short) => xdp_action::XDP_PASS,
-    }
+    };
+    // The level is a constant when the program is loaded; at 0, the default, the verifier drops this.
+    debug!(&ctx, "in: {} bytes, XDP action {}", ctx.data_end() - ctx.data(), action);
+    action
 }
 
 /// Egress: nobody speaks as a VIP without the lease.
 #[classifier]
 pub fn heartline_egress(ctx: TcContext) -> i32 {
-    match egress::handle(&ctx) {
+    let action = match egress::handle(&ctx) {
         Ok(action) => action,
         Err(_) => TC_ACT_UNSPEC,
-    }
+    };
+    debug!(&ctx, "out: {} bytes, TC action {}", ctx.len(), action);
+    action
 }
 
 #[cfg(not(test))]

@@ -108,7 +108,11 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
         && net::rt::lock_memory().map_err(|e| tracing::warn!("{e}; takeovers may be late when memory is short")).is_ok();
 
     mount_bpffs(&args.bpf_dir);
-    let mut datapath = DataPath::load(&args.bpf_dir, *key.as_bytes())?;
+    let mut datapath = DataPath::load_logging(&args.bpf_dir, *key.as_bytes(), args.debug_datapath)?;
+    if args.debug_datapath {
+        let logger = datapath.logger()?;
+        tokio::spawn(read_log(logger));
+    }
     let table = datapath.table();
     let now = rt::now();
     let fresh = datapath.is_fresh();
@@ -176,6 +180,16 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
         s.record(vec![Draft::new(EventKind::RejoinWait, text)]);
     }
     s.run().await
+}
+
+/// Passes on what the eBPF programs log.
+async fn read_log(logger: aya_log::EbpfLogger<&'static dyn log::Log>) {
+    // SAFETY: the logger owns its descriptor and keeps it open for as long as it is registered.
+    let Ok(mut logger) = (unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) }) else { return };
+    while let Ok(mut guard) = logger.readable_mut().await {
+        guard.get_inner_mut().flush();
+        guard.clear_ready();
+    }
 }
 
 /// Mounts the BPF file system if the pins go to the usual place and nothing is mounted there.

@@ -29,6 +29,9 @@ pub struct AgentArgs {
     /// Run without real-time scheduling and locked memory (for tests; takeovers may be late)
     #[arg(long)]
     pub no_realtime: bool,
+    /// Let the eBPF programs log each frame (slow; for debugging)
+    #[arg(long)]
+    pub debug_datapath: bool,
     /// Run directory, from the global option.
     #[arg(skip)]
     pub run_dir: PathBuf,

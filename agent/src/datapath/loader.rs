@@ -98,12 +98,23 @@ impl DataPath {
     /// # Errors
     /// No BPF file system, the kernel refuses, or the key cannot be written.
     pub fn load(bpf_dir: &Path, key: [u8; 16]) -> Result<DataPath, LoadError> {
+        Self::load_logging(bpf_dir, key, false)
+    }
+
+    /// As [`DataPath::load`]; with `log`, the programs report each frame through aya-log (slow; for debugging).
+    ///
+    /// # Errors
+    /// As [`DataPath::load`].
+    pub fn load_logging(bpf_dir: &Path, key: [u8; 16], log: bool) -> Result<DataPath, LoadError> {
         let name = format!("v{:x}", LAYOUT as u32);
         let dir = bpf_dir.join(&name);
         let maps = dir.join("maps");
         fs::create_dir_all(&maps).map_err(|source| LoadError::PinDir { path: maps.clone(), source })?;
         remove_other_layouts(bpf_dir, &name);
-        let mut ebpf = EbpfLoader::new().default_map_pin_directory(&maps).load(OBJECT).map_err(refused)?;
+        let mut ebpf = EbpfLoader::new()
+            .default_map_pin_directory(&maps)
+            .override_global(aya_log::LEVEL, &(if log { aya_log::Level::Debug as u8 } else { 0 }), true)
+            .load(OBJECT).map_err(refused)?;
 
         let table = match ebpf.map("STATE") {
             Some(Map::Array(data)) => Table::map(data.fd().as_fd()).map_err(LoadError::Mmap)?,
@@ -199,6 +210,14 @@ impl DataPath {
             .iter()
             .map(|(c, name)| (*name, self.counters.get(&(*c as u32), 0).map(|v| v.iter().sum()).unwrap_or(0)))
             .collect()
+    }
+
+    /// The reader of the programs' log, if they were loaded with one.
+    ///
+    /// # Errors
+    /// The log's map is missing or cannot be read.
+    pub fn logger(&mut self) -> Result<aya_log::EbpfLogger<&'static dyn log::Log>, LoadError> {
+        aya_log::EbpfLogger::init(&mut self.ebpf).map_err(refused)
     }
 
     /// The kernel's descriptor of a program, for BPF_PROG_TEST_RUN.
