@@ -78,7 +78,7 @@ pub fn run(options: &Options) -> Result<bool> {
         .map(|node| node.name.clone())
         .collect();
     drop(busy);
-    let machine = machine();
+    let machine = machine(rig.v4.real_time());
     print!("{}", show::header(&nodes, &machine, paint));
 
     let busy = Busy::with("waiting for the first owner (fresh state waits before it votes)");
@@ -182,13 +182,18 @@ fn steps(
     Ok((record, text))
 }
 
-/// Kernel and processors.
-fn machine() -> String {
+/// Kernel, processors, and whether the probers may be real-time.
+fn machine(real_time: bool) -> String {
     let kernel = nix::sys::utsname::uname()
         .map(|name| name.release().to_string_lossy().into_owned())
         .unwrap_or_default();
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    format!("Linux {kernel}, {cpus} processors")
+    let probers = if real_time {
+        "real-time"
+    } else {
+        "without real-time rights"
+    };
+    format!("Linux {kernel}, {cpus} processors, probers {probers}")
 }
 
 #[cfg(test)]
