@@ -119,10 +119,10 @@ impl SetCell {
     }
     /// Adds groups, by compare-and-swap (agent only).
     pub fn insert(&self, s: Set) {
-        for i in 0..4 {
-            while s.0[i] != 0 {
-                let old = self.0[i].load();
-                if self.0[i].cas(old, old | s.0[i]) {
+        for (cell, bits) in self.0.iter().zip(s.0) {
+            loop {
+                let old = cell.load();
+                if old | bits == old || cell.cas(old, old | bits) {
                     break;
                 }
             }

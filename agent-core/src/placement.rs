@@ -110,7 +110,7 @@ pub fn place(group: &GroupConfig, owner: u8, wish: u8, paused: bool, nodes: &[Ca
     let mut taken = 0u32;
     let named = group.prefer.iter().copied().take_while(|id| *id != 0);
     // A list says who may own the group; without one everybody may, by id.
-    let anybody = if group.prefer[0] == 0 { 1..=MAX_NODES as u8 } else { 1..=0 };
+    let anybody = (1..=MAX_NODES as u8).filter(|_| group.prefer[0] == 0);
     for id in named.chain(anybody) {
         let Some(c) = nodes.get(usize::from(id).wrapping_sub(1)) else { continue };
         if taken & node_bit(id) == 0 && c.excluded().is_none() {

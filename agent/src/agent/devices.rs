@@ -18,6 +18,7 @@ pub struct Gates {
 
 struct Gate {
     name: String,
+    carrier: bool,
     coverage: Result<Coverage, String>,
 }
 
@@ -42,6 +43,11 @@ impl Gates {
         }
         for d in &found {
             let was = self.devices.get(&d.ifindex).map(|g| g.coverage.is_ok());
+            if let Some(g) = self.devices.get_mut(&d.ifindex) {
+                g.carrier = d.carrier;
+                // Renamed: the gate goes by index, the configuration by name.
+                g.name.clone_from(&d.name);
+            }
             if was == Some(true) && dp.is_covered(d.ifindex).is_some() {
                 continue;
             }
@@ -62,7 +68,7 @@ impl Gates {
             if was != Some(coverage.is_ok()) || was == Some(true) {
                 changes.push((d.ifindex, coverage.is_ok()));
             }
-            self.devices.insert(d.ifindex, Gate { name: d.name.clone(), coverage });
+            self.devices.insert(d.ifindex, Gate { name: d.name.clone(), carrier: d.carrier, coverage });
         }
         (drafts, changes)
     }
@@ -70,6 +76,11 @@ impl Gates {
     /// Indices of the covered devices.
     pub fn covered(&self) -> Vec<u32> {
         self.devices.iter().filter(|(_, g)| g.coverage.is_ok()).map(|(i, _)| *i).collect()
+    }
+
+    /// Can the device pass traffic?
+    pub fn has_carrier(&self, name: &str) -> bool {
+        self.devices.values().any(|g| g.name == name && g.carrier)
     }
 
     /// For the status.

@@ -8,10 +8,12 @@
 //!                                                  `- signals, reload, restart, sd_notify
 //! ```
 
+mod asks;
 mod backend;
 mod devices;
 mod link;
 mod narrate;
+mod reload;
 mod rt;
 mod setup;
 mod snapshot;

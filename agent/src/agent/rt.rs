@@ -183,7 +183,7 @@ impl RtThread {
         let mut deadline = 0;
         loop {
             self.rounds += 1;
-            while let Some(r) = self.parts.ring.next() {
+            while let Some(r) = self.parts.ring.pop() {
                 self.parts.core.handle_record(&r, now());
                 self.act();
                 self.changed = true;

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io::Write,
+    net::IpAddr,
     os::unix::fs::OpenOptionsExt,
     path::Path,
 };
@@ -150,6 +151,11 @@ pub fn net_config(c: &Config) -> Result<NetConfig> {
         takeover_ns: c.timing.takeover_ns,
         wait_for_gate: true,
     })
+}
+
+/// All VIPs with their groups.
+pub fn vips(c: &Config) -> Vec<(IpAddr, u8)> {
+    c.groups.iter().flat_map(|g| g.vips.iter().map(|v| (v.address, g.id))).collect()
 }
 
 /// The XDP modes to try, in turn.

@@ -150,7 +150,7 @@ fn group(s: &Sources<'_>, g: &config::Group) -> GroupStatus {
     let named = |id: u8| (id != 0).then(|| s.names.node(id));
     let owned_here = s.table.run_set.load().has(g.id);
     let takeover = s.takeovers.get(&g.id);
-    let here = s.present[i / 64 & 3] >> (i % 64) & 1 == 1;
+    let here = (s.present[(i / 64) & 3] >> (i % 64)) & 1 == 1;
     let unfit = s.snapshot.unfit[i];
     GroupStatus {
         name: g.name.clone(),

@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{
     End,
-    backend::{ASKS, AgentBackend, Ask},
+    backend::{ASKS, AgentBackend},
     devices::Gates,
     link::LinkSender,
     narrate::Narrator,
@@ -31,10 +31,10 @@ use super::{
 };
 use crate::{
     cli::agent::AgentArgs,
-    config::{ClusterKey, Config, diff, key_change},
+    config::{ClusterKey, Config},
     control::{
         ControlServer, SOCKET_GROUP,
-        proto::{Code, Refusal, ReloadReply, StatusReport},
+        proto::{Code, Refusal, StatusReport},
         socket_path,
     },
     datapath::{DataPath, Table},
@@ -47,46 +47,46 @@ use crate::{
 const PRIORITY: u8 = 50;
 /// How long a clean stop waits for the groups to be handed over.
 const HANDOVER: Duration = Duration::from_secs(2);
-/// The promise that a planned restart asks for, ns (or `max_promise`, if that is less).
-const RESTART_PROMISE: u64 = 3_000_000_000;
 
-type Done<T> = oneshot::Sender<Result<T, Refusal>>;
+pub(super) type Done<T> = oneshot::Sender<Result<T, Refusal>>;
 
 /// The address thread, without the end that the real-time thread holds.
-struct Net {
-    control: ControlSender,
+pub(super) struct Net {
+    pub(super) control: ControlSender,
     events: EventReceiver,
-    thread: std::thread::JoinHandle<()>,
+    pub(super) stats: Arc<net::NetStats>,
 }
 
-struct Supervisor {
-    args: AgentArgs,
-    config: Config,
-    key: ClusterKey,
-    me: u8,
-    datapath: DataPath,
-    table: Table,
-    gates: Gates,
-    rt: RtHandle,
-    net: Net,
-    log: Arc<EventLog>,
-    narrator: Narrator,
-    notifier: Notifier,
-    waiting: BTreeMap<u64, Box<dyn FnOnce(Result<(), CommandError>) + Send>>,
-    next_id: u64,
-    vip_errors: BTreeMap<(u8, u16), String>,
-    present: [u64; 4],
-    unfit: BTreeMap<u8, bool>,
-    devices_down: BTreeMap<String, bool>,
-    rejected: BTreeMap<&'static str, u64>,
-    clock_source: String,
-    rounds: u64,
-    started_ns: u64,
-    locked: bool,
+pub(super) struct Supervisor {
+    pub(super) args: AgentArgs,
+    pub(super) config: Config,
+    pub(super) key: ClusterKey,
+    pub(super) me: u8,
+    pub(super) datapath: DataPath,
+    pub(super) table: Table,
+    pub(super) gates: Gates,
+    pub(super) rt: RtHandle,
+    pub(super) net: Net,
+    pub(super) log: Arc<EventLog>,
+    pub(super) narrator: Narrator,
+    pub(super) notifier: Notifier,
+    pub(super) waiting: BTreeMap<u64, Answer>,
+    pub(super) next_id: u64,
+    pub(super) vip_errors: BTreeMap<(u8, u16), String>,
+    pub(super) present: [u64; 4],
+    pub(super) unfit: BTreeMap<u8, bool>,
+    pub(super) rejected: BTreeMap<&'static str, u64>,
+    pub(super) clock_source: String,
+    pub(super) rounds: u64,
+    pub(super) started_ns: u64,
+    pub(super) locked: bool,
 }
+
+/// Whom to tell what became of a command.
+pub(super) type Answer = Box<dyn FnOnce(Result<(), CommandError>) + Send>;
 
 /// What goes on until the end.
-enum Ending {
+pub(super) enum Ending {
     No,
     /// Handing over until this moment at the latest.
     Leaving(Instant),
@@ -116,8 +116,7 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
     let table = datapath.table();
     let now = rt::now();
     let fresh = datapath.is_fresh();
-    let vips: Vec<_> = config.groups.iter().flat_map(|g| g.vips.iter().map(|v| (v.address, g.id))).collect();
-    datapath.set_vips(&vips)?;
+    datapath.set_vips(&setup::vips(&config))?;
     let links: Vec<_> = config.node_by_id(me).map(|n| n.links.iter().map(|l| l.address).collect()).unwrap_or_default();
     datapath.set_links(&links)?;
     datapath.identify(&setup::identity(&config, me), now.boot, now.wall_ms.saturating_mul(1_000_000));
@@ -132,8 +131,8 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
     let priority = (!args.no_realtime).then_some(PRIORITY);
     let start = Start { keep, covered: gates.covered(), priority: priority.map(|p| p - 1), ..Start::default() };
     let net = net::spawn(&setup::net_config(&config)?, start)?;
-    let net::NetHandle { commands, control, events, stats: _, thread } = net;
-    let net = Net { control, events, thread };
+    let net::NetHandle { commands, control, events, stats, thread: _ } = net;
+    let net = Net { control, events, stats };
     let (lo, hi) = (u128::from_le_bytes(*key.as_bytes()) as u64, (u128::from_le_bytes(*key.as_bytes()) >> 64) as u64);
     let parts = RtParts {
         core,
@@ -160,7 +159,6 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
         vip_errors: BTreeMap::new(),
         present: table.run_set.load().0,
         unfit: BTreeMap::new(),
-        devices_down: BTreeMap::new(),
         rejected: BTreeMap::new(),
         clock_source: clock_source(),
         rounds: 0,
@@ -311,17 +309,22 @@ impl Supervisor {
             End::Restart => RtCommand::Quit,
         };
         let _ = self.rt.send(last);
-        let Supervisor { rt, net, notifier, .. } = self;
+        let Supervisor { rt, mut net, notifier, .. } = self;
         if rt.thread.join().is_err() {
             tracing::error!("the real-time thread had failed; the gate shuts by itself");
         }
         let _ = net.control.send(NetControl::Stop);
-        let _ = net.thread.join();
+        // A netlink call can wait for the kernel's RTNL lock, which no timeout reaches; the gate is shut anyway.
+        let late = Instant::now() + Duration::from_secs(1);
+        while !net.events.is_over() && Instant::now() < late {
+            while net.events.pop().is_some() {}
+            std::thread::yield_now();
+        }
         notifier.flush(Duration::from_millis(100));
         Ok(end)
     }
 
-    fn record(&self, drafts: Vec<Draft>) {
+    pub(super) fn record(&self, drafts: Vec<Draft>) {
         for d in drafts {
             let e = self.log.push(d);
             match e.kind.severity() {
@@ -376,7 +379,8 @@ impl Supervisor {
         let mut check = false;
         while let Some(e) = self.net.events.pop() {
             match e {
-                NetEvent::AddressUp { group, .. } => self.set_present(group, true),
+                NetEvent::AddressUp { group, up, .. } => self.set_present(group, up > 0),
+                NetEvent::Reconfigured { .. } => self.ungate_removed(),
                 NetEvent::AddressDown { group, .. } => {
                     self.set_present(group, false);
                     self.vip_errors.retain(|(g, _), _| *g != group);
@@ -387,16 +391,8 @@ impl Supervisor {
                 NetEvent::AddressRestored { group, vip, .. } | NetEvent::AddressAdopted { group, vip } => {
                     self.vip_errors.remove(&(group, vip));
                 }
-                NetEvent::DeviceUp { name, .. } => {
-                    self.devices_down.remove(name.as_str());
-                    check = true;
-                }
-                NetEvent::DeviceDown { name, .. } | NetEvent::DeviceGone { name, .. } => {
-                    self.devices_down.insert(name.to_string(), true);
-                    check = true;
-                }
-                NetEvent::DeviceNew { name, .. } => {
-                    self.devices_down.remove(name.as_str());
+                NetEvent::DeviceUp { .. } | NetEvent::DeviceDown { .. } | NetEvent::DeviceGone { .. } => check = true,
+                NetEvent::DeviceNew { .. } => {
                     check = true;
                     let _ = self.rt.send(RtCommand::Reopen { anew: true });
                 }
@@ -430,8 +426,7 @@ impl Supervisor {
         let mut changed = Vec::new();
         for g in &self.config.groups {
             let ok = g.vips.iter().all(|v| {
-                !self.devices_down.contains_key(&v.device)
-                    && devices.iter().any(|d| d.name == v.device && d.error.is_none())
+                self.gates.has_carrier(&v.device) && devices.iter().any(|d| d.name == v.device && d.error.is_none())
             });
             if self.unfit.get(&g.id).copied().unwrap_or(false) == ok {
                 changed.push((g.id, ok));
@@ -488,7 +483,26 @@ impl Supervisor {
         self.notifier.status(line);
     }
 
-    fn status(&mut self) -> StatusReport {
+    /// What the data path and the address thread count.
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        use std::sync::atomic::Ordering::Relaxed;
+        let mut all = self.datapath.counters();
+        let n = &self.net.stats;
+        all.extend([
+            ("address_events_dropped", n.events_dropped.load(Relaxed)),
+            ("address_commands_delayed", n.commands_delayed.load(Relaxed)),
+            ("announcements_sent", n.frames_sent.load(Relaxed)),
+            ("announcements_failed", n.frames_failed.load(Relaxed)),
+            ("netlink_refused", n.requests_refused.load(Relaxed)),
+            ("netlink_silent", n.requests_silent.load(Relaxed)),
+            ("netlink_resyncs", n.resyncs.load(Relaxed)),
+            ("netlink_malformed", n.malformed.load(Relaxed)),
+        ]);
+        all
+    }
+
+    pub(super) fn status(&mut self) -> StatusReport {
+        let counters = self.counters();
         let snapshot = self.rt.snapshot.read();
         status::report(&status::Sources {
             config: &self.config,
@@ -497,7 +511,7 @@ impl Supervisor {
             snapshot,
             table: &self.table,
             gates: &self.gates,
-            counters: self.datapath.counters(),
+            counters,
             takeovers: &self.narrator.takeovers,
             errors: &self.vip_errors,
             present: &self.present,
@@ -509,7 +523,7 @@ impl Supervisor {
     }
 
     /// False if the queue is full; the answer is dropped then.
-    fn command(&mut self, c: Command, answer: Box<dyn FnOnce(Result<(), CommandError>) + Send>) -> bool {
+    pub(super) fn command(&mut self, c: Command, answer: Answer) -> bool {
         self.next_id += 1;
         let id = self.next_id;
         self.waiting.insert(id, answer);
@@ -520,53 +534,6 @@ impl Supervisor {
         ok
     }
 
-    fn ask(&mut self, ask: Ask, ending: &mut Ending) {
-        match ask {
-            Ask::Status(tell) => {
-                let _ = tell.send(self.status());
-            }
-            Ask::Move(group, node, tell) => {
-                let names = self.narrator.names.clone();
-                self.command(
-                    Command::Move { group, node },
-                    Box::new(move |r| {
-                        let _ = tell.send(r.map_err(|e| refusal(e, &names.node(node), &names.group(group))));
-                    }),
-                );
-            }
-            Ask::Drain(node, on, tell) => {
-                let was = self.rt.snapshot.read().nodes[usize::from(node.wrapping_sub(1)) & 31].drained;
-                let names = self.narrator.names.clone();
-                self.command(
-                    Command::Drain { node, on },
-                    Box::new(move |r| {
-                        let _ = tell.send(r.map(|()| was != on).map_err(|e| refusal(e, &names.node(node), "")));
-                    }),
-                );
-            }
-            Ask::Pause(on, tell) => {
-                let was = self.rt.snapshot.read().paused;
-                self.command(
-                    Command::Pause(on),
-                    Box::new(move |r| {
-                        let _ = tell.send(r.map(|()| was != on).map_err(|e| refusal(e, "", "")));
-                    }),
-                );
-            }
-            Ask::Restart(tell) => {
-                if !matches!(ending, Ending::No) {
-                    let _ = tell.send(Err(Refusal::new(Code::NotReady, "the agent is ending already")));
-                    return;
-                }
-                *ending = Ending::Pausing(Instant::now() + Duration::from_secs(2), Some(tell));
-                self.command(Command::PreparePause { promise: RESTART_PROMISE }, Box::new(|_| {}));
-            }
-            Ask::Reload(tell) => {
-                let _ = tell.send(self.reload());
-            }
-        }
-    }
-
     fn leave(&mut self, ending: &mut Ending) {
         if let Ending::Leaving(_) = ending {
             return;
@@ -575,70 +542,5 @@ impl Supervisor {
         self.record(vec![Draft::new(EventKind::AgentStopping, "stopping: handing the groups over")]);
         *ending = Ending::Leaving(Instant::now() + HANDOVER);
         self.command(Command::Leave, Box::new(|_| {}));
-    }
-
-    /// Takes what differs in the file; all or nothing.
-    fn reload(&mut self) -> Result<ReloadReply, Refusal> {
-        let bad = |text: String| Refusal::new(Code::BadConfig, text).help("the old configuration stays in force");
-        let answer = (|| {
-            let new = setup::load(&self.args.config).map_err(|e| bad(format!("{e:#}")))?;
-            let key = ClusterKey::load(&new.key_file).map_err(|e| bad(e.to_string()))?;
-            let mut changes = diff(&self.config, &new);
-            changes.extend(key_change(&self.key, &key));
-            let refused: Vec<String> = changes.iter().filter(|c| c.is_refused()).map(ToString::to_string).collect();
-            if !refused.is_empty() {
-                return Err(bad(refused.join("\n")));
-            }
-            let changed: Vec<String> = changes.iter().map(ToString::to_string).collect();
-            if !changed.is_empty() {
-                self.apply(new).map_err(|e| bad(format!("{e:#}")))?;
-            }
-            Ok(ReloadReply { generation: u64::from(self.config.generation), changed, needs_restart: Vec::new() })
-        })();
-        let draft = match &answer {
-            Ok(r) if r.changed.is_empty() => Draft::new(EventKind::Reload, "configuration read again: nothing differs"),
-            Ok(r) => Draft::new(EventKind::Reload, format!("configuration read again: {}", r.changed.join("; ")))
-                .with("changed", &r.changed),
-            Err(e) => Draft::new(EventKind::Reload, format!("the new configuration is refused: {}", e.message)),
-        };
-        self.record(vec![draft]);
-        answer
-    }
-
-    fn apply(&mut self, new: Config) -> Result<()> {
-        // New VIPs are gated before anybody can put them anywhere; old ones stay gated until they are gone.
-        let entries = |c: &Config| c.groups.iter().flat_map(|g| g.vips.iter().map(|v| (v.address, g.id))).collect::<Vec<_>>();
-        let mut both = entries(&self.config);
-        both.extend(entries(&new).into_iter().filter(|e| !entries(&self.config).contains(e)));
-        self.datapath.set_vips(&both)?;
-        let net = setup::net_config(&new)?;
-        let core = setup::core_config(&new, self.me);
-        self.net.control.send(NetControl::Reconfigure(Box::new(net))).map_err(|_| anyhow::anyhow!("the address thread is busy"))?;
-        self.rt.send(RtCommand::Reconfigure(Box::new(core))).map_err(|_| anyhow::anyhow!("the real-time thread is busy"))?;
-        self.table.digest.store(u64::from(new.digest()));
-        self.datapath.set_vips(&entries(&new))?;
-        crate::cli::logging::apply_config_level(&new.log)?;
-        self.narrator.names = Names::of(&new);
-        self.config = new;
-        Ok(())
-    }
-}
-
-fn refusal(e: CommandError, node: &str, group: &str) -> Refusal {
-    let (code, text, help) = match e {
-        CommandError::UnknownNode => (Code::UnknownNode, format!("there is no node {node:?}"), None),
-        CommandError::UnknownGroup => (Code::UnknownGroup, format!("there is no group {group:?}"), None),
-        CommandError::Witness => (Code::Refused, format!("{node} is a witness: it votes and owns nothing"), None),
-        CommandError::NotAlive => (Code::Refused, format!("{node} is not heard, or does not vote yet"), Some("see `heartline status`")),
-        CommandError::Drained => (Code::Refused, format!("{node} is drained or stopping"), Some("heartline undrain it first")),
-        CommandError::Unfit => {
-            (Code::Refused, format!("{node} cannot run {group} (no carrier or no gate on its device)"), Some("see `heartline explain`"))
-        }
-        CommandError::Paused => (Code::Refused, "the cluster is paused".into(), Some("heartline resume")),
-    };
-    let r = Refusal::new(code, text);
-    match help {
-        Some(h) => r.help(h),
-        None => r,
     }
 }

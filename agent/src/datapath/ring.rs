@@ -14,7 +14,7 @@ impl Ring {
     }
 
     /// The next record, if one is there. One of another size (another version's program) is skipped.
-    pub fn next(&mut self) -> Option<Record> {
+    pub fn pop(&mut self) -> Option<Record> {
         loop {
             let item = self.0.next()?;
             let bytes: &[u8] = &item;

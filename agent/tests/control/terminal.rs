@@ -1,5 +1,7 @@
 //! `status --watch` on a terminal.
 
+#![expect(clippy::disallowed_methods, reason = "a test has its runner's deadline")]
+
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{FromRawFd, OwnedFd};

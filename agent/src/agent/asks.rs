@@ -1,0 +1,82 @@
+//! Answering what the control socket asks.
+
+use agent_core::{Command, CommandError};
+use std::time::Duration;
+use tokio::time::Instant;
+
+use super::{
+    backend::Ask,
+    supervise::{Ending, Supervisor},
+};
+use crate::control::proto::{Code, Refusal};
+
+/// The promise that a planned restart asks for, ns (or `max_promise`, if that is less).
+const RESTART_PROMISE: u64 = 3_000_000_000;
+
+impl Supervisor {
+    pub(super) fn ask(&mut self, ask: Ask, ending: &mut Ending) {
+        match ask {
+            Ask::Status(tell) => {
+                let _ = tell.send(self.status());
+            }
+            Ask::Move(group, node, tell) => {
+                let names = self.narrator.names.clone();
+                self.command(
+                    Command::Move { group, node },
+                    Box::new(move |r| {
+                        let _ = tell.send(r.map_err(|e| refusal(e, &names.node(node), &names.group(group))));
+                    }),
+                );
+            }
+            Ask::Drain(node, on, tell) => {
+                let was = self.rt.snapshot.read().nodes[usize::from(node.wrapping_sub(1)) & 31].drained;
+                let names = self.narrator.names.clone();
+                self.command(
+                    Command::Drain { node, on },
+                    Box::new(move |r| {
+                        let _ = tell.send(r.map(|()| was != on).map_err(|e| refusal(e, &names.node(node), "")));
+                    }),
+                );
+            }
+            Ask::Pause(on, tell) => {
+                let was = self.rt.snapshot.read().paused;
+                self.command(
+                    Command::Pause(on),
+                    Box::new(move |r| {
+                        let _ = tell.send(r.map(|()| was != on).map_err(|e| refusal(e, "", "")));
+                    }),
+                );
+            }
+            Ask::Restart(tell) => {
+                if !matches!(ending, Ending::No) {
+                    let _ = tell.send(Err(Refusal::new(Code::NotReady, "the agent is ending already")));
+                    return;
+                }
+                *ending = Ending::Pausing(Instant::now() + Duration::from_secs(2), Some(tell));
+                self.command(Command::PreparePause { promise: RESTART_PROMISE }, Box::new(|_| {}));
+            }
+            Ask::Reload(tell) => {
+                let _ = tell.send(self.reload());
+            }
+        }
+    }
+}
+
+fn refusal(e: CommandError, node: &str, group: &str) -> Refusal {
+    let (code, text, help) = match e {
+        CommandError::UnknownNode => (Code::UnknownNode, format!("there is no node {node:?}"), None),
+        CommandError::UnknownGroup => (Code::UnknownGroup, format!("there is no group {group:?}"), None),
+        CommandError::Witness => (Code::Refused, format!("{node} is a witness: it votes and owns nothing"), None),
+        CommandError::NotAlive => (Code::Refused, format!("{node} is not heard, or does not vote yet"), Some("see `heartline status`")),
+        CommandError::Drained => (Code::Refused, format!("{node} is drained or stopping"), Some("heartline undrain it first")),
+        CommandError::Unfit => {
+            (Code::Refused, format!("{node} cannot run {group} (no carrier or no gate on its device)"), Some("see `heartline explain`"))
+        }
+        CommandError::Paused => (Code::Refused, "the cluster is paused".into(), Some("heartline resume")),
+    };
+    let r = Refusal::new(code, text);
+    match help {
+        Some(h) => r.help(h),
+        None => r,
+    }
+}

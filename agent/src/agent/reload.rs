@@ -1,0 +1,68 @@
+//! Reading the configuration again: what differs is changed, all or nothing.
+
+use anyhow::Result;
+
+use super::{
+    rt::RtCommand,
+    setup::{self, Names},
+    supervise::Supervisor,
+};
+use crate::{
+    config::{ClusterKey, Config, diff, key_change},
+    control::proto::{Code, Refusal, ReloadReply},
+    events::{Draft, EventKind},
+    net::NetControl,
+};
+
+impl Supervisor {
+    /// Takes what differs in the file; all or nothing.
+    pub(super) fn reload(&mut self) -> Result<ReloadReply, Refusal> {
+        let bad = |text: String| Refusal::new(Code::BadConfig, text).help("the old configuration stays in force");
+        let answer = (|| {
+            let new = setup::load(&self.args.config).map_err(|e| bad(format!("{e:#}")))?;
+            let key = ClusterKey::load(&new.key_file).map_err(|e| bad(e.to_string()))?;
+            let mut changes = diff(&self.config, &new);
+            changes.extend(key_change(&self.key, &key));
+            let refused: Vec<String> = changes.iter().filter(|c| c.is_refused()).map(ToString::to_string).collect();
+            if !refused.is_empty() {
+                return Err(bad(refused.join("\n")));
+            }
+            let changed: Vec<String> = changes.iter().map(ToString::to_string).collect();
+            if !changed.is_empty() {
+                self.apply(new).map_err(|e| bad(format!("{e:#}")))?;
+            }
+            Ok(ReloadReply { generation: u64::from(self.config.generation), changed, needs_restart: Vec::new() })
+        })();
+        let draft = match &answer {
+            Ok(r) if r.changed.is_empty() => Draft::new(EventKind::Reload, "configuration read again: nothing differs"),
+            Ok(r) => Draft::new(EventKind::Reload, format!("configuration read again: {}", r.changed.join("; ")))
+                .with("changed", &r.changed),
+            Err(e) => Draft::new(EventKind::Reload, format!("the new configuration is refused: {}", e.message)),
+        };
+        self.record(vec![draft]);
+        answer
+    }
+
+    fn apply(&mut self, new: Config) -> Result<()> {
+        // New VIPs are gated before anybody can put them anywhere; old ones until their addresses are gone.
+        let mut both = setup::vips(&self.config);
+        both.extend(setup::vips(&new).into_iter().filter(|e| !both.contains(e)).collect::<Vec<_>>());
+        self.datapath.set_vips(&both)?;
+        let net = setup::net_config(&new)?;
+        let core = setup::core_config(&new, self.me);
+        self.net.control.send(NetControl::Reconfigure(Box::new(net))).map_err(|_| anyhow::anyhow!("the address thread is busy"))?;
+        self.rt.send(RtCommand::Reconfigure(Box::new(core))).map_err(|_| anyhow::anyhow!("the real-time thread is busy"))?;
+        self.table.digest.store(u64::from(new.digest()));
+        crate::cli::logging::apply_config_level(&new.log)?;
+        self.narrator.names = Names::of(&new);
+        self.config = new;
+        Ok(())
+    }
+
+    /// The address thread has taken the new configuration: what is no VIP any more needs no gate.
+    pub(super) fn ungate_removed(&mut self) {
+        if let Err(e) = self.datapath.set_vips(&setup::vips(&self.config)) {
+            self.record(vec![Draft::new(EventKind::Note, e.to_string())]);
+        }
+    }
+}
