@@ -79,11 +79,12 @@ pub fn ensure(need: Need, policy: Policy) -> Result<()> {
 
 /// Stops where we cannot or may not go on, with the exact commands.
 fn refuse(plan: &Plan, facts: &Facts, policy: Policy) -> Result<()> {
-    if let Some(problem) = plan.problems.first() {
+    if !plan.problems.is_empty() {
         for problem in &plan.problems {
-            ui::bad(&format!("{}\n      {}", problem.what, problem.mend));
+            ui::bad(&problem.what);
+            ui::mend(&problem.mend);
         }
-        bail!("{}: {}", problem.what, problem.mend);
+        bail!("something is missing that cannot be installed from here; what to do is above");
     }
     let as_root = !facts.root && plan.steps.iter().any(Step::needs_root);
     if plan.steps.is_empty() || (policy.install && !as_root) {

@@ -44,10 +44,10 @@ enum Task {
     /// Three nodes in network namespaces lose, freeze, kill and move a VIP; prints what a client saw
     #[command(disable_help_flag = true)]
     Demo(Rest),
-    /// A lab of nodes in network namespaces: up, down, shell
+    /// A lab of nodes in network namespaces: up, down, status, shell, do
     #[command(disable_help_flag = true)]
     Lab(Rest),
-    /// Load the programs on a device and show what they see: load DEV [--mode native|generic]
+    /// Load the programs on a device and show what they see: load DEV
     #[command(disable_help_flag = true)]
     Load(Rest),
     /// Measure takeovers in the lab
