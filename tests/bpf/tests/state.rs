@@ -224,12 +224,26 @@ fn pins_of_another_layout_are_removed() {
     let other = pins.path().join("v7/maps");
     std::fs::create_dir_all(&other).unwrap();
     pin_array(&other.join("STATE"), 64).unwrap();
-    let unrelated = pins.path().join("other");
-    std::fs::create_dir(&unrelated).unwrap();
+    let unrelated = ["other", "var", "v", "v7-of-mine"].map(|n| pins.path().join(n));
+    for dir in &unrelated {
+        std::fs::create_dir(dir).unwrap();
+    }
     let loaded = DataPath::load(pins.path(), [1; 16]).unwrap();
     assert!(loaded.is_fresh());
     assert!(!other.exists() && !pins.path().join("v7").exists());
-    assert!(unrelated.exists(), "only what is ours");
+    for dir in &unrelated {
+        assert!(dir.exists(), "only what is ours: {}", dir.display());
+    }
+    drop(loaded);
+    DataPath::unload(pins.path());
+    let mut left: Vec<_> = std::fs::read_dir(pins.path())
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .collect();
+    left.sort();
+    let mut unrelated = unrelated.to_vec();
+    unrelated.sort();
+    assert_eq!(left, unrelated, "nothing of ours, all of others");
 }
 
 #[test]
@@ -285,10 +299,17 @@ fn a_program_in_the_way_is_a_clear_error() {
 }
 
 #[test]
-fn without_a_bpf_file_system_the_error_says_so() {
+fn without_a_bpf_file_system_the_error_says_so_and_nothing_is_removed() {
     let dir = std::env::temp_dir().join(format!("heartline-test-{}", std::process::id()));
+    let files = dir.join("v7");
+    std::fs::create_dir_all(&files).unwrap();
     let e = DataPath::load(&dir, [1; 16]).err().map(|e| e.to_string());
+    let kept = files.exists();
     let _ = std::fs::remove_dir_all(&dir);
     let e = e.expect("pins need a BPF file system");
-    assert!(e.contains("mount -t bpf"), "{e}");
+    assert!(
+        e.contains("mount -t bpf") && e.contains(dir.to_str().unwrap()),
+        "{e}"
+    );
+    assert!(kept, "a wrong --bpf-dir must not cost anybody's files");
 }
