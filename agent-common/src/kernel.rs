@@ -14,6 +14,10 @@ use crate::{
 /// Reordering over several links stays far below.
 pub const CLOCK_TOLERANCE: u64 = 150_000_000;
 
+/// A copy of a heartbeat on its own link is taken for the network's within this part of the promise asked for, after
+/// the newest one heard there.
+pub const COPY_PART: u64 = 8;
+
 /// What to do with a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
@@ -82,15 +86,22 @@ pub fn on_message(sh: &Shared, m: &Message, now: u64, rules: Rules) -> Verdict {
     match Kind::from_u8(m.kind) {
         Some(Kind::Ack) => on_ack(sh, p, m, now, rules),
         Some(Kind::Heartbeat) => {
+            let mut copy = false;
             if m.incarnation == inc {
                 if m.clock.wrapping_add(CLOCK_TOLERANCE) < p.hi_clock.load() {
                     return Verdict::Regression;
                 }
                 match replay(p, m) {
                     Replay::New => {}
-                    // Copies are acked again: acks are idempotent, and the first ack may have been lost. A stale
-                    // sequence is not.
-                    Replay::Copy => {}
+                    // The network's own copies are acked again: acks are idempotent, and the first may have been lost.
+                    // One that comes later is somebody's who holds a dead node's promise with its last words.
+                    Replay::Copy => {
+                        let heard = p.heard[(m.link & 7) as usize].load();
+                        if now.wrapping_sub(heard) > m.promise_us as u64 * 1000 / COPY_PART {
+                            return Verdict::Drop(Counter::Replayed);
+                        }
+                        copy = true;
+                    }
                     Replay::Stale => return Verdict::Drop(Counter::Replayed),
                     Replay::Contended => return Verdict::Drop(Counter::Contended),
                 }
@@ -99,7 +110,7 @@ pub fn on_message(sh: &Shared, m: &Message, now: u64, rules: Rules) -> Verdict {
                     let _ = p.hi_clock.cas(hi, m.clock);
                 }
             }
-            on_heartbeat(sh, p, m, now, rules)
+            on_heartbeat(sh, p, m, now, copy, rules)
         }
         Some(Kind::Grant | Kind::Refuse | Kind::Nack | Kind::Regressed) => {
             if m.incarnation == inc {
@@ -158,7 +169,30 @@ fn replay(p: &PeerCell, m: &Message) -> Replay {
 }
 
 #[inline(always)]
-fn on_heartbeat(sh: &Shared, p: &PeerCell, m: &Message, now: u64, rules: Rules) -> Verdict {
+fn on_heartbeat(sh: &Shared, p: &PeerCell, m: &Message, now: u64, copy: bool, rules: Rules) -> Verdict {
+    // A copy is no sign of life, and what it says was dealt with when it was new.
+    if !copy && let Some(verdict) = on_news(sh, p, m, now) {
+        return verdict;
+    }
+    let deliver = if copy { Verdict::Drop(Counter::Replayed) } else { Verdict::Deliver };
+    if m.generation as u64 != sh.generation.load() || !sh.votes(now) || node_bit(sh.id.load() as u8) as u64 & sh.voters.load() == 0 {
+        return deliver;
+    }
+
+    // Rule 9: the word first, then what it stands for, then swap that very word.
+    let word = PromiseWord(p.word.load_ordered());
+    if word.is_closed() || p.incarnation.load() != m.incarnation || !granted(p, m, rules) {
+        return deliver;
+    }
+    if !extend(p, word, now + m.promise_us as u64 * 1000, rules) {
+        return Verdict::Drop(Counter::Contended);
+    }
+    if !copy && (m.ask_cv != 0 || m.flags & flags::SOFT != 0) { Verdict::AckAndDeliver } else { Verdict::Ack }
+}
+
+/// Notes what a heartbeat says; a verdict if that settles it.
+#[inline(always)]
+fn on_news(sh: &Shared, p: &PeerCell, m: &Message, now: u64) -> Option<Verdict> {
     p.heard[(m.link & 7) as usize].store(now);
     p.seen_config.store((m.digest as u64) << 32 | m.generation as u64);
     p.seen_epoch.store(m.epoch);
@@ -171,21 +205,9 @@ fn on_heartbeat(sh: &Shared, p: &PeerCell, m: &Message, now: u64, rules: Rules) 
     let overlap = m.set.and(sh.gate.load());
     if !overlap.is_empty() && m.epoch > sh.epoch.load() && sh.generation.load() == m.generation as u64 {
         sh.gate.remove(overlap);
-        return Verdict::GateShut;
+        return Some(Verdict::GateShut);
     }
-    if m.generation as u64 != sh.generation.load() || !sh.votes(now) || node_bit(sh.id.load() as u8) as u64 & sh.voters.load() == 0 {
-        return Verdict::Deliver;
-    }
-
-    // Rule 9: the word first, then what it stands for, then swap that very word.
-    let word = PromiseWord(p.word.load_ordered());
-    if word.is_closed() || p.incarnation.load() != m.incarnation || !granted(p, m, rules) {
-        return Verdict::Deliver;
-    }
-    if !extend(p, word, now + m.promise_us as u64 * 1000, rules) {
-        return Verdict::Drop(Counter::Contended);
-    }
-    if m.ask_cv != 0 || m.flags & flags::SOFT != 0 { Verdict::AckAndDeliver } else { Verdict::Ack }
+    None
 }
 
 /// Is the running claim of the message one that this voter granted?
@@ -251,9 +273,12 @@ fn on_ack(sh: &Shared, p: &PeerCell, m: &Message, now: u64, rules: Rules) -> Ver
     if m.incarnation == p.incarnation.load() && m.clock.wrapping_add(CLOCK_TOLERANCE) < p.hi_clock.load() {
         return Verdict::Regression;
     }
+    if !count_ack(sh, m.from, m.re_seq, m.re_clock, m.cv, now, rules) {
+        return Verdict::Drop(Counter::StaleAck);
+    }
     p.acked.store(now);
     p.rtt.store(now.wrapping_sub(m.re_clock));
-    if count_ack(sh, m.from, m.re_seq, m.re_clock, m.cv, now, rules) { Verdict::Done } else { Verdict::Drop(Counter::StaleAck) }
+    Verdict::Done
 }
 
 /// Rule 8: counts one ack for the heartbeat `seq` and extends the lease at a majority.

@@ -20,21 +20,20 @@ pub fn handle(ctx: &TcContext) -> Result<i32, i64> {
             if hw & 0xffff_ffff_ffff != 0x0406_0008_0100 {
                 return Ok(TC_ACT_UNSPEC);
             }
-            gate(&packet::mapped(ctx.load(l3 + 14)?))
+            Ok(gate(right(&packet::mapped(ctx.load(l3 + 14)?)), None))
         }
-        packet::ETH_IPV4 => gate(&packet::mapped(ctx.load(l3 + 12)?)),
+        packet::ETH_IPV4 => Ok(gate(right(&packet::mapped(ctx.load(l3 + 12)?)), None)),
         packet::ETH_IPV6 => {
+            let src: AddressKey = ctx.load(l3 + 8)?;
             let next: u8 = ctx.load(l3 + 6)?;
-            if next == packet::PROTO_ICMPV6 {
-                let kind: u8 = ctx.load(l3 + packet::IPV6_LEN)?;
-                if kind == packet::ICMPV6_NA {
-                    let target: AddressKey = ctx.load(l3 + packet::IPV6_LEN + 8)?;
-                    if gate(&target)? == TC_ACT_SHOT {
-                        return Ok(TC_ACT_SHOT);
-                    }
+            let mut target = None;
+            if next == packet::PROTO_ICMPV6 && ctx.load(l3 + packet::IPV6_LEN) == Ok(packet::ICMPV6_NA) {
+                // One without its target claims nothing, but is a frame of `src` all the same.
+                if let Ok(t) = ctx.load::<AddressKey>(l3 + packet::IPV6_LEN + 8) {
+                    target = right(&t);
                 }
             }
-            gate(&ctx.load(l3 + 8)?)
+            Ok(gate(right(&src), target))
         }
         _ => Ok(TC_ACT_UNSPEC),
     }
@@ -54,21 +53,28 @@ fn network(ctx: &TcContext) -> Result<(u16, usize), i64> {
     Ok((u16::from_be(ctx.load(20)?), packet::ETH_LEN + 8))
 }
 
+/// May this node speak as this address now? None if it is no VIP.
 #[inline(always)]
-fn gate(address: &AddressKey) -> Result<i32, i64> {
-    let Some(group) = maps::vip(address) else {
-        return Ok(TC_ACT_UNSPEC);
-    };
+fn right(address: &AddressKey) -> Option<bool> {
+    let group = maps::vip(address)?;
     let Some(sh) = maps::state() else {
-        return Ok(TC_ACT_SHOT);
+        maps::count(Counter::NoState);
+        return Some(false);
     };
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };
-    if sh.gate_open(group as u8, now) {
-        maps::count(Counter::GateOut);
-        Ok(TC_ACT_UNSPEC)
-    } else {
+    Some(sh.gate_open(group as u8, now))
+}
+
+/// One VIP that is shut stops a frame, whatever else it names.
+#[inline(always)]
+fn gate(a: Option<bool>, b: Option<bool>) -> i32 {
+    if a == Some(false) || b == Some(false) {
         maps::count(Counter::GateOutDrop);
-        Ok(TC_ACT_SHOT)
+        return TC_ACT_SHOT;
     }
+    if a.is_some() || b.is_some() {
+        maps::count(Counter::GateOut);
+    }
+    TC_ACT_UNSPEC
 }

@@ -5,7 +5,7 @@ use agent_common::{
     record::{Counter, RecordKind},
     rules::Rules,
     state::Shared,
-    wire::{LEN, Message, WORDS},
+    wire::{Kind, LEN, Message, WORDS},
 };
 use aya_ebpf::{bindings::xdp_action, helpers::bpf_ktime_get_boot_ns, programs::XdpContext};
 
@@ -78,12 +78,13 @@ fn verdict(ctx: &XdpContext, sh: &Shared, l3: usize, l4: usize, v6: bool) -> Res
             false
         }
         Verdict::Regression => {
-            maps::count(Counter::Regressed);
             maps::report(RecordKind::Regression, dev, now, m);
-            false
+            return Err(Counter::Regressed);
         }
     };
-    maps::count(Counter::HeartbeatsIn);
+    if m.kind == Kind::Heartbeat as u8 {
+        maps::count(Counter::HeartbeatsIn);
+    }
     if !ack {
         return Ok(xdp_action::XDP_DROP);
     }

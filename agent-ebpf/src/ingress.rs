@@ -12,10 +12,11 @@ use crate::{
 /// Decides about one frame.
 #[inline(always)]
 pub fn handle(ctx: &XdpContext) -> Result<u32, Short> {
-    let Some(sh) = maps::state() else {
+    // Without a table nobody has a lease: there are no heartbeats to answer then, but VIPs stay shut.
+    let sh = maps::state();
+    if sh.is_none() {
         maps::count(Counter::NoState);
-        return Ok(xdp_action::XDP_PASS);
-    };
+    }
     let (proto, offset) = packet::network(ctx)?;
     match proto {
         packet::ETH_ARP => arp(ctx, sh, offset),
@@ -26,45 +27,45 @@ pub fn handle(ctx: &XdpContext) -> Result<u32, Short> {
 }
 
 #[inline(always)]
-fn ipv4(ctx: &XdpContext, sh: &Shared, l3: usize) -> Result<u32, Short> {
+fn ipv4(ctx: &XdpContext, sh: Option<&Shared>, l3: usize) -> Result<u32, Short> {
     let dst = packet::ipv4(ctx, l3 + 16)?;
     // No options and no fragments: a heartbeat has neither.
-    if packet::byte(ctx, l3)? == 0x45
+    if let Some(sh) = sh
+        && packet::byte(ctx, l3)? == 0x45
         && packet::byte(ctx, l3 + 9)? == packet::PROTO_UDP
         && packet::be16(ctx, l3 + 6)? & 0x3fff == 0
         && is_heartbeat(ctx, sh, l3 + packet::IPV4_LEN, &dst)
     {
         return Ok(heartbeat::handle(ctx, sh, l3, l3 + packet::IPV4_LEN, false));
     }
-    gate(sh, &dst)
+    Ok(gate(right(sh, &dst), None))
 }
 
 #[inline(always)]
-fn ipv6(ctx: &XdpContext, sh: &Shared, l3: usize) -> Result<u32, Short> {
+fn ipv6(ctx: &XdpContext, sh: Option<&Shared>, l3: usize) -> Result<u32, Short> {
     let dst = packet::ipv6(ctx, l3 + 24)?;
     let next = packet::byte(ctx, l3 + 6)?;
     let l4 = l3 + packet::IPV6_LEN;
-    if next == packet::PROTO_UDP && is_heartbeat(ctx, sh, l4, &dst) {
+    if let Some(sh) = sh
+        && next == packet::PROTO_UDP
+        && is_heartbeat(ctx, sh, l4, &dst)
+    {
         return Ok(heartbeat::handle(ctx, sh, l3, l4, true));
     }
+    let mut target = None;
     if next == packet::PROTO_ICMPV6 {
-        match packet::byte(ctx, l4) {
-            Ok(packet::ICMPV6_NS) => {
-                let target = packet::ipv6(ctx, l4 + 8)?;
-                return gate(sh, &target);
-            }
-            Ok(packet::ICMPV6_NA) => {
-                let target = packet::ipv6(ctx, l4 + 8)?;
-                foreign(ctx, sh, &target);
-            }
+        // One without its target asks nothing, but is a frame to `dst` all the same.
+        match (packet::byte(ctx, l4), packet::ipv6(ctx, l4 + 8)) {
+            (Ok(packet::ICMPV6_NS), Ok(t)) => target = right(sh, &t),
+            (Ok(packet::ICMPV6_NA), Ok(t)) => foreign(ctx, sh, &t),
             _ => {}
         }
     }
-    gate(sh, &dst)
+    Ok(gate(right(sh, &dst), target))
 }
 
 #[inline(always)]
-fn arp(ctx: &XdpContext, sh: &Shared, l3: usize) -> Result<u32, Short> {
+fn arp(ctx: &XdpContext, sh: Option<&Shared>, l3: usize) -> Result<u32, Short> {
     // Only Ethernet/IPv4 (RFC 826): hardware 1, protocol 0x0800, lengths 6 and 4.
     if packet::be16(ctx, l3)? != 1 || packet::be16(ctx, l3 + 2)? != packet::ETH_IPV4 || packet::be16(ctx, l3 + 4)? != 0x0604 {
         return Ok(xdp_action::XDP_PASS);
@@ -72,8 +73,12 @@ fn arp(ctx: &XdpContext, sh: &Shared, l3: usize) -> Result<u32, Short> {
     let sender = packet::ipv4(ctx, l3 + 14)?;
     foreign(ctx, sh, &sender);
     let target = packet::ipv4(ctx, l3 + 24)?;
-    // A gratuitous ARP names the VIP as target, too: standbys may drop it, they own nothing to defend.
-    gate(sh, &target)
+    if sender == target {
+        // A gratuitous ARP tells of somebody else: a standby, and guests bridged behind it, are clients of the VIP and
+        // must learn where it went. Should the address still be here, the reply to it is stopped at the egress.
+        return Ok(xdp_action::XDP_PASS);
+    }
+    Ok(gate(right(sh, &target), None))
 }
 
 /// UDP to our heartbeat port on one of our link addresses: not one that is only passing through to a guest.
@@ -85,26 +90,33 @@ fn is_heartbeat(ctx: &XdpContext, sh: &Shared, l4: usize, dst: &AddressKey) -> b
     }
 }
 
+/// May frames for this address pass now? None if it is no VIP.
 #[inline(always)]
-fn gate(sh: &Shared, address: &AddressKey) -> Result<u32, Short> {
-    let Some(group) = maps::vip(address) else {
-        return Ok(xdp_action::XDP_PASS);
-    };
+fn right(sh: Option<&Shared>, address: &AddressKey) -> Option<bool> {
+    let group = maps::vip(address)?;
+    let Some(sh) = sh else { return Some(false) };
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };
-    if sh.gate_open(group as u8, now) {
-        maps::count(Counter::GateIn);
-        Ok(xdp_action::XDP_PASS)
-    } else {
+    Some(sh.gate_open(group as u8, now))
+}
+
+/// One VIP that is shut stops a frame, whatever else it names.
+#[inline(always)]
+fn gate(a: Option<bool>, b: Option<bool>) -> u32 {
+    if a == Some(false) || b == Some(false) {
         maps::count(Counter::GateInDrop);
-        Ok(xdp_action::XDP_DROP)
+        return xdp_action::XDP_DROP;
     }
+    if a.is_some() || b.is_some() {
+        maps::count(Counter::GateIn);
+    }
+    xdp_action::XDP_PASS
 }
 
 /// While we own the VIP, nobody else may claim it: tell user space, which announces again.
 #[inline(always)]
-fn foreign(ctx: &XdpContext, sh: &Shared, address: &AddressKey) {
-    let Some(group) = maps::vip(address) else { return };
+fn foreign(ctx: &XdpContext, sh: Option<&Shared>, address: &AddressKey) {
+    let (Some(sh), Some(group)) = (sh, maps::vip(address)) else { return };
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };
     if !sh.gate_open(group as u8, now) {

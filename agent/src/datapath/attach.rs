@@ -14,7 +14,7 @@ use aya::programs::{
     xdp::XdpLink,
 };
 
-use super::{DataPath, linkinfo::ifindex_of};
+use super::{DataPath, linkinfo::ifindex_of, pins};
 
 /// How XDP runs on a device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -91,7 +91,8 @@ impl DataPath {
     /// Takes every program off every device and removes all pins: after this nothing of the agent is left in the kernel.
     pub fn unload(bpf_dir: &Path) {
         if let Ok(entries) = fs::read_dir(bpf_dir) {
-            for e in entries.filter_map(Result::ok) {
+            // Only what the loader made: the directory may hold others' pins, too.
+            for e in entries.filter_map(Result::ok).filter(|e| pins::is_layout(&e.file_name())) {
                 let _ = fs::remove_dir_all(e.path());
             }
         }

@@ -17,7 +17,7 @@ use aya::{
     programs::{SchedClassifier, Xdp},
 };
 
-use super::{Ring, Table, attach::Links};
+use super::{Ring, Table, attach::Links, pins};
 
 /// The compiled eBPF object.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/heartline-ebpf"));
@@ -32,6 +32,14 @@ pub enum LoadError {
         path: PathBuf,
         /// What the system said.
         source: io::Error,
+    },
+    /// Something else is pinned where a map of ours belongs.
+    #[error("{path} is not ours: {found}; if no agent runs, remove it and start again")]
+    ForeignPin {
+        /// The pin.
+        path: PathBuf,
+        /// What is there.
+        found: String,
     },
     /// The kernel refused the object or one of its programs.
     #[error("the kernel refused the eBPF object: {0:#}")]
@@ -110,11 +118,14 @@ impl DataPath {
         let dir = bpf_dir.join(&name);
         let maps = dir.join("maps");
         fs::create_dir_all(&maps).map_err(|source| LoadError::PinDir { path: maps.clone(), source })?;
+        pins::check_file_system(&maps)?;
         remove_other_layouts(bpf_dir, &name);
+        pins::check(&maps)?;
         let mut ebpf = EbpfLoader::new()
             .default_map_pin_directory(&maps)
             .override_global(aya_log::LEVEL, &(if log { aya_log::Level::Debug as u8 } else { 0 }), true)
-            .load(OBJECT).map_err(refused)?;
+            .load(OBJECT)
+            .map_err(refused)?;
 
         let table = match ebpf.map("STATE") {
             Some(Map::Array(data)) => Table::map(data.fd().as_fd()).map_err(LoadError::Mmap)?,
@@ -249,8 +260,7 @@ fn remove_other_layouts(bpf_dir: &Path, keep: &str) {
     let Ok(entries) = fs::read_dir(bpf_dir) else { return };
     for entry in entries.filter_map(Result::ok) {
         let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name != keep && name.starts_with('v') && entry.path().is_dir() {
+        if name != keep && pins::is_layout(&name) && entry.path().is_dir() {
             tracing::warn!("removing pins of another version: {}", entry.path().display());
             if let Err(e) = fs::remove_dir_all(entry.path()) {
                 tracing::warn!("{}: {e}", entry.path().display());

@@ -6,6 +6,7 @@
 mod attach;
 mod linkinfo;
 mod loader;
+mod pins;
 mod ring;
 mod table;
 

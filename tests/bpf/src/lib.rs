@@ -1,1 +1,17 @@
-//! Placeholder.
+//! Runs the eBPF programs on made-up frames (BPF_PROG_TEST_RUN), with the real loader, maps and shared table.
+//!
+//! ```text
+//! frame.rs: bytes of a frame --> Rig::xdp / Rig::egress --> action, frame that came out
+//!                                        |
+//!                Rig::delta (counters), Rig::records (ring buffer), Rig::table (promises, lease, gate)
+//! ```
+//! Every [`Rig`] has maps of its own, so tests may run side by side. All of it needs root, and fails without.
+
+mod bpf;
+pub mod frame;
+mod pins;
+mod rig;
+
+pub use bpf::{ProgramStats, Run, StatsGuard, pin, pin_array, program_stats};
+pub use pins::PinDir;
+pub use rig::{Action, Rig, Snapshot, boot_ns, consts, over_ipv4, over_ipv6};
