@@ -563,7 +563,8 @@ impl<S: Deref<Target = Shared>> Core<S> {
 
     fn tell_regressed(&mut self, m: &Message, now: Now) {
         let i = (m.from.wrapping_sub(1) & 31) as usize;
-        if now.boot < self.told_regressed[i] + 1_000_000_000 {
+        // A straggler of a node that goes on as ever says nothing; a node that went back is heard no more.
+        if now.boot < self.told_regressed[i] + 1_000_000_000 || self.is_alive(m.from, now.boot) {
             return;
         }
         self.told_regressed[i] = now.boot;
@@ -571,12 +572,14 @@ impl<S: Deref<Target = Shared>> Core<S> {
         let mut r = self.message(Kind::Regressed, now);
         r.to = m.from;
         r.re_incarnation = m.incarnation;
+        r.re_clock = self.sh.peer(m.from).hi_clock.load();
         self.push(Action::Send(m.from, r));
     }
 
     /// Rule 4: a voter has seen us further on than we are; what we remember is not what we promised.
     fn on_regressed(&mut self, m: &Message, now: Now) {
-        if m.re_incarnation != self.sh.incarnation.load() {
+        // Only a clock that has not yet been where the voter saw it proves that; else an old message of ours came late.
+        if m.re_incarnation != self.sh.incarnation.load() || m.re_clock <= now.boot {
             return;
         }
         self.drop_all(now, false);
