@@ -121,9 +121,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
         }
         let reask = self.reask.is_some_and(|at| now.boot >= at) && !running.is_empty();
         if !fresh.is_empty() || reask {
-            if reask {
-                self.reask = None;
-            }
+            self.reask = None;
             self.claim(running.union(fresh), fresh, false, now);
         } else if !moves.is_empty() {
             self.claim(running.union(moves), moves, true, now);
@@ -306,8 +304,12 @@ impl<S: Deref<Target = Shared>> Core<S> {
             let b = self.blocked(p.message.from, p.message.ask_set, now.boot).map_or(now.boot, |b| b.until);
             at = at.min(p.until.min(b) + 1);
         }
+        // As in consider(): what would not be done then must not wake anybody.
+        let may = self.may_claim(now) && !self.cfg.is_witness(self.cfg.me);
         if let Some(r) = self.reask
+            && may
             && self.pend.is_none()
+            && !self.sh.run_set.load().is_empty()
         {
             at = at.min(r);
         }

@@ -159,6 +159,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
 
     /// A record of the ring buffer.
     pub fn handle_record(&mut self, r: &Record, now: Now) {
+        self.check_lease(now);
         match RecordKind::from_u32(r.kind) {
             Some(RecordKind::Message) => self.handle_message(&r.message, now),
             Some(RecordKind::ForeignClaim) => {
@@ -182,13 +183,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
                 }
                 self.handle_message(&r.message, now);
             }
-            Some(RecordKind::DuplicateId) => {
-                if self.duplicate_at == 0 {
-                    self.event(Event::DuplicateId);
-                    self.drop_all(now, true);
-                }
-                self.duplicate_at = now.boot;
-            }
+            Some(RecordKind::DuplicateId) => self.duplicate_heard(now),
             Some(RecordKind::Regression) => self.tell_regressed(&r.message, now),
             None => {}
         }
@@ -199,6 +194,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
     /// # Errors
     /// It names what does not exist or cannot be done now; nothing has changed then.
     pub fn handle_command(&mut self, c: Command, now: Now) -> Result<(), CommandError> {
+        self.check_lease(now);
         let known = |id: u8, core: &Self| core.cfg.node_ids().any(|n| n == id);
         match c {
             Command::Move { group, node } => {
@@ -296,6 +292,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
 
     /// A changed configuration with the same members and timing.
     pub fn reconfigure(&mut self, cfg: CoreConfig, now: Now) {
+        self.check_lease(now);
         self.groups = cfg.group_set();
         self.cfg = cfg;
         self.give_up(self.sh.run_set.load().minus(self.groups), now);
@@ -424,6 +421,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
     /// Gates shut, then everything given up under a fresh version.
     pub(crate) fn drop_all(&mut self, now: Now, tell: bool) {
         let set = self.sh.run_set.load();
+        self.reask = None;
         self.shut_gates(Set([u64::MAX; 4]));
         self.sh.run_set.store(Set::EMPTY);
         for group in set.iter() {
@@ -530,6 +528,15 @@ impl<S: Deref<Target = Shared>> Core<S> {
     }
 
     fn check_own_state(&mut self, now: Now) {
+        // What the kernel did although its record was lost (ring full, agent restarted).
+        if self.sh.halted.load() != 0 && self.duplicate_at == 0 {
+            self.duplicate_heard(now);
+        }
+        let shut = self.sh.run_set.load().minus(self.sh.gate.load());
+        if !shut.is_empty() {
+            self.event(Event::GateShut { peer: 0, groups: shut });
+            self.give_up(shut, now);
+        }
         if self.duplicate_at != 0 && now.boot > self.duplicate_at + self.cfg.timing.max_promise {
             self.duplicate_at = 0;
             self.sh.vote_after.store(now.boot + self.cfg.timing.max_promise);
@@ -559,6 +566,14 @@ impl<S: Deref<Target = Shared>> Core<S> {
             self.left = true;
             self.push(Action::Left);
         }
+    }
+
+    fn duplicate_heard(&mut self, now: Now) {
+        if self.duplicate_at == 0 {
+            self.event(Event::DuplicateId);
+            self.drop_all(now, true);
+        }
+        self.duplicate_at = now.boot;
     }
 
     fn tell_regressed(&mut self, m: &Message, now: Now) {

@@ -337,7 +337,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
         for i in 0..self.parked.len() {
             let Some(p) = self.parked[i] else { continue };
             let m = p.message;
-            let stale = self.sh.peer(m.from).incarnation.load() != m.incarnation;
+            let stale = self.sh.peer(m.from).incarnation.load() != m.incarnation || !self.may_vote(&m, now);
             if stale || now.boot > p.until {
                 self.parked[i] = None;
                 continue;

@@ -2,7 +2,10 @@
 
 mod bench;
 
-use agent_common::{Set, record::{Record, RecordKind}, wire::{Kind, Message}};
+use agent_common::{
+    Set,
+    wire::{Kind, Message},
+};
 use agent_core::{Command, Event};
 use bench::{Bench, MS};
 
@@ -54,4 +57,91 @@ fn a_rolled_back_node_starts_afresh() {
     b.call(1, |c, now| c.handle_message(&told, now));
     assert!(!b.open(1, 0) && b.events(1).contains(&Event::StartedAfresh));
     assert!(!b.sh(1).votes(b.t));
+}
+
+/// After a nack the running set is asked for again; a node that lost everything meanwhile had a deadline in the past for ever.
+#[test]
+fn a_node_with_nothing_to_ask_for_again_sleeps() {
+    let mut b = Bench::new(3, 1);
+    b.run(30);
+    let nack = Message {
+        kind: Kind::Nack as u8,
+        from: 2,
+        re_incarnation: b.sh(1).incarnation.load(),
+        cv: b.sh(1).run_cv.load(),
+        ..Message::default()
+    };
+    b.call(1, |c, now| c.handle_message(&nack, now));
+    b.pass = |from, to, _| from != 1 && to != 1;
+    b.freeze(1, true);
+    b.run(100);
+    b.freeze(1, false);
+    b.call(1, |c, now| c.handle_timeout(now));
+    let (now, core) = (b.now(), b.nodes[0].core.as_ref().unwrap());
+    assert!(core.owned().is_empty() && core.deadline(now) > now.boot);
+}
+
+/// Rule 7 holds on every way in: a command on an agent that was late sent a heartbeat with a lapsed set.
+#[test]
+fn a_command_finds_the_lapsed_lease_first() {
+    let mut b = Bench::new(3, 1);
+    b.run(30);
+    b.pass = |from, to, _| from != 1 && to != 1;
+    b.freeze(1, true);
+    b.run(100);
+    let promise = 500 * MS;
+    b.kept.clear();
+    b.freeze(1, false);
+    b.command(1, Command::PreparePause { promise });
+    let sent: Vec<_> = b.kept.iter().filter(|(_, m)| m.from == 1).collect();
+    assert!(!sent.is_empty() && sent.iter().all(|(_, m)| m.set.is_empty()));
+}
+
+/// The kernel shut a gate, or stopped voting, and the record of it was lost: the core must see it in the table.
+#[test]
+fn what_the_kernel_did_is_seen_without_its_record() {
+    let mut b = Bench::new(3, 1);
+    b.run(30);
+    b.sh(1).gate.remove(Set::of(0));
+    b.run(15);
+    assert!(!b.nodes[0].core.as_ref().unwrap().owned().has(0) || b.open(1, 0), "owned with a shut gate");
+    b.run(100);
+    b.sh(2).halted.store(1);
+    b.run(15);
+    assert!(b.events(2).contains(&Event::DuplicateId));
+    b.run(b.timing.max_promise / MS + 50);
+    assert!(b.events(2).contains(&Event::DuplicateGone));
+}
+
+/// A node that may not vote any more grants nothing that was parked before.
+#[test]
+fn a_halted_voter_grants_no_parked_ask() {
+    for halted in [false, true] {
+        let mut b = Bench::new(3, 1);
+        b.command(3, Command::Drain { node: 3, on: true });
+        b.run(30);
+        // Node 3 hears nothing of the owner, and node 2 asks shortly before the promise to it ends.
+        b.pass = |from, to, m| !(from == 1 && to == 3) && m.kind != Kind::Grant as u8;
+        b.freeze(2, true);
+        b.run(45);
+        let ask = Message {
+            kind: Kind::Heartbeat as u8,
+            from: 2,
+            generation: 1,
+            incarnation: b.sh(2).incarnation.load(),
+            seq: 1_000,
+            clock: b.t,
+            cv: b.sh(2).run_cv.load(),
+            ask_cv: b.sh(2).run_cv.load() + 1,
+            ask_set: Set::of(0),
+            ..Message::default()
+        };
+        b.call(3, |c, now| c.handle_message(&ask, now));
+        b.settle();
+        assert!(b.kept.iter().all(|(to, _)| *to != 2), "it waits");
+        b.sh(3).halted.store(u64::from(halted));
+        b.run(10);
+        let granted = b.kept.iter().any(|(to, m)| *to == 2 && m.kind == Kind::Grant as u8);
+        assert_eq!(granted, !halted);
+    }
 }

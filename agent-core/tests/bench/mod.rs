@@ -19,6 +19,7 @@ pub struct Node {
     pub core: Option<Core<Rc<Shared>>>,
     pub frozen: VecDeque<Record>,
     pub is_frozen: bool,
+    pub timer: u64,
     pub events: Vec<Event>,
     pub actions: Vec<Action>,
 }
@@ -59,6 +60,7 @@ impl Bench {
                 core: None,
                 frozen: VecDeque::new(),
                 is_frozen: false,
+                timer: 0,
                 events: Vec::new(),
                 actions: Vec::new(),
             });
@@ -112,6 +114,7 @@ impl Bench {
         self.nodes[id as usize - 1].core = None;
         let core = self.core(id, n, groups);
         self.nodes[id as usize - 1].core = Some(core);
+        self.nodes[id as usize - 1].timer = 0;
     }
 
     pub fn call(&mut self, id: u8, f: impl FnOnce(&mut Core<Rc<Shared>>, Now)) {
@@ -128,6 +131,7 @@ impl Bench {
                 a => n.actions.push(a),
             }
         }
+        n.timer = core.deadline(now);
     }
 
     pub fn command(&mut self, id: u8, c: Command) {
@@ -180,7 +184,7 @@ impl Bench {
             self.t += MS;
             for id in 1..=self.nodes.len() as u8 {
                 let n = &self.nodes[id as usize - 1];
-                if n.is_frozen || n.core.as_ref().is_none_or(|c| c.deadline(self.now()) > self.t) {
+                if n.is_frozen || n.core.is_none() || n.timer > self.t {
                     continue;
                 }
                 self.call(id, |c, now| c.handle_timeout(now));
