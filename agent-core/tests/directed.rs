@@ -145,3 +145,112 @@ fn a_halted_voter_grants_no_parked_ask() {
         assert_eq!(granted, !halted);
     }
 }
+
+/// Rule 6: while a voter's agent was frozen the owner asked for a dead node's group; the attempt failed, and what still ran got
+/// a fresh version that the frozen voter's kernel had never been told: its lease ran out.
+#[test]
+fn a_failed_attempt_costs_nothing_while_a_voter_is_frozen() {
+    let mut failed = 0;
+    for late in 35..50 {
+        let mut b = Bench::new(3, 2);
+        b.run(30);
+        b.command(1, Command::Move { group: 1, node: 3 });
+        b.run(20);
+        assert!(b.open(1, 0) && b.open(3, 1));
+        b.freeze(3, true);
+        b.pass = |from, to, _| from != 3 && to != 3;
+        b.run(late);
+        b.freeze(2, true);
+        for _ in 0..300 {
+            b.run(1);
+            assert!(b.open(1, 0), "lost group 0, frozen {late} ms after the crash");
+        }
+        failed += b.events(1).iter().filter(|e| matches!(e, Event::ClaimFailed { .. })).count();
+        // What was asked for in vain is not blocked for others once the voter wakes up.
+        b.freeze(2, false);
+        b.run(100);
+        assert!(b.open(1, 0) && (b.open(1, 1) || b.open(2, 1)));
+    }
+    assert!(failed > 0, "no attempt failed: the test tests nothing");
+}
+
+fn says(b: &Bench, from: u8, cv: u64, set: Set, ask: Option<(u64, Set)>) -> Message {
+    let (ask_cv, ask_set) = ask.unwrap_or_default();
+    Message {
+        kind: Kind::Heartbeat as u8,
+        from,
+        generation: 1,
+        incarnation: b.sh(from).incarnation.load(),
+        promise_us: 50_000,
+        cv,
+        set,
+        ask_cv,
+        ask_set,
+        ..Message::default()
+    }
+}
+
+/// Rule 7: an entry that was closed for another does not reopen by a running set, however new, only by an ask.
+#[test]
+fn a_closed_entry_reopens_only_by_an_ask() {
+    let mut b = Bench::new(3, 1);
+    b.command(2, Command::Drain { node: 2, on: true });
+    b.freeze(1, true);
+    b.freeze(3, true);
+    let (g, none) = (Set::of(0), Set::EMPTY);
+    let word = |b: &Bench| agent_common::state::PromiseWord(b.sh(2).peer(1).word.load());
+    b.run(20);
+    let running = says(&b, 1, 5, g, None);
+    b.call(2, |c, now| c.handle_message(&running, now));
+    assert!(word(&b).stands(b.t));
+    b.run(60);
+    let other = says(&b, 3, 5, none, Some((6, g)));
+    b.call(2, |c, now| c.handle_message(&other, now));
+    let released = says(&b, 3, 7, none, None);
+    b.call(2, |c, now| c.handle_message(&released, now));
+    assert!(word(&b).is_closed());
+    // Sent before the voter closed the entry, under a version that it had not heard of.
+    let late = says(&b, 1, 9, g, None);
+    b.call(2, |c, now| c.handle_message(&late, now));
+    assert!(word(&b).is_closed());
+    let ask = says(&b, 1, 9, g, Some((10, g)));
+    b.call(2, |c, now| c.handle_message(&ask, now));
+    assert!(word(&b).stands(b.t));
+    // An empty set stands for nothing and needs no ask.
+    b.run(60);
+    b.call(2, |c, now| c.handle_message(&other, now));
+    let again = says(&b, 3, 8, none, Some((9, g)));
+    b.call(2, |c, now| c.handle_message(&again, now));
+    assert!(word(&b).is_closed());
+    let idle = says(&b, 1, 11, none, None);
+    b.call(2, |c, now| c.handle_message(&idle, now));
+    assert!(!word(&b).is_closed());
+}
+
+/// Rule 8: a grant that arrives when the claim's time is over does not shorten the lease of what runs.
+#[test]
+fn a_late_grant_is_no_grant() {
+    let mut b = Bench::new(3, 2);
+    b.command(2, Command::Drain { node: 1, on: true });
+    b.run(30);
+    assert!(b.open(2, 0) && b.open(2, 1));
+    b.command(2, Command::Move { group: 0, node: 3 });
+    b.run(20);
+    assert!(b.open(3, 0));
+    // Node 2 claims group 0 when node 3 is gone, and freezes before the grant reaches it.
+    b.pass = |from, to, m| from != 3 && to != 3 && m.kind != Kind::Grant as u8;
+    b.freeze(3, true);
+    for _ in 0..80 {
+        b.run(1);
+        if b.kept.iter().any(|(to, m)| *to == 2 && m.kind == Kind::Grant as u8) {
+            break;
+        }
+    }
+    let grant = b.kept.iter().rfind(|(to, m)| *to == 2 && m.kind == Kind::Grant as u8).copied().unwrap();
+    b.freeze(2, true);
+    b.t += 30 * MS;
+    b.nodes[1].is_frozen = false;
+    let before = b.sh(2).lease().expiry_ns();
+    b.call(2, |c, now| c.handle_message(&grant.1, now));
+    assert!(b.sh(2).lease().expiry_ns() >= before && !b.open(2, 0));
+}
