@@ -106,6 +106,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
         let view = self.view(now.boot);
         let mut fresh = Set::EMPTY;
         let mut moves = Set::EMPTY;
+        let (mut moves_from, mut moves_alone) = (0, false);
         for g in missing.iter() {
             let i = g as usize;
             let owner = view.owner[i];
@@ -125,8 +126,12 @@ impl<S: Deref<Target = Shared>> Core<S> {
             let d = self.decide(g, &view);
             let Some(rank) = d.rank(me) else { continue };
             if owner_alive {
-                if rank == 0 && d.reason != Reason::Stays {
+                // One owner at a time, and what failed once alone: who is asked for several gives all or nothing.
+                let with = moves.is_empty() || moves_from == owner && !moves_alone && self.attempts[i] == 0;
+                if rank == 0 && d.reason != Reason::Stays && with {
                     moves = moves.with(g);
+                    moves_from = owner;
+                    moves_alone = self.attempts[i] != 0;
                 }
             } else if free && now.boot >= self.free_since[i] + rank as u64 * self.cfg.timing.stagger() {
                 fresh = fresh.with(g);
@@ -302,7 +307,8 @@ impl<S: Deref<Target = Shared>> Core<S> {
                 go = go.with(g);
             }
         }
-        if go.is_empty() {
+        if go != mine {
+            // Giving a part would leave it without owner: the ask would still be blocked by the rest.
             return;
         }
         for g in go.iter() {

@@ -343,7 +343,10 @@ impl<S: Deref<Target = Shared>> Core<S> {
                 self.parked[i] = None;
                 continue;
             }
-            self.release_for(&m, now);
+            // Not for an asker that is about to give up: the group would be without owner.
+            if now.boot + self.cfg.timing.claim_timeout() / 2 < p.until {
+                self.release_for(&m, now);
+            }
             if self.blocked(m.from, m.ask_set, now.boot).is_none() {
                 self.parked[i] = None;
                 self.on_ask(&m, now);

@@ -254,3 +254,38 @@ fn a_late_grant_is_no_grant() {
     b.call(2, |c, now| c.handle_message(&grant.1, now));
     assert!(b.sh(2).lease().expiry_ns() >= before && !b.open(2, 0));
 }
+
+/// An owner released one of two groups asked for in one move, the other still blocked the ask, and the group had no owner.
+#[test]
+fn a_move_of_several_groups_is_all_or_nothing() {
+    let mut b = Bench::new(3, 2);
+    b.run(30);
+    assert!(b.open(1, 0) && b.open(1, 1));
+    let mut ask = says(&b, 2, b.sh(2).run_cv.load(), Set::EMPTY, Some((90, Set::of(0).with(1))));
+    ask.flags = agent_common::wire::flags::MOVE;
+    // Only one of them is wished for by node 1's knowledge.
+    b.pass = |_, to, _| to != 2;
+    b.freeze(2, true);
+    b.command(1, Command::Move { group: 0, node: 2 });
+    b.call(1, |c, now| c.handle_message(&ask, now));
+    assert!(b.open(1, 0) && b.open(1, 1));
+    ask.ask_cv += 1;
+    ask.ask_set = Set::of(0);
+    b.call(1, |c, now| c.handle_message(&ask, now));
+    assert!(!b.open(1, 0) && b.open(1, 1));
+}
+
+/// An owner released a group for a parked ask whose sender gave up at that moment.
+#[test]
+fn no_release_for_an_asker_about_to_give_up() {
+    let mut b = Bench::new(3, 1);
+    b.run(30);
+    let mut ask = says(&b, 2, b.sh(2).run_cv.load(), Set::EMPTY, Some((90, Set::of(0))));
+    ask.flags = agent_common::wire::flags::MOVE;
+    b.pass = |_, to, _| to != 2;
+    b.freeze(2, true);
+    b.call(1, |c, now| c.handle_message(&ask, now));
+    b.run(6);
+    b.command(1, Command::Move { group: 0, node: 2 });
+    assert!(b.open(1, 0), "6 of 8 ms are over");
+}
