@@ -311,6 +311,10 @@ pub fn count_ack(sh: &Shared, from: u8, seq: u64, sent: u64, cv: u64, now: u64, 
     let mut tries = 0;
     while tries < 4 {
         let old = sh.lease();
+        // Rule 7: a lapsed lease is lost, whether or not the agent has seen it lapse.
+        if !old.holds(now) && rules.hold(Rule::LapsedIsLost) {
+            return true;
+        }
         let running = sh.run_cv.load();
         if rules.hold(Rule::AckRunningVersion) && (running != cv || !old.is_for(cv)) {
             return true;
@@ -331,4 +335,53 @@ fn count_bits(v: u32) -> u32 {
     let v = (v & 0x3333_3333) + ((v >> 2) & 0x3333_3333);
     let v = (v + (v >> 4)) & 0x0f0f_0f0f;
     (v.wrapping_mul(0x0101_0101)) >> 24
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Set;
+
+    fn owner() -> Shared {
+        let sh = Shared::default();
+        sh.id.store(1);
+        sh.voters.store(0b111);
+        sh.majority.store(2);
+        sh.run_cv.store(4);
+        sh.run_set.store(Set::of(0));
+        sh.gate.store(Set::of(0));
+        sh.lease.store(LeaseWord::until(140_000_000, 4).0);
+        for (seq, sent) in [(7u64, 120_000_000u64), (8, 130_000_000)] {
+            let s = sh.slot(seq);
+            s.word.store(seq << 32);
+            s.sent.store(sent);
+            s.lease.store(40_000_000);
+            s.cv.store(4);
+        }
+        sh
+    }
+
+    /// Rule 7: late acks woke a lapsed lease, and the agent, had it been frozen, would never have known.
+    #[test]
+    fn a_lapsed_lease_is_not_extended() {
+        let sh = owner();
+        assert!(count_ack(&sh, 2, 7, 120_000_000, 4, 139_000_000, Rules::all()));
+        assert!(sh.gate_open(0, 155_000_000));
+        assert!(count_ack(&sh, 3, 8, 130_000_000, 4, 165_000_000, Rules::all()));
+        assert!(!sh.gate_open(0, 166_000_000));
+    }
+
+    /// Rule 8: an ack counts for the heartbeat that it acks, and for the running version.
+    #[test]
+    fn an_ack_of_something_else_does_not_count() {
+        for (seq, sent, cv) in [(8, 120_000_000, 4), (7 + 64, 120_000_000, 4), (7, 120_000_000, 3)] {
+            let sh = owner();
+            assert!(!count_ack(&sh, 2, seq, sent, cv, 130_000_000, Rules::all()));
+            assert_eq!(sh.lease().expiry_ns() >> 20, 140_000_000 >> 20);
+        }
+        let sh = owner();
+        sh.run_cv.store(5);
+        assert!(count_ack(&sh, 2, 8, 130_000_000, 4, 131_000_000, Rules::all()));
+        assert_eq!(sh.lease().expiry_ns() >> 20, 140_000_000 >> 20);
+    }
 }

@@ -93,7 +93,13 @@ impl Set {
 
     /// The groups in rising order.
     pub fn iter(self) -> impl Iterator<Item = u8> {
-        (0..=255u8).filter(move |g| self.has(*g))
+        let mut left = self.0;
+        core::iter::from_fn(move || {
+            let (i, w) = left.iter_mut().enumerate().find(|(_, w)| **w != 0)?;
+            let bit = w.trailing_zeros();
+            *w &= *w - 1;
+            Some((i as u32 * 64 + bit) as u8)
+        })
     }
 
     /// How many groups are in it.
@@ -106,4 +112,19 @@ impl Set {
 #[inline(always)]
 pub const fn node_bit(id: u8) -> u32 {
     if id >= 1 && id as usize <= MAX_NODES { 1 << (id - 1) } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn a_set_gives_its_groups_in_rising_order(words: [u64; 4]) {
+            let s = Set(words);
+            let got: Vec<u8> = s.iter().collect();
+            let want: Vec<u8> = (0..=255).filter(|g| s.has(*g)).collect();
+            proptest::prop_assert_eq!(got, want);
+        }
+    }
 }

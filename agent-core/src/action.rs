@@ -135,7 +135,7 @@ pub enum Event {
     },
     /// The kernel shut gate bits because a later owner was heard (rule 11).
     GateShut {
-        /// Who was heard.
+        /// Who was heard; 0 if the record of it was lost.
         peer: u8,
         /// The groups.
         groups: Set,

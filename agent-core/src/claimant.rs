@@ -63,20 +63,31 @@ impl<S: Deref<Target = Shared>> Core<S> {
         }
     }
 
-    /// Rule 6: a lost attempt costs no group held; what runs goes on under a fresh version.
+    /// Rule 6: a lost attempt costs no group held.
     fn fail(&mut self, p: Pending, now: Now) {
-        self.event(Event::ClaimFailed { groups: p.gains, granted: p.granted, refused: p.refused });
-        self.bump(now);
+        if !p.gains.is_empty() {
+            self.event(Event::ClaimFailed { groups: p.gains, granted: p.granted, refused: p.refused });
+        }
+        if self.sh.run_set.load().is_empty() {
+            self.bump(now);
+        } else {
+            // What runs goes on under the version that the voters' kernels know; frozen voters could not learn another.
+            // The attempt is withdrawn by asking for the running set under a fresh version.
+            self.pend = None;
+            if p.gains.is_empty() {
+                self.reask = Some(now.boot + self.rng.between(self.cfg.timing.stagger(), 4 * self.cfg.timing.stagger()));
+            } else {
+                self.ask(self.sh.run_set.load(), Set::EMPTY, true, false, now);
+            }
+        }
         let stagger = self.cfg.timing.stagger();
         for g in p.gains.iter() {
             let i = g as usize;
-            self.attempts[i] = (self.attempts[i] + 1).min(4);
+            // An owner that sees no reason to move is asked more and more seldom.
+            self.attempts[i] = (self.attempts[i] + 1).min(if p.is_move { 8 } else { 4 });
             let wait = (stagger << self.attempts[i]) / 4;
             let jitter = self.rng.between(0, wait.max(stagger));
             self.retry[i] = p.refused_until.max(now.boot + if p.is_move { stagger / 2 } else { wait / 2 } + jitter / 2);
-        }
-        if p.gains.is_empty() {
-            self.reask = Some(now.boot + self.rng.between(stagger, 4 * stagger));
         }
         self.heartbeat(now);
     }
@@ -84,7 +95,9 @@ impl<S: Deref<Target = Shared>> Core<S> {
     /// Looks at every group that is not here, and asks for those that should be.
     fn consider(&mut self, now: Now) {
         let me = self.cfg.me;
-        if self.pend.is_some() || self.cfg.is_witness(me) || !self.may_claim(now) {
+        // A withdrawal under way makes room for the next claim, which withdraws as well.
+        let busy = self.pend.is_some_and(|p| !p.gains.is_empty());
+        if busy || self.cfg.is_witness(me) || !self.may_claim(now) {
             return;
         }
         let running = self.sh.run_set.load();
@@ -95,6 +108,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
         let reachable = self.cfg.node_ids().filter(voting).count();
         let mut fresh = Set::EMPTY;
         let mut moves = Set::EMPTY;
+        let (mut moves_from, mut moves_alone) = (0, false);
         for g in missing.iter() {
             let i = g as usize;
             let owner = view.owner[i];
@@ -114,23 +128,26 @@ impl<S: Deref<Target = Shared>> Core<S> {
             let d = self.decide(g, &view);
             let Some(rank) = d.rank(me) else { continue };
             if owner_alive {
-                if rank == 0 && d.reason != Reason::Stays {
-                    moves = moves.with(g);
-                    if self.move_since[i] == 0 {
-                        self.move_since[i] = now.boot.max(1);
-                    }
-                } else {
+                // One owner at a time, and what failed once alone: who is asked for several gives all or nothing.
+                let with = moves.is_empty() || moves_from == owner && !moves_alone && self.attempts[i] == 0;
+                let wanted = rank == 0 && d.reason != Reason::Stays;
+                if !wanted {
                     self.move_since[i] = 0;
+                } else if self.move_since[i] == 0 {
+                    self.move_since[i] = now.boot.max(1);
+                }
+                if wanted && with {
+                    moves = moves.with(g);
+                    moves_from = owner;
+                    moves_alone = self.attempts[i] != 0;
                 }
             } else if free && now.boot >= self.free_since[i] + rank as u64 * self.cfg.timing.stagger() {
                 fresh = fresh.with(g);
             }
         }
-        let reask = self.reask.is_some_and(|at| now.boot >= at) && !running.is_empty();
+        let reask = self.reask.is_some_and(|at| now.boot >= at) && !running.is_empty() && self.pend.is_none();
         if !fresh.is_empty() || reask {
-            if reask {
-                self.reask = None;
-            }
+            self.reask = None;
             self.claim(running.union(fresh), fresh, false, now);
         } else if !moves.is_empty() {
             self.claim(running.union(moves), moves, true, now);
@@ -146,6 +163,13 @@ impl<S: Deref<Target = Shared>> Core<S> {
         if !own && !is_move {
             return;
         }
+        self.ask(set, gains, own, is_move, now);
+        self.heartbeat(now);
+        self.try_adopt(now);
+    }
+
+    /// An attempt under a fresh version (rule 3).
+    fn ask(&mut self, set: Set, gains: Set, own: bool, is_move: bool, now: Now) {
         let cv = if self.rules.hold(Rule::VersionOnce) {
             self.sh.cv_max.load().max(self.sh.run_cv.load()) + 1
         } else {
@@ -163,8 +187,6 @@ impl<S: Deref<Target = Shared>> Core<S> {
             own,
             is_move,
         });
-        self.heartbeat(now);
-        self.try_adopt(now);
     }
 
     pub(crate) fn on_grant(&mut self, m: &Message, now: Now) {
@@ -200,10 +222,11 @@ impl<S: Deref<Target = Shared>> Core<S> {
         let holds = self.sh.lease().holds(now.boot);
         let before = if holds { self.sh.run_set.load() } else { Set::EMPTY };
         let grow = p.set.minus(before);
-        let end = p.sent + self.cfg.timing.lease;
-        if end <= now.boot {
+        // Rule 8: grants that come later would cut the lease of what runs already to a rest.
+        if now.boot > p.sent + self.cfg.timing.claim_timeout() {
             return self.fail(p, now);
         }
+        let end = p.sent + self.cfg.timing.lease;
         self.pend = None;
         self.sh.run_cv.store(p.cv);
         loop {
@@ -298,7 +321,8 @@ impl<S: Deref<Target = Shared>> Core<S> {
                 go = go.with(g);
             }
         }
-        if go.is_empty() {
+        if go != mine {
+            // Giving a part would leave it without owner: the ask would still be blocked by the rest.
             return;
         }
         for g in go.iter() {
@@ -319,8 +343,12 @@ impl<S: Deref<Target = Shared>> Core<S> {
             let b = self.blocked(p.message.from, p.message.ask_set, now.boot).map_or(now.boot, |b| b.until);
             at = at.min(p.until.min(b) + 1);
         }
+        // As in consider(): what would not be done then must not wake anybody.
+        let may = self.may_claim(now) && !self.cfg.is_witness(self.cfg.me);
         if let Some(r) = self.reask
+            && may
             && self.pend.is_none()
+            && !self.sh.run_set.load().is_empty()
         {
             at = at.min(r);
         }

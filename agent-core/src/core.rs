@@ -67,6 +67,7 @@ pub struct Core<S: Deref<Target = Shared>> {
     pub(crate) parked: [Option<Parked>; MAX_NODES],
     pub(crate) health: [Health; MAX_NODES],
     pub(crate) alive_since: [u64; MAX_NODES],
+    pub(crate) started: u64,
     mismatch: [bool; MAX_NODES],
     told_regressed: [u64; MAX_NODES],
     pub(crate) planned: Option<Planned>,
@@ -103,6 +104,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
             parked: [None; MAX_NODES],
             health: [Health::NeverSeen; MAX_NODES],
             alive_since: [0; MAX_NODES],
+            started: now.boot,
             mismatch: [false; MAX_NODES],
             told_regressed: [0; MAX_NODES],
             planned: None,
@@ -159,6 +161,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
 
     /// A record of the ring buffer.
     pub fn handle_record(&mut self, r: &Record, now: Now) {
+        self.check_lease(now);
         match RecordKind::from_u32(r.kind) {
             Some(RecordKind::Message) => self.handle_message(&r.message, now),
             Some(RecordKind::ForeignClaim) => {
@@ -182,13 +185,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
                 }
                 self.handle_message(&r.message, now);
             }
-            Some(RecordKind::DuplicateId) => {
-                if self.duplicate_at == 0 {
-                    self.event(Event::DuplicateId);
-                    self.drop_all(now, true);
-                }
-                self.duplicate_at = now.boot;
-            }
+            Some(RecordKind::DuplicateId) => self.duplicate_heard(now),
             Some(RecordKind::Regression) => self.tell_regressed(&r.message, now),
             None => {}
         }
@@ -199,6 +196,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
     /// # Errors
     /// It names what does not exist or cannot be done now; nothing has changed then.
     pub fn handle_command(&mut self, c: Command, now: Now) -> Result<(), CommandError> {
+        self.check_lease(now);
         let known = |id: u8, core: &Self| core.cfg.node_ids().any(|n| n == id);
         match c {
             Command::Move { group, node } => {
@@ -297,6 +295,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
     /// Takes a changed configuration with the same members and timing, and leaves the old one in its place, so that the
     /// caller may free it where that does no harm.
     pub fn reconfigure(&mut self, cfg: &mut CoreConfig, now: Now) {
+        self.check_lease(now);
         self.groups = cfg.group_set();
         std::mem::swap(&mut self.cfg, cfg);
         self.give_up(self.sh.run_set.load().minus(self.groups), now);
@@ -425,6 +424,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
     /// Gates shut, then everything given up under a fresh version.
     pub(crate) fn drop_all(&mut self, now: Now, tell: bool) {
         let set = self.sh.run_set.load();
+        self.reask = None;
         self.shut_gates(Set([u64::MAX; 4]));
         self.sh.run_set.store(Set::EMPTY);
         for group in set.iter() {
@@ -533,6 +533,15 @@ impl<S: Deref<Target = Shared>> Core<S> {
     }
 
     fn check_own_state(&mut self, now: Now) {
+        // What the kernel did although its record was lost (ring full, agent restarted).
+        if self.sh.halted.load() != 0 && self.duplicate_at == 0 {
+            self.duplicate_heard(now);
+        }
+        let shut = self.sh.run_set.load().minus(self.sh.gate.load());
+        if !shut.is_empty() {
+            self.event(Event::GateShut { peer: 0, groups: shut });
+            self.give_up(shut, now);
+        }
         if self.duplicate_at != 0 && now.boot > self.duplicate_at + self.cfg.timing.max_promise {
             self.duplicate_at = 0;
             self.sh.vote_after.store(now.boot + self.cfg.timing.max_promise);
@@ -564,9 +573,18 @@ impl<S: Deref<Target = Shared>> Core<S> {
         }
     }
 
+    fn duplicate_heard(&mut self, now: Now) {
+        if self.duplicate_at == 0 {
+            self.event(Event::DuplicateId);
+            self.drop_all(now, true);
+        }
+        self.duplicate_at = now.boot;
+    }
+
     fn tell_regressed(&mut self, m: &Message, now: Now) {
         let i = (m.from.wrapping_sub(1) & 31) as usize;
-        if now.boot < self.told_regressed[i] + 1_000_000_000 {
+        // A straggler of a node that goes on as ever says nothing; a node that went back is heard no more.
+        if now.boot < self.told_regressed[i] + 1_000_000_000 || self.is_alive(m.from, now.boot) {
             return;
         }
         self.told_regressed[i] = now.boot;
@@ -574,12 +592,14 @@ impl<S: Deref<Target = Shared>> Core<S> {
         let mut r = self.message(Kind::Regressed, now);
         r.to = m.from;
         r.re_incarnation = m.incarnation;
+        r.re_clock = self.sh.peer(m.from).hi_clock.load();
         self.push(Action::Send(m.from, r));
     }
 
     /// Rule 4: a voter has seen us further on than we are; what we remember is not what we promised.
     fn on_regressed(&mut self, m: &Message, now: Now) {
-        if m.re_incarnation != self.sh.incarnation.load() {
+        // Only a clock that has not yet been where the voter saw it proves that; else an old message of ours came late.
+        if m.re_incarnation != self.sh.incarnation.load() || m.re_clock <= now.boot {
             return;
         }
         self.drop_all(now, false);

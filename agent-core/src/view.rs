@@ -81,7 +81,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
             leaving: if me { self.leaving } else { f & flags::LEAVING != 0 },
             waiting: if me { !self.sh.votes(now) } else { f & flags::WAITING != 0 },
             unfit: false,
-            settled: me || now.saturating_sub(self.alive_since[i]) > SETTLED,
+            settled: now.saturating_sub(if me { self.started } else { self.alive_since[i] }) > SETTLED,
             load: 0,
         }
     }

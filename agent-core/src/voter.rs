@@ -27,7 +27,8 @@ pub(crate) struct Blocked {
 /// Running set and asked set of an entry, as this voter stands by them.
 pub(crate) fn held_by(p: &PeerCell, union: bool) -> Set {
     let of = |i: usize| if p.claim[i].cv.load() != 0 { p.claim[i].set.load() } else { Set::EMPTY };
-    if union || p.claim[1].cv.load() == 0 { of(0).union(of(1)) } else { of(1) }
+    // Asked sets contain the running ones (claims only add), so standing by the asked one alone would be no less.
+    if union { of(0).union(of(1)) } else { of(0) }
 }
 
 impl<S: Deref<Target = Shared>> Core<S> {
@@ -88,9 +89,6 @@ impl<S: Deref<Target = Shared>> Core<S> {
                 continue;
             }
             if !self.rules.hold(Rule::TakeCloses) {
-                for c in &p.claim {
-                    c.set.store(c.set.load().minus(set));
-                }
                 continue;
             }
             if !self.close(h, now.boot) {
@@ -201,7 +199,10 @@ impl<S: Deref<Target = Shared>> Core<S> {
         }
         if m.cv > running || closed {
             let promoted = !closed && asked != 0 && asked == m.cv && p.claim[1].set.load() == m.set;
-            if m.cv < p.min_cv.load() {
+            // Rule 7: a closed entry reopens by an ask; a running set would be the one that it was closed for. An empty one
+            // stands for nothing.
+            let dead = closed && !m.set.is_empty() && self.rules.hold(Rule::ClosedStays);
+            if dead || m.cv < p.min_cv.load() {
                 let lost = self.blocked(m.from, m.set, now.boot).map_or(Set::EMPTY, |b| b.groups);
                 self.nack(m, lost, now);
             } else if promoted || self.take(m.from, m.set, now) {
@@ -337,12 +338,15 @@ impl<S: Deref<Target = Shared>> Core<S> {
         for i in 0..self.parked.len() {
             let Some(p) = self.parked[i] else { continue };
             let m = p.message;
-            let stale = self.sh.peer(m.from).incarnation.load() != m.incarnation;
+            let stale = self.sh.peer(m.from).incarnation.load() != m.incarnation || !self.may_vote(&m, now);
             if stale || now.boot > p.until {
                 self.parked[i] = None;
                 continue;
             }
-            self.release_for(&m, now);
+            // Not for an asker that is about to give up: the group would be without owner.
+            if now.boot + self.cfg.timing.claim_timeout() / 2 < p.until {
+                self.release_for(&m, now);
+            }
             if self.blocked(m.from, m.ask_set, now.boot).is_none() {
                 self.parked[i] = None;
                 self.on_ask(&m, now);

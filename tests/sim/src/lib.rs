@@ -1,1 +1,29 @@
-//! Placeholder.
+//! A seeded simulator: N real cores (`agent_core::Core`) and the real kernel logic (`agent_common::kernel`) on virtual time.
+//!
+//! ```text
+//!   faults (mix, script) --> World: event queue on true time
+//!                              |-- arrival --> kernel::on_message over the node's Shared --> ack, or record in its ring
+//!                              |-- ring, timer, command --> Core --> actions --> Net (cuts, loss, copies, stragglers)
+//!                              `-- after every event: Check (two owners, resume, versions, promises)
+//! ```
+//!
+//! One seed derives everything: shape, clocks, weather, faults, latencies. The same seed gives the same hash.
+
+pub mod check;
+pub mod clock;
+pub mod directed;
+pub mod fault;
+pub mod measure;
+pub mod net;
+pub mod node;
+pub mod options;
+pub mod queue;
+pub mod rng;
+mod upset;
+pub mod world;
+
+pub use check::{Broken, Violation};
+pub use fault::{Fault, Mix, PlannedEnd};
+pub use net::Weather;
+pub use options::{MS, Options, Shape};
+pub use world::{Outcome, World};

@@ -1,0 +1,207 @@
+//! One simulated node: the real shared table, the real core, and what surrounds them.
+
+use std::{collections::VecDeque, rc::Rc};
+
+use agent_common::{
+    record::Record,
+    state::{LAYOUT, Shared},
+};
+use agent_core::{Core, CoreConfig, GroupConfig, NodeConfig, Now};
+
+use crate::{clock::Clock, fault::PlannedEnd, options::Options};
+
+/// Records that wait for a paused agent.
+pub const RING: usize = 64;
+
+/// 2024-01-01, so that epochs look like those of real nodes.
+const WALL0_MS: i64 = 1_704_067_200_000;
+
+/// A planned pause under way.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// How long the agent stays away, ns.
+    pub down: u64,
+    /// What really happens.
+    pub end: PlannedEnd,
+}
+
+/// A node.
+#[derive(Debug)]
+pub struct Node {
+    /// Its id.
+    pub id: u8,
+    /// Its table.
+    pub sh: Rc<Shared>,
+    /// Its agent, if it runs.
+    pub core: Option<Box<Core<Rc<Shared>>>>,
+    /// Its boot clock.
+    pub clock: Clock,
+    /// Error of its wall clock, ms.
+    pub skew_ms: i64,
+    /// Is it up?
+    pub up: bool,
+    /// The agent stands still until then (true time); 0 if it runs.
+    pub paused_until: u64,
+    /// Records that wait.
+    pub ring: VecDeque<Record>,
+    /// Records lost.
+    pub ring_lost: u64,
+    /// Has the agent been woken for the ring?
+    pub ring_armed: bool,
+    /// When the timer fires (true time), and for which arming.
+    pub timer_at: u64,
+    /// Counts armings.
+    pub timer_life: u32,
+    /// Counts lives: reboots, deaths, starts.
+    pub life: u32,
+    /// An old table whose gate still stands.
+    pub ghost: Option<Rc<Shared>>,
+    /// The agent dies in its next call, for so long.
+    pub kill_next: Option<u64>,
+    /// A planned pause under way.
+    pub plan: Option<Plan>,
+    /// It is leaving, and stays away for so long.
+    pub leaving: Option<u64>,
+    /// Its last incarnation.
+    pub incarnation: u64,
+    /// Timeouts in the present 10 ms, to see a timer that spins.
+    pub spins: (u64, u32),
+}
+
+impl Node {
+    /// A node that is up, without agent and table.
+    pub fn new(id: u8, clock: Clock, skew_ms: i64) -> Node {
+        Node {
+            id,
+            sh: Rc::new(Shared::default()),
+            core: None,
+            clock,
+            skew_ms,
+            up: true,
+            paused_until: 0,
+            ring: VecDeque::with_capacity(RING),
+            ring_lost: 0,
+            ring_armed: false,
+            timer_at: u64::MAX,
+            timer_life: 0,
+            life: 0,
+            ghost: None,
+            kill_next: None,
+            plan: None,
+            leaving: None,
+            incarnation: 0,
+            spins: (0, 0),
+        }
+    }
+
+    /// Its two clocks at true time `t`.
+    #[inline]
+    pub fn now(&self, t: u64) -> Now {
+        Now { boot: self.clock.at(t), wall_ms: (WALL0_MS + self.skew_ms + (t / 1_000_000) as i64) as u64 }
+    }
+
+    /// Fresh maps, as the loader makes them. `wait`: before it votes (rule 1).
+    pub fn fresh_table(&mut self, o: &Options, t: u64, wait: u64) {
+        let now = self.now(t);
+        let sh = Shared::default();
+        sh.id.store(u64::from(self.id));
+        sh.cluster.store(1);
+        sh.generation.store(1);
+        sh.max_promise.store(o.timing.max_promise);
+        sh.voters.store((1 << o.shape.nodes) - 1);
+        sh.majority.store(u64::from(o.shape.nodes) / 2 + 1);
+        self.incarnation = (now.wall_ms * 1_000_000).max(self.incarnation + 1);
+        sh.incarnation.store(self.incarnation);
+        sh.vote_after.store(now.boot + wait);
+        sh.layout.store(LAYOUT);
+        self.sh = Rc::new(sh);
+        self.ring.clear();
+    }
+
+    /// An agent over the table.
+    pub fn start_agent(&mut self, o: &Options, t: u64) {
+        let core = Core::new(config(self.id, o), Rc::clone(&self.sh), self.now(t));
+        let mut core = Box::new(core);
+        core.break_rules(o.rules);
+        self.core = Some(core);
+        self.paused_until = 0;
+        self.ring_armed = false;
+        self.kill_next = None;
+        self.plan = None;
+        self.leaving = None;
+        self.life += 1;
+    }
+
+    /// The agent is gone.
+    pub fn stop_agent(&mut self) {
+        self.core = None;
+        self.paused_until = 0;
+        self.timer_at = u64::MAX;
+        self.timer_life += 1;
+        self.life += 1;
+        self.plan = None;
+        self.leaving = None;
+        self.kill_next = None;
+    }
+
+    /// Groups whose VIP traffic passes at true time `t`, through the table or an old one.
+    #[inline]
+    pub fn open(&self, t: u64) -> u64 {
+        if !self.up {
+            return 0;
+        }
+        let now = self.clock.at(t);
+        let ghost = self.ghost.as_ref().map_or(0, |g| open_of(g, now));
+        open_of(&self.sh, now) | ghost
+    }
+
+    /// Which claim a passing group stands on.
+    pub fn claim_of(&self, group: u8, t: u64) -> (u64, u64) {
+        let now = self.clock.at(t);
+        let sh = match &self.ghost {
+            Some(g) if !self.sh.gate_open(group, now) => g,
+            _ => &self.sh,
+        };
+        (sh.incarnation.load(), sh.group_epoch[group as usize].load())
+    }
+}
+
+#[inline]
+fn open_of(sh: &Shared, now: u64) -> u64 {
+    let gate = sh.gate.0[0].load();
+    if gate != 0 && sh.lease().holds(now) { gate } else { 0 }
+}
+
+fn config(me: u8, o: &Options) -> CoreConfig {
+    let mut c = CoreConfig::new(me, o.timing);
+    for id in 1..=o.shape.nodes {
+        c.nodes[id as usize - 1] = Some(NodeConfig { witness: o.shape.witnesses >> (id - 1) & 1 == 1 });
+    }
+    for g in 0..o.shape.groups {
+        let ids: Vec<u8> = (0..o.shape.nodes).map(|i| 1 + (i + g) % o.shape.nodes).collect();
+        let mut group = GroupConfig::preferring(&ids);
+        group.spread = o.spread;
+        if o.failback_auto {
+            group.failback = agent_core::Failback::Auto;
+        }
+        c.groups[g as usize] = Some(group);
+    }
+    c.seed = o.seed;
+    c
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use agent_common::{Set, state::LeaseWord};
+
+    #[test]
+    fn open_agrees_with_the_gate() {
+        let sh = Shared::default();
+        sh.gate.store(Set::of(3));
+        sh.lease.store(LeaseWord::until(5_000_000, 1).0);
+        for now in [0, 4_000_000, 6_000_000] {
+            assert_eq!(open_of(&sh, now) >> 3 & 1 == 1, sh.gate_open(3, now));
+        }
+    }
+}

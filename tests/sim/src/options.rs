@@ -1,0 +1,141 @@
+//! What a run is: shape of the cluster, faults, weather, rules.
+
+use agent_common::rules::{Rule, Rules};
+use agent_core::Timing;
+
+use crate::{
+    fault::{Fault, Mix},
+    net::Weather,
+    rng::Rng,
+};
+
+/// Most groups that the simulator looks at.
+pub const GROUPS: usize = 8;
+
+/// One millisecond in ns.
+pub const MS: u64 = 1_000_000;
+
+/// The cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Nodes, 2 to 32.
+    pub nodes: u8,
+    /// Which of them are witnesses, bit id - 1.
+    pub witnesses: u32,
+    /// Groups, 1 to 8.
+    pub groups: u8,
+    /// Links of each node.
+    pub links: u8,
+}
+
+impl Shape {
+    /// Members and groups, one link, no witness.
+    pub const fn new(nodes: u8, groups: u8) -> Shape {
+        Shape { nodes, witnesses: 0, groups, links: 1 }
+    }
+    /// Shapes that random runs walk through.
+    pub const SOME: [Shape; 8] = [
+        Shape::new(3, 2),
+        Shape { nodes: 3, witnesses: 0b100, groups: 2, links: 1 },
+        Shape::new(5, 3),
+        Shape::new(4, 4),
+        Shape { nodes: 3, witnesses: 0, groups: 1, links: 2 },
+        Shape::new(2, 2),
+        Shape { nodes: 5, witnesses: 0b1_0000, groups: 2, links: 1 },
+        Shape::new(3, 4),
+    ];
+}
+
+/// A run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Everything random derives from it.
+    pub seed: u64,
+    /// The cluster.
+    pub shape: Shape,
+    /// The durations.
+    pub timing: Timing,
+    /// Largest error of a clock, parts per million.
+    pub drift_ppm: u32,
+    /// Which rules hold.
+    pub rules: Rules,
+    /// Random faults.
+    pub mix: Mix,
+    /// The network while faults happen.
+    pub weather: Weather,
+    /// Chosen faults at chosen true times, ns.
+    pub script: Vec<(u64, Fault)>,
+    /// Random faults from here on, ns.
+    pub faults_from: u64,
+    /// Everything is healed here, ns; then liveness is asked for.
+    pub heal_at: u64,
+    /// The run ends here if `heal_at` is later, ns.
+    pub end: u64,
+    /// Fail back by itself?
+    pub failback_auto: bool,
+    /// Spread groups over the nodes?
+    pub spread: bool,
+    /// Tell what happens on standard error.
+    pub trace: bool,
+}
+
+/// `max_promise` of simulated clusters: short, so that planned pauses and reboots meet often.
+pub const MAX_PROMISE: u64 = 300 * MS;
+
+impl Options {
+    /// A quiet run without faults.
+    pub fn calm(seed: u64, shape: Shape) -> Options {
+        Options {
+            seed,
+            shape,
+            timing: Timing { max_promise: MAX_PROMISE, ..Timing::LAN },
+            drift_ppm: 10_000,
+            rules: Rules::all(),
+            mix: Mix::NONE,
+            weather: Weather::CALM,
+            script: Vec::new(),
+            faults_from: 0,
+            heal_at: u64::MAX,
+            end: 10_000 * MS,
+            failback_auto: false,
+            spread: false,
+            trace: false,
+        }
+    }
+
+    /// A run of faults of all kinds; what is not given comes from the seed.
+    pub fn random(seed: u64, shape: Option<Shape>) -> Options {
+        let mut r = Rng::new(seed, 1);
+        let shape = shape.unwrap_or(Shape::SOME[r.below(Shape::SOME.len() as u64) as usize]);
+        let mut o = Options::calm(seed, shape);
+        o.weather = r.pick(&[Weather::CALM, Weather::ROUGH, Weather::ROUGH, Weather::STALE]);
+        o.drift_ppm = r.pick(&[10_000, 10_000, 10_000, 100_000]);
+        o.mix = Mix::ALL;
+        o.mix.gap = r.pick(&[50 * MS, 100 * MS, 200 * MS]);
+        o.faults_from = 200 * MS;
+        o.heal_at = 8_000 * MS;
+        o.failback_auto = r.chance(200);
+        o.spread = r.chance(200);
+        o
+    }
+
+    /// The command that runs this again, as far as it came from [`Options::random`].
+    pub fn reproduce(&self) -> String {
+        let s = self.shape;
+        let mut c = format!(
+            "cargo run -p heartline-sim -- --seed {} --nodes {} --witnesses {} --groups {} --links {}",
+            self.seed, s.nodes, s.witnesses, s.groups, s.links
+        );
+        for r in agent_common::rules::ALL {
+            if !self.rules.hold(r) {
+                c += &format!(" --break {r:?}");
+            }
+        }
+        c + " --trace"
+    }
+
+    /// Faults that reach the narrow history in which this rule matters.
+    pub fn directed(rule: Rule, seed: u64) -> Options {
+        crate::directed::options(rule, seed)
+    }
+}
