@@ -99,7 +99,7 @@ pub struct Message {
     pub seq: u64,
     /// Promise wanted (heartbeat), given (ack) or still running (refusal), microseconds.
     pub promise_us: u32,
-    /// Groups the sender is unfit for do not fit here; a count of unfit links, for people.
+    /// Zero; for later versions.
     pub reserved: u32,
     /// Claim version of `set`.
     pub cv: u64,

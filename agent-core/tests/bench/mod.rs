@@ -32,6 +32,8 @@ pub struct Bench {
     /// May a message from one node to another pass?
     pub pass: fn(u8, u8, &Message) -> bool,
     pub kept: Vec<(u8, Message)>,
+    /// Called with true before the core is, and with false after.
+    pub around: fn(bool),
 }
 
 impl Bench {
@@ -44,6 +46,7 @@ impl Bench {
             wire: VecDeque::new(),
             pass: |_, _, _| true,
             kept: Vec::new(),
+            around: |_| {},
         };
         for id in 1..=n {
             let sh = Shared::default();
@@ -120,9 +123,12 @@ impl Bench {
     pub fn call(&mut self, id: u8, f: impl FnOnce(&mut Core<Rc<Shared>>, Now)) {
         let now = self.now();
         let ids = self.nodes.len() as u8;
+        let around = self.around;
         let n = &mut self.nodes[id as usize - 1];
         let Some(core) = &mut n.core else { return };
+        around(true);
         f(core, now);
+        around(false);
         while let Some(a) = core.poll_action() {
             match a {
                 Action::Broadcast(m) => (1..=ids).filter(|to| *to != id).for_each(|to| self.wire.push_back((to, m))),
@@ -131,7 +137,9 @@ impl Bench {
                 a => n.actions.push(a),
             }
         }
+        around(true);
         n.timer = core.deadline(now);
+        around(false);
     }
 
     pub fn command(&mut self, id: u8, c: Command) {

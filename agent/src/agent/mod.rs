@@ -24,7 +24,7 @@ use std::{ffi::CString, os::unix::ffi::OsStrExt, process::ExitCode};
 
 use anyhow::{Context, Result};
 
-pub use setup::{core_config, identity};
+pub use setup::{core_config, identity, lock};
 
 use crate::cli::agent::AgentArgs;
 

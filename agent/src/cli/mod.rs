@@ -18,6 +18,7 @@ pub mod reload;
 pub mod render;
 pub mod restart;
 pub mod status;
+pub mod unload;
 pub mod version;
 
 use std::path::PathBuf;
@@ -117,6 +118,8 @@ pub enum Command {
     Keygen(keygen::Args),
     /// Check this machine: kernel, BPF, drivers, clock, rights
     Doctor(doctor::Args),
+    /// Take the programs and maps of a stopped agent out of the kernel (before removing the package)
+    Unload(unload::Args),
     /// Show versions, of this program and of the running agent
     Version(version::Args),
 }
@@ -149,6 +152,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Events(args) => block_on(events::run(args, place.client())),
         Command::Reload(args) => block_on(reload::run(args, place.client())),
         Command::Restart(args) => block_on(restart::run(args, place.client())),
+        Command::Unload(args) => unload::run(&args, &place),
         Command::Version(args) => block_on(version::run(args, place.client())),
     };
     match result {

@@ -22,6 +22,9 @@ pub enum Failure {
     /// Writing the result failed.
     #[error("cannot write: {0}")]
     Output(#[from] io::Error),
+    /// It cannot be done as things are; with the mend.
+    #[error("{0}")]
+    Refused(String),
     /// Something did not come about in time.
     #[error("{0}")]
     Late(String),
@@ -61,6 +64,7 @@ impl Failure {
                 error.exit_code()
             }
             Failure::Output(_) => ExitCode::from(1),
+            Failure::Refused(_) => ExitCode::from(1),
             Failure::Late(_) => ExitCode::from(4),
         }
     }

@@ -1,0 +1,28 @@
+//! `heartline unload`.
+
+use std::path::PathBuf;
+
+use super::{Failure, Place};
+use crate::datapath::DataPath;
+
+/// Arguments of `heartline unload`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Where maps and programs are pinned
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/heartline")]
+    pub bpf_dir: PathBuf,
+}
+
+/// Takes everything of a stopped agent out of the kernel. While an agent runs it is refused: without the gate a VIP
+/// would be open to whoever has its address.
+pub(super) fn run(args: &Args, place: &Place) -> Result<(), Failure> {
+    let _lock = crate::agent::lock(&place.run_dir())
+        .map_err(|e| Failure::Refused(format!("{e:#}; stop the agent first: systemctl stop heartline")))?;
+    if !args.bpf_dir.exists() {
+        println!("nothing is pinned below {}", args.bpf_dir.display());
+        return Ok(());
+    }
+    DataPath::unload(&args.bpf_dir);
+    println!("programs and maps below {} are gone; the next start waits max_promise before it votes", args.bpf_dir.display());
+    Ok(())
+}
