@@ -81,6 +81,12 @@ pub fn on_message(sh: &Shared, m: &Message, now: u64, rules: Rules) -> Verdict {
     let p = sh.peer(m.from);
     let inc = p.incarnation.load();
     if m.incarnation < inc {
+        // A replayed packet of a node that lives costs nothing. A node that is not heard under its newer incarnation
+        // was set back (its wall clock was wrong at boot) and must learn that, or it could never take part again.
+        let heard = p.heard[(m.link & 7) as usize].load();
+        if m.kind == Kind::Heartbeat as u8 && now > heard.wrapping_add(sh.max_promise.load()) {
+            return Verdict::Regression;
+        }
         return Verdict::Drop(Counter::OldIncarnation);
     }
     match Kind::from_u8(m.kind) {

@@ -592,14 +592,21 @@ impl<S: Deref<Target = Shared>> Core<S> {
         let mut r = self.message(Kind::Regressed, now);
         r.to = m.from;
         r.re_incarnation = m.incarnation;
-        r.re_clock = self.sh.peer(m.from).hi_clock.load();
+        let known = self.sh.peer(m.from).incarnation.load();
+        if m.incarnation < known {
+            r.re_seq = known;
+        } else {
+            r.re_clock = self.sh.peer(m.from).hi_clock.load();
+        }
         self.push(Action::Send(m.from, r));
     }
 
     /// Rule 4: a voter has seen us further on than we are; what we remember is not what we promised.
     fn on_regressed(&mut self, m: &Message, now: Now) {
-        // Only a clock that has not yet been where the voter saw it proves that; else an old message of ours came late.
-        if m.re_incarnation != self.sh.incarnation.load() || m.re_clock <= now.boot {
+        // Only a clock that has not yet been where the voter saw it proves that, or a newer incarnation; else an old
+        // message of ours came late.
+        let mine = self.sh.incarnation.load();
+        if m.re_incarnation != mine || m.re_clock <= now.boot && m.re_seq <= mine {
             return;
         }
         self.drop_all(now, false);
@@ -608,7 +615,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
             p.word.store(PromiseWord::closed(generation).0);
             p.incarnation.store(0);
         }
-        let incarnation = (now.wall_ms * 1_000_000).max(self.sh.incarnation.load() + 1);
+        let incarnation = (now.wall_ms * 1_000_000).max(mine.max(m.re_seq) + 1);
         self.sh.vote_after.store(now.boot + self.cfg.timing.max_promise);
         self.sh.incarnation.store(incarnation);
         self.event(Event::StartedAfresh);

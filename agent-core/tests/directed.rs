@@ -289,3 +289,21 @@ fn no_release_for_an_asker_about_to_give_up() {
     b.command(1, Command::Move { group: 0, node: 2 });
     assert!(b.open(1, 0), "6 of 8 ms are over");
 }
+
+/// Rule 4: a node that booted with its wall clock in the past was refused for ever, because its incarnation was an old one.
+#[test]
+fn a_node_whose_wall_clock_was_set_back_comes_again() {
+    let mut b = Bench::new(3, 1);
+    b.run(30);
+    b.freeze(1, true);
+    b.run(11_000);
+    // New maps, born in 1970.
+    b.reborn(1, 5);
+    b.run(2_000);
+    assert!(b.sh(1).incarnation.load() > 1001, "it has learned of its newer incarnation");
+    assert!(b.events(1).contains(&Event::StartedAfresh));
+    b.run(11_000);
+    b.command(2, Command::Move { group: 0, node: 1 });
+    b.run(100);
+    assert!(b.open(1, 0), "and takes part: {:?}", b.events(1));
+}

@@ -111,6 +111,33 @@ impl Bench {
         }
     }
 
+    /// The machine comes up anew: fresh maps of this incarnation, which wait before they vote.
+    pub fn reborn(&mut self, id: u8, incarnation: u64) {
+        let (n, groups) = (self.nodes.len() as u8, 1);
+        let sh = Shared::default();
+        let old = Rc::clone(&self.nodes[id as usize - 1].sh);
+        sh.id.store(u64::from(id));
+        for (new, old) in [
+            (&sh.cluster, &old.cluster),
+            (&sh.generation, &old.generation),
+            (&sh.max_promise, &old.max_promise),
+            (&sh.voters, &old.voters),
+            (&sh.majority, &old.majority),
+        ] {
+            new.store(old.load());
+        }
+        sh.incarnation.store(incarnation);
+        sh.vote_after.store(self.t + self.timing.max_promise);
+        let node = &mut self.nodes[id as usize - 1];
+        node.sh = Rc::new(sh);
+        node.is_frozen = false;
+        node.frozen.clear();
+        node.core = None;
+        node.timer = 0;
+        let core = self.core(id, n, groups);
+        self.nodes[id as usize - 1].core = Some(core);
+    }
+
     /// The agent dies and starts again over its table.
     pub fn restart(&mut self, id: u8, groups: u8) {
         let n = self.nodes.len() as u8;

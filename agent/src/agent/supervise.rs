@@ -116,6 +116,15 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
     let table = datapath.table();
     let now = rt::now();
     let fresh = datapath.is_fresh();
+    let before = table.generation.load();
+    if !fresh && before > u64::from(config.generation) {
+        anyhow::bail!(
+            "{}: generation {} is older than the {before} that this node has been in: a generation never goes back \
+             (raise it in the file on all nodes, or, with the whole cluster stopped: heartline unload)",
+            args.config.display(),
+            config.generation
+        );
+    }
     datapath.set_vips(&setup::vips(&config))?;
     let links: Vec<_> = config.node_by_id(me).map(|n| n.links.iter().map(|l| l.address).collect()).unwrap_or_default();
     datapath.set_links(&links)?;

@@ -8,6 +8,7 @@ use std::{
 };
 
 use agent_common::{
+    Set,
     record::{AddressKey, COUNTERS, address_key},
     state::LAYOUT,
 };
@@ -180,8 +181,17 @@ impl DataPath {
 
     /// Fills in the identity. On a fresh table this also gives birth to the incarnation and starts the wait of rule 1;
     /// the layout word, which lets the programs use the table, is written last.
+    ///
+    /// A table of other members or of another generation is no state to go on with: this node then waits as if fresh,
+    /// and gives up what it owned (rule 10; changing members on a running cluster is not built yet).
     pub fn identify(&self, id: &Identity, now: u64, wall_ns: u64) {
         let t = &self.table;
+        let same = t.voters.load() == u64::from(id.voters) && t.generation.load() == u64::from(id.generation);
+        if !self.fresh && !same {
+            while !t.gate.remove(Set([u64::MAX; 4])) {}
+            t.lease.store(0);
+            t.vote_after.store(now + id.max_promise_ns.max(t.max_promise.load()));
+        }
         t.id.store(u64::from(id.id));
         t.cluster.store(u64::from(id.cluster));
         t.generation.store(u64::from(id.generation));
