@@ -8,6 +8,9 @@ use crate::{MAX_GROUPS, MAX_LINKS, MAX_NODES, SLOTS, Set, cell::Cell64};
 /// Layout number of [`Shared`]; a pinned table of another one is not adopted.
 pub const LAYOUT: u64 = 0x484c_5348_0000_0001;
 
+/// Bytes of [`Shared`] in this layout.
+const SHARED_SIZE: usize = 14_808;
+
 /// 2^10 ns: promises and leases are kept in these units, so that an expiry and 16 more bits fit in a word.
 pub const UNIT_SHIFT: u32 = 10;
 
@@ -243,6 +246,9 @@ pub struct Shared {
     /// The other nodes, by id - 1.
     pub peers: [PeerCell; MAX_NODES],
 }
+
+// The layout has changed? Raise LAYOUT, so that no agent adopts a table that it would misread.
+const _: () = assert!(size_of::<Shared>() == SHARED_SIZE);
 
 impl Default for Shared {
     fn default() -> Self {
