@@ -68,7 +68,7 @@ prop_compose! {
         rest in (
             prop_oneof![4 => 0u32..200_000, 1 => any::<u32>()],
             prop_oneof![8 => Just(CV), 1 => CV - 1..CV + 2, 1 => any::<u64>()],
-            prop_oneof![8 => Just(Set::of(GROUP)), 1 => Just(Set::of(9)), 1 => any::<[u64; 4]>().prop_map(Set)],
+            prop_oneof![8 => Just(Set::of(GROUP)), 1 => Just(Set::of(9)), 1 => Just(Set::of(GROUP).with(200)), 1 => any::<[u64; 4]>().prop_map(Set)],
             prop_oneof![4 => Just(0u64), 1 => any::<u64>()],
             prop_oneof![4 => 0u64..100, 1 => any::<u64>()],
             prop_oneof![4 => Just(MY_INCARNATION), 1 => any::<u64>()],

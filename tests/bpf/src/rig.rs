@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::Path,
 };
 
 use agent_common::{
@@ -103,7 +104,7 @@ pub struct Rig {
     seq: u64,
     counted: BTreeMap<&'static str, u64>,
     // Last, so that it is dropped last.
-    _pins: PinDir,
+    pins: PinDir,
 }
 
 /// The cluster key of all rigs.
@@ -151,7 +152,7 @@ impl Rig {
             seq: 1_000,
             counted: BTreeMap::new(),
             datapath,
-            _pins: pins,
+            pins,
         }
     }
 
@@ -176,6 +177,11 @@ impl Rig {
         p.claim[0].set.store(set);
         p.claim[0].cv.store(cv);
         p.word.store(1);
+    }
+
+    /// Where its pins are.
+    pub fn pins(&self) -> &Path {
+        self.pins.path()
     }
 
     /// The promise to the peer.
@@ -278,6 +284,12 @@ impl Rig {
             2 => Action::Drop,
             other => panic!("TC action {other}"),
         }
+    }
+
+    /// The XDP program, to run on other threads meanwhile: true if it sent the frame back.
+    pub fn hammer(&self) -> impl Fn(&[u8]) -> bool + Send + Sync + use<> {
+        let xdp = self.xdp;
+        move |frame| bpf::run(xdp, frame, Some(1), 1).expect("a run").retval == 3
     }
 
     /// The descriptors of the XDP and the egress program.

@@ -212,6 +212,48 @@ fn a_second_load_adopts_the_table() {
 }
 
 #[test]
+fn a_new_key_holds_from_the_next_load() {
+    let mut rig = Rig::new();
+    rig.grant(PEER, CV, Set::of(GROUP));
+    let m = rig.heartbeat();
+    assert_eq!(rig.send(&m).0, Action::Tx);
+    rig.delta();
+    let again = DataPath::load(rig.pins(), [9; 16]).unwrap();
+    assert!(!again.is_fresh());
+    let m = rig.heartbeat();
+    assert_eq!(
+        rig.send(&m).0,
+        Action::Drop,
+        "the map is one, so the running program knows the new key, too"
+    );
+    assert_eq!(rig.delta(), [("drop_forged", 1)]);
+}
+
+#[test]
+fn too_many_vips_are_an_error_and_those_that_fit_stay_gated() {
+    let mut rig = Rig::new();
+    let many: Vec<_> = (0..5_000u32)
+        .map(|i| (std::net::Ipv4Addr::from_bits(0x0b00_0000 + i).into(), GROUP))
+        .collect();
+    let e = rig.datapath.set_vips(&many).expect_err("4096 fit");
+    assert!(e.to_string().contains("VIPS"), "{e}");
+    for vip in [VIP4, OTHER_VIP4] {
+        let f = frame::udp(&[], (PEER4.into(), 1), (vip.into(), 80), b"x");
+        assert_eq!(rig.xdp(&f).0, Action::Drop, "{vip} is gated as before");
+    }
+    rig.datapath
+        .set_vips(&[(VIP4.into(), GROUP)])
+        .expect("and it can be mended");
+    let f = frame::udp(
+        &[],
+        (PEER4.into(), 1),
+        (std::net::Ipv4Addr::new(11, 0, 0, 1).into(), 80),
+        b"x",
+    );
+    assert_eq!(rig.xdp(&f).0, Action::Pass);
+}
+
+#[test]
 fn a_load_that_ended_before_its_identity_is_fresh_again() {
     let pins = PinDir::new();
     drop(DataPath::load(pins.path(), [1; 16]).unwrap());
