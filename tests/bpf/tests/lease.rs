@@ -1,12 +1,16 @@
 //! Acks of our own heartbeats: a majority extends the lease, and nothing else does.
 
 use agent_common::{
+    Set,
     state::LeaseWord,
     wire::{Kind, Message},
 };
-use heartline_bpf_tests::{Action, Rig, boot_ns, consts::*};
+use heartline_bpf_tests::{Action, Rig, boot_ns, consts::*, frame};
 
-const LEASE: u64 = 40_000_000;
+/// What a majority gives; long, so that nothing lapses by itself in a test.
+const LEASE: u64 = 120_000_000_000;
+/// What is left of the lease before.
+const STANDS: u64 = 60_000_000_000;
 
 /// A rig that has sent heartbeat `seq` at `sent`, for the running version.
 fn sent(seq: u64) -> (Rig, u64) {
@@ -14,9 +18,14 @@ fn sent(seq: u64) -> (Rig, u64) {
     let now = boot_ns();
     send(&rig, seq, now, CV);
     rig.table.run_cv.store(CV);
-    rig.table.lease.store(LeaseWord::until(0, CV).0);
+    rig.table.lease.store(before(now).0);
     rig.delta();
     (rig, now)
+}
+
+/// The lease that the acks of a heartbeat sent `at` find: running, soon over.
+fn before(at: u64) -> LeaseWord {
+    LeaseWord::until(at + STANDS, CV)
 }
 
 fn send(rig: &Rig, seq: u64, sent: u64, cv: u64) {
@@ -30,6 +39,7 @@ fn send(rig: &Rig, seq: u64, sent: u64, cv: u64) {
 #[track_caller]
 fn counts(rig: &mut Rig, m: Message) {
     let m = rig.sign(m);
+    rig.delta();
     assert_eq!(rig.send(&m).0, Action::Drop);
     assert_eq!(rig.delta(), [("acks_in", 1)]);
     assert!(rig.records().is_empty());
@@ -50,7 +60,7 @@ fn a_majority_extends_the_lease_to_send_time_plus_lease() {
     let (mut rig, at) = sent(5);
     let m = rig.ack(2, 5, at);
     counts(&mut rig, m);
-    assert_eq!(rig.table.lease().expiry_ns(), 0, "two of five with our own");
+    assert_eq!(rig.table.lease(), before(at), "two of five with our own");
     assert!(rig.table.peer(2).acked.load() >= at);
     assert!(rig.table.peer(2).rtt.load() < 60_000_000_000);
     let m = rig.ack(3, 5, at);
@@ -79,7 +89,7 @@ fn a_voter_counts_once() {
         };
         counts(&mut rig, m);
     }
-    assert_eq!(rig.table.lease().expiry_ns(), 0);
+    assert_eq!(rig.table.lease(), before(at));
 }
 
 #[test]
@@ -95,7 +105,7 @@ fn without_an_own_vote_it_takes_one_more() {
             let m = rig.ack(from, 5, at);
             counts(&mut rig, m);
         }
-        assert_eq!(rig.table.lease().expiry_ns(), 0);
+        assert_eq!(rig.table.lease(), before(at));
         let m = rig.ack(4, 5, at);
         counts(&mut rig, m);
         assert_eq!(
@@ -113,7 +123,7 @@ fn votes_are_not_added_over_heartbeats() {
     counts(&mut rig, m);
     let m = rig.ack(3, 6, at + 1_000_000);
     counts(&mut rig, m);
-    assert_eq!(rig.table.lease().expiry_ns(), 0, "one each");
+    assert_eq!(rig.table.lease(), before(at), "one each");
     let m = rig.ack(2, 6, at + 1_000_000);
     counts(&mut rig, m);
     assert_eq!(
@@ -218,20 +228,22 @@ fn only_the_running_version_extends() {
         counts(&mut rig, m);
     }
     assert_eq!(
-        rig.table.lease().expiry_ns(),
-        0,
+        rig.table.lease(),
+        before(at),
         "the running version is another"
     );
     // The running version has changed, the lease word not yet.
     let (mut rig, at) = sent(5);
-    rig.table.lease.store(LeaseWord::until(0, CV - 1).0);
+    rig.table
+        .lease
+        .store(LeaseWord::until(at + STANDS, CV - 1).0);
     for from in [2, 3, 4, 5] {
         let m = rig.ack(from, 5, at);
         counts(&mut rig, m);
     }
     assert_eq!(
         rig.table.lease(),
-        LeaseWord::until(0, CV - 1),
+        LeaseWord::until(at + STANDS, CV - 1),
         "the lease is another version's"
     );
 }
@@ -269,23 +281,23 @@ fn a_heartbeat_is_no_ack() {
             rig.send(&m);
         }
     }
-    assert_eq!(rig.table.lease().expiry_ns(), 0);
+    assert_eq!(rig.table.lease(), before(at));
 }
 
 #[test]
-fn the_lease_opens_the_gate_and_its_end_shuts_it() {
-    let (mut rig, _) = sent(5);
-    rig.table.gate.insert(agent_common::Set::of(GROUP));
-    let vip = heartline_bpf_tests::frame::udp(&[], (PEER4.into(), 1), (VIP4.into(), 80), b"x");
-    assert_eq!(rig.xdp(&vip).0, Action::Drop, "no lease yet");
-    let at = boot_ns();
-    send(&rig, 6, at, CV);
-    rig.table.slot(6).lease.store(60_000_000_000);
-    for from in [2, 3] {
-        let m = rig.ack(from, 6, at);
-        rig.send(&m);
-    }
+fn the_end_of_the_lease_shuts_the_gate_for_good() {
+    let (mut rig, at) = sent(5);
+    rig.table.gate.insert(Set::of(GROUP));
+    let vip = frame::udp(&[], (PEER4.into(), 1), (VIP4.into(), 80), b"x");
     assert_eq!(rig.xdp(&vip).0, Action::Pass);
-    rig.table.lease.store(LeaseWord::until(boot_ns(), CV).0);
+    let lapsed = LeaseWord::until(boot_ns(), CV);
+    rig.table.lease.store(lapsed.0);
     assert_eq!(rig.xdp(&vip).0, Action::Drop, "run out");
+    // Rule 7: late acks, or those of a node that stood still, do not bring it back.
+    for from in [2, 3, 4, 5] {
+        let m = rig.ack(from, 5, at);
+        counts(&mut rig, m);
+        assert_eq!(rig.table.lease(), lapsed);
+        assert_eq!(rig.xdp(&vip).0, Action::Drop, "acked by {from}");
+    }
 }

@@ -19,7 +19,7 @@ impl Drop for Stop<'_> {
 
 #[test]
 fn a_word_that_the_agent_closes_stays_closed() {
-    const ROUNDS: u64 = 4_000;
+    const ROUNDS: u64 = 1_500;
     let mut rig = Rig::new();
     rig.grant(PEER, CV, Set::of(GROUP));
     // On links and sequences of their own; each frame is a copy from its second time on.
