@@ -66,7 +66,7 @@ fn main() -> std::process::ExitCode {
     let mut first = None;
     for seed in from..from + count {
         let mut o = match (a.directed, a.broken.first()) {
-            (true, Some(r)) => Options::directed(*r, seed),
+            (_, Some(r)) if a.directed => Options::directed(*r, seed),
             _ => Options::random(seed, shape),
         };
         o.rules = rules;
