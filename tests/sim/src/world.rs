@@ -329,7 +329,8 @@ impl World {
         }
     }
 
-    pub(crate) fn command(&mut self, i: usize, c: Command) {
+    /// A person's command at a node (by id - 1), if its agent runs.
+    pub fn command(&mut self, i: usize, c: Command) {
         if self.nodes[i].core.is_none() || self.nodes[i].paused_until != 0 {
             return;
         }
@@ -358,6 +359,7 @@ impl World {
         while let Some(a) = core.poll_action() {
             match a {
                 Action::Broadcast(m) => {
+                    self.nodes[i].last_beat = self.t;
                     if let Err(v) = self.check.heartbeat(&m, self.t) {
                         self.fail(v);
                     }
@@ -524,6 +526,11 @@ impl World {
             PlannedEnd::Reboot => self.reboot(i, plan.down / 4 + MS),
             PlannedEnd::Restart | PlannedEnd::Hasty => self.kill(i, plan.down),
         }
+    }
+
+    /// What was broken, if anything.
+    pub fn broken(&self) -> Option<&Violation> {
+        self.broken.as_ref()
     }
 
     /// Groups that a node runs, for tests.
