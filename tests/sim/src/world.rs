@@ -109,7 +109,9 @@ impl World {
         };
         let drift = u64::from(w.o.drift_ppm);
         for id in 1..=w.o.shape.nodes {
+            // Half of the clocks are as wrong as can be: that is where lease and promise meet.
             let ppm = rng.between(0, 2 * drift + 1) as i64 - drift as i64;
+            let ppm = if rng.chance(500) { drift as i64 * ppm.signum() } else { ppm };
             let clock = Clock::new(0, rng.between(5_000 * MS, 500_000 * MS), ppm);
             let mut n = Node::new(id, clock, rng.between(0, 2_000) as i64 - 1_000);
             n.fresh_table(&w.o, 0, 0);
