@@ -85,7 +85,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
                 continue;
             }
             let p = self.sh.peer(h);
-            if held_by(p, true).and(set).is_empty() {
+            if held_by(p, self.rules.hold(Rule::Union)).and(set).is_empty() {
                 continue;
             }
             if !self.rules.hold(Rule::TakeCloses) {

@@ -208,6 +208,9 @@ impl Check {
             return Ok(());
         }
         let seen = &mut self.seen[m.from as usize - 1];
+        if seen.incarnation != m.incarnation {
+            *seen = Seen { incarnation: m.incarnation, ..Seen::default() };
+        }
         for (cv, set) in [(m.cv, m.set.0[0]), (m.ask_cv, m.ask_set.0[0])] {
             if cv == 0 {
                 continue;

@@ -29,8 +29,12 @@ impl Clock {
         if t >> 62 != 0 {
             return u64::MAX;
         }
+        // Rounding puts the estimate a few ns off, either way.
         while self.at(t) < shown {
             t += 1;
+        }
+        while t > self.since && self.at(t - 1) >= shown {
+            t -= 1;
         }
         t
     }

@@ -37,12 +37,18 @@ struct Args {
     /// With faults directed at the broken rule.
     #[arg(long)]
     directed: bool,
+    /// Largest clock error, parts per million; without it the seed chooses.
+    #[arg(long)]
+    drift: Option<u32>,
     /// Go on after the first failure.
     #[arg(long)]
     all: bool,
     /// One JSON line per failing seed and for the summary.
     #[arg(long)]
     json: bool,
+    /// Measure takeovers and moves instead, under the lan profile.
+    #[arg(long)]
+    measure: bool,
     /// Tell everything that happens.
     #[arg(long)]
     trace: bool,
@@ -57,6 +63,10 @@ fn rule(s: &str) -> Result<Rule, String> {
 
 fn main() -> std::process::ExitCode {
     let a = Args::parse();
+    if a.measure {
+        measure(a.nodes.unwrap_or(3), a.seeds);
+        return std::process::ExitCode::SUCCESS;
+    }
     let shape = a.nodes.map(|nodes| Shape { nodes, witnesses: a.witnesses, groups: a.groups, links: a.links });
     let rules = a.broken.iter().fold(Rules::all(), |r, b| r.without(*b));
     let (from, count) = a.seed.map_or((a.from, a.seeds), |s| (s, 1));
@@ -66,11 +76,12 @@ fn main() -> std::process::ExitCode {
     let mut first = None;
     for seed in from..from + count {
         let mut o = match (a.directed, a.broken.first()) {
-            (true, Some(r)) => Options::directed(*r, seed),
+            (_, Some(r)) if a.directed => Options::directed(*r, seed),
             _ => Options::random(seed, shape),
         };
         o.rules = rules;
         o.trace = a.trace;
+        o.drift_ppm = a.drift.unwrap_or(o.drift_ppm);
         let line = o.reproduce();
         let out = World::new(o).run();
         events += out.events;
@@ -113,4 +124,17 @@ fn main() -> std::process::ExitCode {
         );
     }
     if bad == 0 { std::process::ExitCode::SUCCESS } else { std::process::ExitCode::FAILURE }
+}
+
+fn measure(nodes: u8, runs: u64) {
+    let ms = |v: u64| v as f64 / 1e6;
+    let line = |what: &str, s: &heartline_sim::measure::Samples| {
+        println!("{what}: median {:.3} ms, max {:.3} ms ({} runs)", ms(s.median()), ms(s.max()), s.len());
+    };
+    let t = heartline_sim::measure::takeovers(nodes, agent_core::Timing::LAN, runs);
+    line("silent crash, outage", &t.outage);
+    line("silent crash, beyond the promise's end", &t.beyond);
+    let m = heartline_sim::measure::moves(nodes, agent_core::Timing::LAN, runs);
+    line("planned move, from the command", &m.total);
+    line("planned move, without owner", &m.gap);
 }

@@ -62,6 +62,8 @@ pub struct Node {
     pub plan: Option<Plan>,
     /// It is leaving, and stays away for so long.
     pub leaving: Option<u64>,
+    /// When its last heartbeat left, true time.
+    pub last_beat: u64,
     /// Its last incarnation.
     pub incarnation: u64,
     /// Timeouts in the present 10 ms, to see a timer that spins.
@@ -89,6 +91,7 @@ impl Node {
             kill_next: None,
             plan: None,
             leaving: None,
+            last_beat: 0,
             incarnation: 0,
             spins: (0, 0),
         }

@@ -109,7 +109,9 @@ impl World {
         };
         let drift = u64::from(w.o.drift_ppm);
         for id in 1..=w.o.shape.nodes {
+            // Half of the clocks are as wrong as can be: that is where lease and promise meet.
             let ppm = rng.between(0, 2 * drift + 1) as i64 - drift as i64;
+            let ppm = if rng.chance(500) { drift as i64 * ppm.signum() } else { ppm };
             let clock = Clock::new(0, rng.between(5_000 * MS, 500_000 * MS), ppm);
             let mut n = Node::new(id, clock, rng.between(0, 2_000) as i64 - 1_000);
             n.fresh_table(&w.o, 0, 0);
@@ -329,7 +331,8 @@ impl World {
         }
     }
 
-    pub(crate) fn command(&mut self, i: usize, c: Command) {
+    /// A person's command at a node (by id - 1), if its agent runs.
+    pub fn command(&mut self, i: usize, c: Command) {
         if self.nodes[i].core.is_none() || self.nodes[i].paused_until != 0 {
             return;
         }
@@ -358,6 +361,7 @@ impl World {
         while let Some(a) = core.poll_action() {
             match a {
                 Action::Broadcast(m) => {
+                    self.nodes[i].last_beat = self.t;
                     if let Err(v) = self.check.heartbeat(&m, self.t) {
                         self.fail(v);
                     }
@@ -524,6 +528,11 @@ impl World {
             PlannedEnd::Reboot => self.reboot(i, plan.down / 4 + MS),
             PlannedEnd::Restart | PlannedEnd::Hasty => self.kill(i, plan.down),
         }
+    }
+
+    /// What was broken, if anything.
+    pub fn broken(&self) -> Option<&Violation> {
+        self.broken.as_ref()
     }
 
     /// Groups that a node runs, for tests.
