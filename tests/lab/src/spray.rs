@@ -109,9 +109,11 @@ pub fn datagrams(
 /// # Errors
 /// None come within two seconds.
 pub fn overhear(lab: &Lab, node: &str, port: u16, count: usize) -> Result<Vec<Vec<u8>>> {
-    let device = port_name(lab.node(node)?, 0);
+    let station = lab.node(node)?;
+    let device = port_name(station, 0);
     lab.switch.ns.run(|| {
-        let socket = open(&device, libc::ETH_P_IP)?;
+        // The bridge takes frames before anybody who asks for one protocol alone.
+        let socket = open(&device, libc::ETH_P_ALL)?;
         let end = boot_ns() + 2_000_000_000;
         let (mut heard, mut buffer) = (Vec::new(), [0; 2048]);
         while heard.len() < count {
@@ -121,7 +123,7 @@ pub fn overhear(lab: &Lab, node: &str, port: u16, count: usize) -> Result<Vec<Ve
             let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
             poll(&mut fds, PollTimeout::from(100_u8))?;
             while let Ok(length) = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
-                heard.extend(heartbeat(&buffer[..length], port));
+                heard.extend(heartbeat(&buffer[..length], station.eth0().mac, port));
             }
         }
         heard.truncate(count);
@@ -129,10 +131,10 @@ pub fn overhear(lab: &Lab, node: &str, port: u16, count: usize) -> Result<Vec<Ve
     })
 }
 
-/// The payload of a frame, if it is a heartbeat.
-fn heartbeat(frame: &[u8], port: u16) -> Option<Vec<u8>> {
+/// The payload of a frame, if it is a heartbeat of the node with this hardware address.
+fn heartbeat(frame: &[u8], from: [u8; 6], port: u16) -> Option<Vec<u8>> {
     let frame = EthernetFrame::new_checked(frame).ok()?;
-    if frame.ethertype() != EthernetProtocol::Ipv4 {
+    if frame.src_addr().0 != from || frame.ethertype() != EthernetProtocol::Ipv4 {
         return None;
     }
     let packet = Ipv4Packet::new_checked(frame.payload()).ok()?;

@@ -136,7 +136,7 @@ fn a_reload_that_is_refused_keeps_everything() -> Result<()> {
             // Something allowed beside it: all or nothing.
             (Some(format!("{}{more}", text.replace("\"lan\"", "\"wan\""))), "timing"),
             (Some(text.replace("generation = 1", "generation = 2")), "generation"),
-            (Some(text.replace("10.77.0.2\"", "10.77.0.9\"")), "10.77.0.9"),
+            (Some(text.replace("10.77.0.2\"", "10.77.0.9\"")), "n2"),
             (Some(text.replace("10.77.0.100", "10.77.0.1000")), "10.77.0.1000"),
             (Some("cluster = ".into()), "heartline.toml"),
             (None, "heartline.toml"),
