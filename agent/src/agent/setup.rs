@@ -5,14 +5,17 @@ use std::{
     fs::{self, File, OpenOptions},
     io::Write,
     net::IpAddr,
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::Path,
 };
 
 use agent_common::{MAX_NODES, node_bit};
 use agent_core::{CoreConfig, Failback, GroupConfig, NodeConfig, Timing};
 use anyhow::{Context, Result, bail};
-use nix::fcntl::{Flock, FlockArg};
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
 
 use crate::{
     config::{self, Config, Datapath},
@@ -58,11 +61,19 @@ pub fn who_am_i(config: &Config, name: Option<&str>) -> Result<u8> {
     })
 }
 
-/// One agent per node: holds the lock until the process ends.
+/// One agent per node: both locks are held until the process ends.
+#[derive(Debug)]
+pub struct Locks {
+    _run_dir: Flock<File>,
+    /// The pins are what must not be shared: another run directory does not make another node.
+    _pins: Flock<File>,
+}
+
+/// Takes the locks; the directory of the pins must be on its file system by now.
 ///
 /// # Errors
-/// Another agent holds it.
-pub fn lock(run_dir: &Path) -> Result<Flock<File>> {
+/// Another agent holds one; the error names its process and the mend.
+pub fn lock(run_dir: &Path, bpf_dir: &Path) -> Result<Locks> {
     fs::create_dir_all(run_dir).with_context(|| format!("creating {}", run_dir.display()))?;
     let path = run_dir.join("agent.lock");
     let file = OpenOptions::new()
@@ -72,17 +83,36 @@ pub fn lock(run_dir: &Path) -> Result<Flock<File>> {
         .mode(0o600)
         .open(&path)
         .with_context(|| format!("opening {}", path.display()))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(mut lock) => {
-            let _ = lock.set_len(0);
-            let _ = write!(lock, "{}", std::process::id());
-            Ok(lock)
+    let mut lock = exclusive(file, &path)?;
+    let _ = lock.set_len(0);
+    let _ = write!(lock, "{}", std::process::id());
+    fs::create_dir_all(bpf_dir).with_context(|| format!("creating {}", bpf_dir.display()))?;
+    let pins = File::open(bpf_dir).with_context(|| format!("opening {}", bpf_dir.display()))?;
+    let pins = exclusive(pins, bpf_dir)?;
+    Ok(Locks { _run_dir: lock, _pins: pins })
+}
+
+fn exclusive(file: File, path: &Path) -> Result<Flock<File>> {
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(file, errno)| {
+        if errno != Errno::EWOULDBLOCK {
+            return anyhow::anyhow!("locking {}: {errno}", path.display());
         }
-        Err((_, errno)) => {
-            let pid = fs::read_to_string(&path).unwrap_or_default();
-            bail!("another agent (process {}) holds {}: one agent per node ({errno})", pid.trim(), path.display())
-        }
-    }
+        // A directory cannot say who holds it, the kernel can.
+        let who = file.metadata().ok().and_then(|m| holder(m.ino()));
+        let who = who.map_or_else(String::new, |pid| format!(" (process {pid})"));
+        anyhow::anyhow!("another agent{who} holds {}: one agent per node; stop it first", path.display())
+    })
+}
+
+/// The process that holds a flock(2) on a file, from /proc/locks.
+fn holder(inode: u64) -> Option<u32> {
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    let suffix = format!(":{inode}");
+    locks.lines().find_map(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        let (kind, _, _, pid, file) = (words.next()?, words.next()?, words.next()?, words.next()?, words.next()?);
+        (kind == "FLOCK" && file.ends_with(&suffix)).then(|| pid.parse().ok())?
+    })
 }
 
 /// The core's view of the configuration.

@@ -100,14 +100,14 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
     crate::cli::logging::apply_config_level(&config.log)?;
     let me = setup::who_am_i(&config, args.node.as_deref())?;
     let key = ClusterKey::load(&config.key_file)?;
-    let _lock = setup::lock(&args.run_dir)?;
+    mount_bpffs(&args.bpf_dir);
+    let _locks = setup::lock(&args.run_dir, &args.bpf_dir)?;
     let notifier = Notifier::start();
     let names = Names::of(&config);
     let log = EventLog::new(names.node(me));
     let locked = !args.no_realtime
         && net::rt::lock_memory().map_err(|e| tracing::warn!("{e}; takeovers may be late when memory is short")).is_ok();
 
-    mount_bpffs(&args.bpf_dir);
     let mut datapath = DataPath::load_logging(&args.bpf_dir, *key.as_bytes(), args.debug_datapath)?;
     if args.debug_datapath {
         let logger = datapath.logger()?;
@@ -178,6 +178,10 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
         datapath,
     };
     s.record(drafts);
+    let stale = s.datapath.removed_pins().iter().map(|path| {
+        Draft::new(EventKind::StalePins, format!("pins of another version are removed: {}", path.display()))
+    });
+    s.record(stale.collect());
     let how = if fresh { "with fresh state" } else { "with the state of an earlier run" };
     let text = format!("agent {} started {how}, {kept} groups kept", env!("CARGO_PKG_VERSION"));
     s.record(vec![Draft::new(EventKind::AgentStarted, text)]);

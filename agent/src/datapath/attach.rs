@@ -167,6 +167,17 @@ impl DataPath {
     }
 }
 
+/// Removes pins of links whose device is gone: it vanished while no agent ran.
+pub(super) fn remove_dead_links(dir: &Path) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for path in entries.filter_map(Result::ok).map(|e| e.path()) {
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        if (name.starts_with("xdp-") || name.starts_with("egress-")) && ifindex_of(&path).is_ok_and(|i| i == 0) {
+            let _ = fs::remove_file(&path);
+        }
+    }
+}
+
 /// The pinned link of this device, if it still belongs to it.
 fn adopt(pin: &Path, ifindex: u32) -> Option<FdLink> {
     match ifindex_of(pin) {

@@ -18,7 +18,11 @@ use aya::{
     programs::{SchedClassifier, Xdp},
 };
 
-use super::{Ring, Table, attach::Links, pins};
+use super::{
+    Ring, Table,
+    attach::{self, Links},
+    pins,
+};
 
 /// The compiled eBPF object.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/heartline-ebpf"));
@@ -90,6 +94,7 @@ pub struct DataPath {
     vips: HashMap<MapData, AddressKey, u32>,
     link_addresses: HashMap<MapData, AddressKey, u32>,
     fresh: bool,
+    removed: Vec<PathBuf>,
 }
 
 macro_rules! take {
@@ -120,7 +125,8 @@ impl DataPath {
         let maps = dir.join("maps");
         fs::create_dir_all(&maps).map_err(|source| LoadError::PinDir { path: maps.clone(), source })?;
         pins::check_file_system(&maps)?;
-        remove_other_layouts(bpf_dir, &name);
+        let removed = remove_other_layouts(bpf_dir, &name);
+        attach::remove_dead_links(&dir);
         pins::check(&maps)?;
         let mut ebpf = EbpfLoader::new()
             .default_map_pin_directory(&maps)
@@ -161,12 +167,18 @@ impl DataPath {
             vips,
             link_addresses,
             fresh,
+            removed,
         })
     }
 
     /// Was the shared table made by this load? Then rule 1 applies: wait before voting.
     pub fn is_fresh(&self) -> bool {
         self.fresh
+    }
+
+    /// Pins of other versions that this load found and removed.
+    pub fn removed_pins(&self) -> &[PathBuf] {
+        &self.removed
     }
 
     /// The shared table.
@@ -266,15 +278,17 @@ fn sync(name: &'static str, map: &mut HashMap<MapData, AddressKey, u32>, want: &
 
 /// Pins of another layout belong to another version of the agent: its promises cannot be read, so they must be waited
 /// out (the table here is fresh then), and its programs must go.
-fn remove_other_layouts(bpf_dir: &Path, keep: &str) {
-    let Ok(entries) = fs::read_dir(bpf_dir) else { return };
+fn remove_other_layouts(bpf_dir: &Path, keep: &str) -> Vec<PathBuf> {
+    let mut removed = Vec::new();
+    let Ok(entries) = fs::read_dir(bpf_dir) else { return removed };
     for entry in entries.filter_map(Result::ok) {
-        let name = entry.file_name();
-        if name != keep && pins::is_layout(&name) && entry.path().is_dir() {
-            tracing::warn!("removing pins of another version: {}", entry.path().display());
-            if let Err(e) = fs::remove_dir_all(entry.path()) {
-                tracing::warn!("{}: {e}", entry.path().display());
+        let (name, path) = (entry.file_name(), entry.path());
+        if name != keep && pins::is_layout(&name) && path.is_dir() {
+            match fs::remove_dir_all(&path) {
+                Ok(()) => removed.push(path),
+                Err(e) => tracing::warn!("pins of another version cannot be removed: {}: {e}", path.display()),
             }
         }
     }
+    removed
 }

@@ -190,6 +190,8 @@ impl Worker {
                     ifindex: addr.ifindex,
                 });
             }
+        } else if owned {
+            self.strays = true;
         }
     }
 
@@ -295,6 +297,8 @@ impl Worker {
                 }
             } else if !owned || exact || addr.ours {
                 found.remove.push(addr);
+            } else {
+                self.strays = true;
             }
         }
         let now = boottime_ns();

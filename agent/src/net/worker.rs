@@ -95,6 +95,7 @@ pub fn spawn(config: &NetConfig, start: Start) -> Result<NetHandle, NetError> {
         wake,
         resync_at: NEVER,
         last_resync: 0,
+        strays: false,
         swept: false,
         turn: 0,
         stop_at: NEVER,
@@ -137,6 +138,8 @@ pub(super) struct Worker {
     /// When to read everything anew; notices are left alone until then.
     pub(super) resync_at: u64,
     pub(super) last_resync: u64,
+    /// Somebody has put an owned VIP on a device in another form, too: it must go when the group goes.
+    pub(super) strays: bool,
     /// The sweep has succeeded once.
     pub(super) swept: bool,
     /// The group served last.
@@ -248,6 +251,9 @@ impl Worker {
                 _ => {
                     *lost = epoch.max(*lost);
                     group.lose(epoch);
+                    if std::mem::take(&mut self.strays) {
+                        self.resync_at = self.resync_at.min(now);
+                    }
                 }
             },
             NetCommand::Announce { .. } if group.owned.is_some() && group.pass.is_none() => {

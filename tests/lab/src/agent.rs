@@ -202,6 +202,14 @@ impl Agent {
         self.wait_end(deadline)
     }
 
+    /// Waits for an end that it comes to by itself; returns its exit status.
+    ///
+    /// # Errors
+    /// It was not started or does not end in time.
+    pub fn ended(&mut self, deadline: Duration) -> Result<Option<i32>> {
+        self.wait_end(deadline)
+    }
+
     fn wait_end(&mut self, deadline: Duration) -> Result<Option<i32>> {
         let Some(child) = self.child.as_mut() else {
             bail!("no agent")

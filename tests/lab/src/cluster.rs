@@ -59,6 +59,14 @@ impl Cluster {
     /// # Errors
     /// Something does not start.
     pub fn start(lab: Lab, config: &str, key_name: &str) -> Result<Self> {
+        Self::start_first(usize::MAX, lab, config, key_name)
+    }
+
+    /// As [`Cluster::start`], on the first `count` nodes only: the others are spare machines.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`].
+    pub fn start_first(count: usize, lab: Lab, config: &str, key_name: &str) -> Result<Self> {
         agent::ensure_bpffs()?;
         let path = lab.dir().join("heartline.toml");
         fs::write(&path, config)?;
@@ -72,6 +80,7 @@ impl Cluster {
         let mut agents = lab
             .nodes
             .iter()
+            .take(count)
             .map(|node| Agent::new(node, &path, lab.dir(), &pins.0))
             .collect::<Result<Vec<_>>>()?;
         agents.iter_mut().try_for_each(Agent::start)?;

@@ -13,6 +13,8 @@ pub struct ConfigSpec {
     pub vip6: bool,
     /// Heartbeats over IPv6 instead of IPv4.
     pub link6: bool,
+    /// So many of the last nodes vote and own nothing.
+    pub witnesses: u8,
     /// Lines put into the top of the file, such as `announce_interval = "30s"`.
     pub extra: String,
 }
@@ -23,6 +25,7 @@ impl Default for ConfigSpec {
             profile: "lan",
             vip6: true,
             link6: false,
+            witnesses: 0,
             extra: String::new(),
         }
     }
@@ -37,8 +40,12 @@ pub fn text(lab: &LabSpec, spec: &ConfigSpec) -> String {
          max_promise = \"1s\"\n",
         spec.extra, spec.profile
     );
+    let members = lab.nodes.saturating_sub(spec.witnesses);
     for id in 1..=lab.nodes {
         let _ = write!(text, "\n[[node]]\nname = \"n{id}\"\nid = {id}\n");
+        if id > members {
+            text += "role = \"witness\"\n";
+        }
         for net in 0..lab.links {
             let address = match (spec.link6, net) {
                 (false, net) => format!("10.77.{net}.{id}"),
@@ -51,7 +58,7 @@ pub fn text(lab: &LabSpec, spec: &ConfigSpec) -> String {
             );
         }
     }
-    let prefer: Vec<String> = (1..=lab.nodes).map(|id| format!("\"n{id}\"")).collect();
+    let prefer: Vec<String> = (1..=members).map(|id| format!("\"n{id}\"")).collect();
     let _ = write!(
         text,
         "\n[[group]]\nname = \"web\"\nid = 0\nprefer = [{}]\n\

@@ -267,13 +267,8 @@ fn wire(switch: &Ns, stations: &[Station], nets: u8) -> Result<Vec<Port>> {
     let mut ports = Vec::new();
     for station in stations {
         for (net, link) in station.links.iter().enumerate() {
-            let (device, mac) = (format!("{}-eth{net}", station.name), mac_text(link.mac));
-            batch += &format!(
-                "link add {device} type veth peer name {} address {mac} netns {}\n",
-                link.device,
-                station.ns.name()
-            );
-            batch += &format!("link set {device} master br{net} up\n");
+            let device = port_name(station, net);
+            batch += &cable(station, net, link);
             let station = station.name.clone();
             ports.push(Port {
                 station,
@@ -292,6 +287,38 @@ fn wire(switch: &Ns, stations: &[Station], nets: u8) -> Result<Vec<Port>> {
             .collect::<Vec<_>>(),
     )?;
     Ok(ports)
+}
+
+/// The switch's device towards a link of a station.
+pub(crate) fn port_name(station: &Station, net: usize) -> String {
+    format!("{}-eth{net}", station.name)
+}
+
+/// Lines of `ip` that make one veth pair, in the switch's namespace.
+pub(crate) fn cable(station: &Station, net: usize, link: &Link) -> String {
+    let (port, mac) = (port_name(station, net), mac_text(link.mac));
+    format!(
+        "link add {port} type veth peer name {} address {mac} netns {}\n\
+         link set {port} master br{net} up\n",
+        link.device,
+        station.ns.name()
+    )
+}
+
+/// Lines of `ip` that give a link its addresses, in the station's namespace.
+pub(crate) fn addresses(station: &Station, link: &Link, prober: &Link) -> String {
+    let Link { device, v4, v6, .. } = link;
+    let mut batch = format!("link set {device} up\n");
+    batch += &format!("address add {v4}/24 broadcast + dev {device}\n");
+    batch += &format!("address add {v6}/64 dev {device} nodad\n");
+    // Nodes answer the prober without asking for its address: a node that is cut off could not.
+    if station.id <= 32 && device == "eth0" {
+        let mac = mac_text(prober.mac);
+        for address in [prober.v4.to_string(), prober.v6.to_string()] {
+            batch += &format!("neigh replace {address} lladdr {mac} dev eth0 nud permanent\n");
+        }
+    }
+    batch
 }
 
 /// Addresses and settings of one station.
@@ -314,17 +341,7 @@ fn configure(station: &Station, prober: &Link) -> Result<()> {
 
     let mut batch = String::from("link set lo up\n");
     for link in &station.links {
-        let Link { device, v4, v6, .. } = link;
-        batch += &format!("link set {device} up\n");
-        batch += &format!("address add {v4}/24 broadcast + dev {device}\n");
-        batch += &format!("address add {v6}/64 dev {device} nodad\n");
-    }
-    // Nodes answer the prober without asking for its address: a node that is cut off could not.
-    if station.id <= 32 {
-        let mac = mac_text(prober.mac);
-        for address in [prober.v4.to_string(), prober.v6.to_string()] {
-            batch += &format!("neigh replace {address} lladdr {mac} dev eth0 nud permanent\n");
-        }
+        batch += &addresses(station, link, prober);
     }
     station.ns.ip(&batch)?;
     let devices: Vec<_> = station
@@ -336,7 +353,7 @@ fn configure(station: &Station, prober: &Link) -> Result<()> {
 }
 
 /// Waits until no address is tentative and each device has its carrier.
-fn wait_ready(station: &Station) -> Result<()> {
+pub(crate) fn wait_ready(station: &Station) -> Result<()> {
     let end = Instant::now() + Duration::from_secs(5);
     loop {
         let mut command = std::process::Command::new("ip");

@@ -28,9 +28,12 @@ pub mod load;
 pub mod netns;
 pub mod ownership;
 pub mod paint;
+pub mod plug;
 pub mod probe_outage;
 pub mod probe_owner;
+pub mod spray;
 pub mod switch;
+pub mod trial;
 pub mod web;
 
 pub use cluster::Cluster;

@@ -76,7 +76,7 @@ impl OwnerProber {
         let socket = lab
             .prober
             .ns
-            .run(|| open(&own.device))
+            .run(|| open(&own.device, libc::ETH_P_IP))
             .context("owner prober")?;
         let macs: Vec<_> = lab.nodes.iter().map(|node| node.eth0().mac).collect();
         let interval = interval.as_nanos() as u64;
@@ -158,10 +158,10 @@ impl Drop for OwnerProber {
     }
 }
 
-/// A packet socket for IPv4 frames on one device of this thread's namespace.
-fn open(device: &str) -> Result<OwnedFd> {
+/// A packet socket for the frames of one protocol (`ETH_P_*`) on one device of this thread's namespace.
+pub(crate) fn open(device: &str, protocol: i32) -> Result<OwnedFd> {
     let kind = libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
-    let protocol = (libc::ETH_P_IP as u16).to_be();
+    let protocol = (protocol as u16).to_be();
     // SAFETY: a plain system call; the result is checked.
     let fd = unsafe { libc::socket(libc::AF_PACKET, kind, i32::from(protocol)) };
     Errno::result(fd)?;

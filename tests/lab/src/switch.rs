@@ -2,7 +2,10 @@
 //! program that pass frames or drop them as a map says, so that a cut is silent (no carrier
 //! change) and takes effect at one instant.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use anyhow::{Context as _, Result, bail};
 use aya::{
@@ -49,7 +52,9 @@ pub struct Switch {
     shadow: BTreeMap<(u32, [u8; 6]), u8>,
     /// Stations that a cut spares: they watch.
     watchers: BTreeSet<[u8; 6]>,
-    _programs: Ebpf,
+    /// Its namespace.
+    pub(crate) ns: Ns,
+    programs: Ebpf,
 }
 
 impl std::fmt::Debug for Switch {
@@ -71,29 +76,14 @@ impl Switch {
         let mut programs = EbpfLoader::new()
             .load(OBJECT)
             .context("the lab's eBPF object")?;
+        let xdp: &mut Xdp = program(&mut programs, "lab_port")?.try_into()?;
+        xdp.load()?;
+        let out: &mut SchedClassifier = program(&mut programs, "lab_port_out")?.try_into()?;
+        out.load()?;
         ns.run(|| {
-            for port in &mut ports {
-                port.ifindex = nix::net::if_::if_nametoindex(port.device.as_str())
-                    .with_context(|| format!("switch port {}", port.device))?;
-            }
-            let xdp: &mut Xdp = program(&mut programs, "lab_port")?.try_into()?;
-            xdp.load()?;
-            for port in &ports {
-                xdp.attach_to_if_index(port.ifindex, XdpMode::Driver)
-                    .with_context(|| format!("native XDP on {}", port.device))?;
-            }
-            // TCX came with kernel 6.6; before, the port needs a clsact qdisc.
-            let tcx = KernelVersion::current().is_ok_and(|v| v >= KernelVersion::new(6, 6, 0));
-            let out: &mut SchedClassifier = program(&mut programs, "lab_port_out")?.try_into()?;
-            out.load()?;
-            for port in &ports {
-                if !tcx {
-                    tc::qdisc_add_clsact(&port.device)?;
-                }
-                out.attach(&port.device, TcAttachType::Egress)
-                    .with_context(|| format!("TC egress on {}", port.device))?;
-            }
-            Ok(())
+            ports
+                .iter_mut()
+                .try_for_each(|port| attach(&mut programs, port))
         })?;
         let map = programs.take_map("LAB_CUT").context("map LAB_CUT")?;
         Ok(Self {
@@ -101,8 +91,17 @@ impl Switch {
             cuts: HashMap::try_from(map)?,
             shadow: BTreeMap::new(),
             watchers,
-            _programs: programs,
+            ns: ns.clone(),
+            programs,
         })
+    }
+
+    /// A port's device is there anew: the programs are attached to it. Cuts of the old one are gone with it.
+    pub(crate) fn attach_again(&mut self, station: &str, link: usize) -> Result<()> {
+        let Self { ports, programs, ns, .. } = self;
+        let found = ports.iter_mut().find(|port| port.station == station && port.link == link);
+        let port = found.with_context(|| format!("{station} has no link {link}"))?;
+        ns.run(|| attach(programs, port))
     }
 
     /// All ports.
@@ -258,6 +257,34 @@ impl Switch {
         self.shadow.insert((ifindex, mac), bits);
         Ok(())
     }
+}
+
+/// Pins a map of the lab's own at a path: for agents that must find something foreign there.
+///
+/// # Errors
+/// Not a BPF file system, or the path is taken.
+pub fn pin_foreign_map(path: &Path) -> Result<()> {
+    let programs = EbpfLoader::new().load(OBJECT)?;
+    let map = programs.map("LAB_CUT").context("map LAB_CUT")?;
+    map.pin(path).with_context(|| format!("pinning {}", path.display()))?;
+    Ok(())
+}
+
+/// Attaches both programs to a port, in its namespace, and notes its index.
+fn attach(programs: &mut Ebpf, port: &mut Port) -> Result<()> {
+    port.ifindex = nix::net::if_::if_nametoindex(port.device.as_str())
+        .with_context(|| format!("switch port {}", port.device))?;
+    let xdp: &mut Xdp = program(programs, "lab_port")?.try_into()?;
+    xdp.attach_to_if_index(port.ifindex, XdpMode::Driver)
+        .with_context(|| format!("native XDP on {}", port.device))?;
+    // TCX came with kernel 6.6; before, the port needs a clsact qdisc.
+    if KernelVersion::current().is_ok_and(|v| v < KernelVersion::new(6, 6, 0)) {
+        tc::qdisc_add_clsact(&port.device)?;
+    }
+    let out: &mut SchedClassifier = program(programs, "lab_port_out")?.try_into()?;
+    out.attach(&port.device, TcAttachType::Egress)
+        .with_context(|| format!("TC egress on {}", port.device))?;
+    Ok(())
 }
 
 fn program<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut aya::programs::Program> {

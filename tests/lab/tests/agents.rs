@@ -6,107 +6,15 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use heartline_lab::{
-    Cluster, Lab, LabSpec,
+    LabSpec,
     clock::boot_ns,
-    config::{self, ConfigSpec},
-    demo::rig::Rig,
-    interrupt::until,
+    config::ConfigSpec,
+    interrupt::{pass, until},
+    trial::{SOON, fault, nobody_serves, owner, standbys, taken_over, undisturbed, with},
 };
 use nix::sys::signal::Signal;
-
-const SOON: Duration = Duration::from_secs(10);
-const POLL: Duration = Duration::from_millis(5);
-
-/// Raises a cluster, waits until it serves, runs the test, then looks at the whole time: never two
-/// owners. Logs are kept if anything failed.
-fn with(lab: LabSpec, spec: ConfigSpec, test: impl FnOnce(&mut Rig) -> Result<()>) -> Result<()> {
-    let text = config::text(&lab, &spec);
-    let mut rig = Rig::start(Cluster::start(Lab::up(&lab)?, &text, "cluster.key")?)?;
-    let result = rig.settle().and_then(|()| test(&mut rig)).and_then(|()| {
-        let seen = rig.owners.ownership(rig.from, boot_ns());
-        println!("on the wire: {seen:?}");
-        for agent in rig.cluster.agents() {
-            println!("{}: {:?}", agent.name(), agent.events().unwrap_or_default());
-        }
-        ensure!(seen.dual_rounds == 0, "two owners at once: {seen:?}");
-        ensure!(!seen.spans.is_empty(), "nobody ever answered for the VIP");
-        Ok(())
-    });
-    match result {
-        Ok(()) => Ok(()),
-        Err(error) => {
-            let kept = rig.cluster.keep_dir().unwrap_or_default();
-            Err(error.context(format!("logs and config are kept in {}", kept.display())))
-        }
-    }
-}
-
-fn owner(rig: &Rig) -> Result<String> {
-    rig.wire_owner().context("nobody answers for the VIP")
-}
-
-/// Does something to the owner, makes sure that it was the owner, and waits for the next one.
-/// Returns both.
-fn fault(
-    rig: &mut Rig,
-    act: impl FnOnce(&mut Rig, &str, &[&str]) -> Result<()>,
-) -> Result<(String, String)> {
-    let old = owner(rig)?;
-    let names: Vec<_> = rig
-        .cluster
-        .lab
-        .nodes
-        .iter()
-        .map(|node| node.name.clone())
-        .collect();
-    let others: Vec<_> = names
-        .iter()
-        .map(String::as_str)
-        .filter(|name| *name != old)
-        .collect();
-    let at = boot_ns();
-    act(rig, &old, &others)?;
-    rig.hit_the_owner(&old, at)?;
-    let new = taken_over(rig, &old)?;
-    Ok((old, new))
-}
-
-/// Waits until another node than `old` serves the client, over IPv4 and IPv6.
-fn taken_over(rig: &Rig, old: &str) -> Result<String> {
-    let served = until(SOON, POLL, || {
-        let other = rig.wire_owner().is_some_and(|new| new != old);
-        Ok(other && rig.v4.answered_lately(50) && rig.v6.answered_lately(50))
-    })?;
-    let now = rig.wire_owner();
-    ensure!(
-        served,
-        "no other node than {old} serves the client (owner on the wire: {now:?})"
-    );
-    owner(rig)
-}
-
-/// Nothing that the probers sent from `from` to now is lost, and the owner is still `old`.
-fn undisturbed(rig: &mut Rig, from: u64, old: &str) -> Result<()> {
-    rig.settle()?;
-    // Probes of the last moment are under way.
-    let to = boot_ns() - 20_000_000;
-    let (v4, v6) = (rig.v4.outage(from, to), rig.v6.outage(from, to));
-    ensure!(v4.lost == 0 && v6.lost == 0, "lost echoes: {v4:?} {v6:?}");
-    let spans = rig.owners.ownership(from, to).spans;
-    let index = rig
-        .cluster
-        .lab
-        .nodes
-        .iter()
-        .position(|node| node.name == old);
-    ensure!(
-        spans.iter().all(|span| Some(span.node) == index),
-        "the VIP was not with {old} all the time: {spans:?}"
-    );
-    Ok(())
-}
 
 #[test]
 fn a_silent_cut_and_its_healing() -> Result<()> {
@@ -184,22 +92,12 @@ fn an_owner_that_is_heard_and_does_not_hear() -> Result<()> {
 fn a_standby_cut_off_disturbs_nobody() -> Result<()> {
     with(LabSpec::default(), ConfigSpec::default(), |rig| {
         let old = owner(rig)?;
-        let names: Vec<_> = rig
-            .cluster
-            .lab
-            .nodes
-            .iter()
-            .map(|node| node.name.clone())
-            .collect();
-        let standby = names
-            .iter()
-            .find(|name| **name != old)
-            .context("a standby")?;
-        let from = rig.cluster.lab.switch.cut(standby)?;
+        let standby = standbys(rig)?.first().context("a standby")?.clone();
+        let from = rig.cluster.lab.switch.cut(&standby)?;
         rig.cluster
             .wait_for("the standby is seen silent", SOON, |said| {
                 said.iter()
-                    .filter(|(name, _)| name != standby)
+                    .filter(|(name, _)| *name != standby)
                     .all(|(_, said)| {
                         said.as_ref()
                             .is_ok_and(|status| heartline_lab::cluster::alive(status) == 2)
@@ -218,7 +116,7 @@ fn one_of_two_links_lost_moves_nothing() -> Result<()> {
         |rig| {
             let old = owner(rig)?;
             let from = rig.cluster.lab.switch.cut_link(&old, 1)?;
-            until(Duration::from_secs(1), POLL, || Ok(false))?;
+            pass(Duration::from_secs(1))?;
             rig.cluster.lab.switch.heal()?;
             undisturbed(rig, from, &old)
         },
@@ -247,18 +145,7 @@ fn heartbeats_over_ipv6() -> Result<()> {
 fn a_planned_move_and_back() -> Result<()> {
     with(LabSpec::default(), ConfigSpec::default(), |rig| {
         let old = owner(rig)?;
-        let names: Vec<_> = rig
-            .cluster
-            .lab
-            .nodes
-            .iter()
-            .map(|node| node.name.clone())
-            .collect();
-        let new = names
-            .iter()
-            .find(|name| **name != old)
-            .context("a standby")?
-            .clone();
+        let new = standbys(rig)?.first().context("a standby")?.clone();
         rig.cluster.agent(&old)?.cli_ok(&["move", "web", &new])?;
         ensure!(taken_over(rig, &old)? == new, "moved elsewhere");
         rig.settle()?;
@@ -327,9 +214,7 @@ fn without_a_majority_nobody_serves() -> Result<()> {
         for (a, b) in [("n1", "n2"), ("n1", "n3"), ("n2", "n3")] {
             rig.cluster.lab.switch.partition(&[a], &[b])?;
         }
-        if !until(SOON, POLL, || Ok(rig.wire_owner().is_none()))? {
-            bail!("{} still answers for the VIP, alone", owner(rig)?);
-        }
+        nobody_serves(rig)?;
         rig.cluster.lab.switch.heal()?;
         rig.settle()
     })

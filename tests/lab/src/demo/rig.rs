@@ -136,7 +136,8 @@ impl Rig {
     /// # Errors
     /// As said.
     pub fn hit_the_owner(&self, old: &str, at: u64) -> Result<()> {
-        let before = self.sole_owner(at.saturating_sub(20 * MS_NS), at);
+        // Long enough that the prober was scheduled in it even on a busy machine.
+        let before = self.sole_owner(at.saturating_sub(60 * MS_NS), at);
         if before.as_deref() != Some(old) {
             bail!(
                 "the fault was meant for the owner {old}, but just before it {before:?} answered"
