@@ -15,7 +15,7 @@ from html import escape
 
 LEASE, TAKEOVER = 40.0, 50.0  # profile "lan", ms
 LEFT, WIDTH = 168, 660  # of the time axis
-FROM, TO = -12.0, 56.0  # ms shown
+FROM, TO = -12.0, 62.0  # ms shown
 
 STYLE = """
   .bg { fill: #ffffff } .t { fill: #1f2328 } .s { fill: #59636e }
@@ -104,7 +104,7 @@ def main(path, caption):
     line(x(0), 62, x(0), 282, "mark", "4 3")
     text(x(0) + 3, 275, "frozen", "t n")
     line(x(beat), 70, x(beat), 262, "hair", "2 3")
-    text(x(beat) - 3, 275, "last heartbeat", "t n", "middle")
+    text(x(beat) + 3, 275, "last heartbeat", "t n", "end")
     text(x(lease), 275, "lease ends", "t n", "end")
     text(x(detected) + 2, 275, "promises end, claim", "t n")
 
