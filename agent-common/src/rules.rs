@@ -2,7 +2,7 @@
 //!
 //! In the agent and in eBPF every rule holds: [`Rules`] is then a unit whose answers are constants.
 
-/// A rule that a test may leave out. The numbers are those of the design's list.
+/// A rule that a test may leave out. The numbers are those of the table in ARCHITECTURE.md.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Rule {

@@ -338,7 +338,7 @@ fn check_timing(raw: &RawTiming, out: &mut Vec<Diagnostic>) -> Timing {
             ),
         );
     }
-    // 1.23: two clocks slewed against each other (DESIGN section 1).
+    // 1.23: two clocks slewed against each other.
     let stretched = u128::from(lease.ns) * 123;
     if stretched >= u128::from(takeover.ns) * 100 {
         let stretched_ns = u64::try_from(stretched / 100).unwrap_or(u64::MAX);

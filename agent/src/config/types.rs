@@ -103,7 +103,7 @@ impl Profile {
         }
     }
 
-    /// The times of this profile (DESIGN, "Timing profiles").
+    /// The times of this profile.
     #[must_use]
     pub fn timing(self) -> Timing {
         let (heartbeat_us, lease_us, takeover_us) = match self {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{Finding, Machine, is_below};
 
-/// Oldest kernel with all that the programs need (DESIGN section 4).
+/// Oldest kernel with all that the programs need (ring buffer, mmapped arrays, BPF links for XDP).
 const KERNEL_FLOOR: (u32, u32) = (5, 15);
 /// First kernel with TCX links.
 const KERNEL_TCX: (u32, u32) = (6, 6);
@@ -167,7 +167,7 @@ pub(super) fn other_tools(machine: &Machine) -> Finding {
     )
 }
 
-/// What DESIGN section 1 takes for granted, said aloud.
+/// What the lease takes for granted (ARCHITECTURE.md), said aloud.
 pub(super) fn assumptions(machine: &Machine) -> Vec<Finding> {
     let boot_clock = match hypervisor(machine) {
         Some(host) => Finding::warn(
