@@ -16,12 +16,12 @@ pub struct Args {
 /// Takes everything of a stopped agent out of the kernel. While an agent runs it is refused: without the gate a VIP
 /// would be open to whoever has its address.
 pub(super) fn run(args: &Args, place: &Place) -> Result<(), Failure> {
-    let _lock = crate::agent::lock(&place.run_dir())
-        .map_err(|e| Failure::Refused(format!("{e:#}; stop the agent first: systemctl stop heartline")))?;
     if !args.bpf_dir.exists() {
         println!("nothing is pinned below {}", args.bpf_dir.display());
         return Ok(());
     }
+    let _lock = crate::agent::lock(&place.run_dir(), &args.bpf_dir)
+        .map_err(|e| Failure::Refused(format!("{e:#}; stop the agent first: systemctl stop heartline")))?;
     DataPath::unload(&args.bpf_dir);
     println!("programs and maps below {} are gone; the next start waits max_promise before it votes", args.bpf_dir.display());
     Ok(())
