@@ -190,7 +190,7 @@ fn a_second_load_adopts_the_table() {
     assert!(!second.is_fresh(), "the table is the pinned one");
     second.identify(
         &Identity {
-            generation: GENERATION + 1,
+            digest: DIGEST + 1,
             ..identity()
         },
         5_000,
@@ -199,7 +199,7 @@ fn a_second_load_adopts_the_table() {
     let t = second.table();
     assert_eq!(t.incarnation.load(), 42, "born once");
     assert_eq!(t.vote_after.load(), 1_000 + MAX_PROMISE, "waited out once");
-    assert_eq!(t.generation.load(), u64::from(GENERATION) + 1);
+    assert_eq!(t.digest.load(), u64::from(DIGEST) + 1);
     assert_eq!(
         (t.peer(PEER).word.load(), t.cv_max.load()),
         (0x1234_0000_0001, 99)
@@ -209,6 +209,44 @@ fn a_second_load_adopts_the_table() {
     let third = DataPath::load(pins.path(), [1; 16]).unwrap();
     third.table().cv_max.store(100);
     assert_eq!(t.cv_max.load(), 100);
+}
+
+#[test]
+fn other_members_or_another_generation_wait_as_if_fresh() {
+    for id in [
+        Identity {
+            generation: GENERATION + 1,
+            ..identity()
+        },
+        Identity {
+            voters: VOTERS >> 2,
+            ..identity()
+        },
+    ] {
+        let mut rig = Rig::new();
+        rig.grant(PEER, CV, Set::of(GROUP));
+        let m = rig.heartbeat();
+        assert_eq!(rig.send(&m).0, Action::Tx);
+        let promise = rig.promise();
+        rig.own(GROUP, boot_ns() + 60_000_000_000);
+        let vip = frame::udp(&[], (PEER4.into(), 1), (VIP4.into(), 80), b"x");
+        assert_eq!(rig.xdp(&vip).0, Action::Pass);
+
+        let again = DataPath::load(rig.pins(), [1; 16]).unwrap();
+        let now = boot_ns();
+        again.identify(&id, now, 4_242);
+        assert_eq!(rig.table.vote_after.load(), now + MAX_PROMISE);
+        assert_eq!(rig.xdp(&vip).0, Action::Drop, "owns nothing any more");
+        assert!(rig.table.gate.load().is_empty() && rig.table.lease.load() == 0);
+        assert_eq!(rig.promise(), promise, "what was promised stands");
+        assert_eq!(
+            (rig.table.voters.load(), rig.table.majority.load()),
+            (
+                u64::from(id.voters),
+                u64::from(id.voters.count_ones() / 2 + 1)
+            )
+        );
+    }
 }
 
 #[test]
