@@ -307,7 +307,9 @@ impl<S: Deref<Target = Shared>> Core<S> {
 
     /// A planned move: if the asker should have a group of ours, let it go now.
     pub(crate) fn release_for(&mut self, m: &Message, now: Now) {
-        if m.flags & flags::MOVE == 0 || self.is_paused() {
+        // An old message, overtaken by newer ones, is of an asker that may have given up.
+        let age = self.sh.peer(m.from).hi_clock.load().saturating_sub(m.clock);
+        if m.flags & flags::MOVE == 0 || self.is_paused() || age > self.cfg.timing.claim_timeout() / 2 {
             return;
         }
         let mine = self.sh.run_set.load().and(m.ask_set);

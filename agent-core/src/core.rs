@@ -379,7 +379,9 @@ impl<S: Deref<Target = Shared>> Core<S> {
         m.promise_us = (promise / 1000) as u32;
         m.cv = self.sh.run_cv.load();
         m.set = self.sh.run_set.load();
-        if let Some(p) = &self.pend {
+        // A move is asked for in the first half of its time only: who releases later releases for nobody.
+        let half = t.claim_timeout() / 2;
+        if let Some(p) = self.pend.as_ref().filter(|p| !p.is_move || now.boot <= p.sent + half) {
             m.ask_cv = p.cv;
             m.ask_set = p.set;
             if p.is_move {

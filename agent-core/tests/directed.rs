@@ -181,6 +181,7 @@ fn says(b: &Bench, from: u8, cv: u64, set: Set, ask: Option<(u64, Set)>) -> Mess
         from,
         generation: 1,
         incarnation: b.sh(from).incarnation.load(),
+        clock: b.t,
         promise_us: 50_000,
         cv,
         set,
@@ -306,4 +307,42 @@ fn a_node_whose_wall_clock_was_set_back_comes_again() {
     b.command(2, Command::Move { group: 0, node: 1 });
     b.run(100);
     assert!(b.open(1, 0), "and takes part: {:?}", b.events(1));
+}
+
+/// An owner released a group for an ask that newer messages of its sender had overtaken, or that came in the asker's last moment.
+#[test]
+fn no_release_for_an_old_ask() {
+    let mut b = Bench::new(3, 1);
+    b.run(30);
+    let mut ask = says(&b, 2, b.sh(2).run_cv.load(), Set::EMPTY, Some((90, Set::of(0))));
+    ask.flags = agent_common::wire::flags::MOVE;
+    b.command(1, Command::Pause(true));
+    b.run(20);
+    // Wished for, and not yet moved because of the pause; then the old ask arrives.
+    b.pass = |_, to, _| to != 2;
+    b.freeze(2, true);
+    b.command(1, Command::Pause(false));
+    b.command(1, Command::Move { group: 0, node: 2 });
+    b.call(1, |c, now| c.handle_message(&ask, now));
+    assert!(b.open(1, 0), "20 ms old");
+    ask.clock = b.sh(1).peer(2).hi_clock.load();
+    ask.ask_cv += 1;
+    b.call(1, |c, now| c.handle_message(&ask, now));
+    assert!(!b.open(1, 0));
+}
+
+#[test]
+fn a_move_is_asked_for_in_its_first_half_only() {
+    for (after, asks) in [(3, true), (6, false)] {
+        let mut b = Bench::new(3, 1);
+        b.run(35);
+        // Node 1 hears neither of the wish nor of the ask.
+        b.pass = |from, to, _| !(from == 2 && to == 1);
+        b.command(2, Command::Move { group: 0, node: 2 });
+        assert!(b.kept.iter().any(|(_, m)| m.ask_cv != 0));
+        b.t += after * MS;
+        b.kept.clear();
+        b.command(2, Command::Drain { node: 3, on: true });
+        assert_eq!(b.kept.iter().any(|(_, m)| m.ask_cv != 0), asks, "{after} ms later");
+    }
 }

@@ -116,9 +116,16 @@ impl Check {
         }
         if twice != 0 {
             let g = twice.trailing_zeros();
-            let who: Vec<String> =
-                nodes.iter().filter(|n| n.open(t) >> g & 1 == 1).map(|n| format!("n{}", n.id)).collect();
-            return Err(violation(Broken::TwoOwners, t, format!("group {g} is owned by {}", who.join(" and "))));
+            let who: Vec<String> = nodes
+                .iter()
+                .filter(|n| n.open(t) >> g & 1 == 1)
+                .map(|n| format!("n{}", n.id))
+                .collect();
+            return Err(violation(
+                Broken::TwoOwners,
+                t,
+                format!("group {g} is owned by {}", who.join(" and ")),
+            ));
         }
         let dt = t - self.last;
         self.last = t;
@@ -133,13 +140,18 @@ impl Check {
             }
             self.owned += dt;
             self.unowned_since[i] = u64::MAX;
-            let Some(n) = nodes.iter().find(|n| n.open(t) >> g & 1 == 1) else { continue };
+            let Some(n) = nodes.iter().find(|n| n.open(t) >> g & 1 == 1) else {
+                continue;
+            };
             let claim = n.claim_of(g, t);
             let (last, used) = (self.last_owner[i], &mut self.used[i][n.id as usize - 1]);
             if last != n.id {
                 self.changes[i] += 1;
                 if last != 0 && *used == claim {
-                    let text = format!("n{} resumes group {g} without a new claim after n{last} owned it", n.id);
+                    let text = format!(
+                        "n{} resumes group {g} without a new claim after n{last} owned it",
+                        n.id
+                    );
                     return Err(violation(Broken::Resume, t, text));
                 }
             }
@@ -160,11 +172,18 @@ impl Check {
         let now = n.clock.at(t);
         let incarnation = sh.incarnation.load();
         if seen.incarnation != incarnation {
-            *seen = Seen { incarnation, ..Seen::default() };
+            *seen = Seen {
+                incarnation,
+                ..Seen::default()
+            };
         }
         let cv = sh.run_cv.load();
         if cv < seen.run_cv {
-            return Err(violation(Broken::Version, t, format!("n{}: {} after {}", n.id, cv, seen.run_cv)));
+            return Err(violation(
+                Broken::Version,
+                t,
+                format!("n{}: {} after {}", n.id, cv, seen.run_cv),
+            ));
         }
         seen.run_cv = cv;
         let mut stood = open_of_own(sh, now);
@@ -176,11 +195,21 @@ impl Check {
             if of == p.incarnation.load() {
                 let shrunk = word.is_closed() || word.expiry_ns() < before.expiry_ns();
                 if before.stands(now) && shrunk {
-                    let text = format!("n{} cut its promise to n{} short: {:?} to {:?}", n.id, x + 1, before, word);
+                    let text = format!(
+                        "n{} cut its promise to n{} short: {:?} to {:?}",
+                        n.id,
+                        x + 1,
+                        before,
+                        word
+                    );
                     return Err(violation(Broken::Promise, t, text));
                 }
             } else if of != 0 && before.stands(now) {
-                let text = format!("n{} forgot its promise to an older incarnation of n{}", n.id, x + 1);
+                let text = format!(
+                    "n{} forgot its promise to an older incarnation of n{}",
+                    n.id,
+                    x + 1
+                );
                 return Err(violation(Broken::Promise, t, text));
             }
             seen.words[x] = (word.0, p.incarnation.load());
@@ -192,7 +221,12 @@ impl Check {
                     }
                 }
                 if held & stood != 0 {
-                    let text = format!("n{} stands by groups {:#x} for n{} and another", n.id, held & stood, x + 1);
+                    let text = format!(
+                        "n{} stands by groups {:#x} for n{} and another",
+                        n.id,
+                        held & stood,
+                        x + 1
+                    );
                     return Err(violation(Broken::DoubleGrant, t, text));
                 }
                 stood |= held;
@@ -209,7 +243,10 @@ impl Check {
         }
         let seen = &mut self.seen[m.from as usize - 1];
         if seen.incarnation != m.incarnation {
-            *seen = Seen { incarnation: m.incarnation, ..Seen::default() };
+            *seen = Seen {
+                incarnation: m.incarnation,
+                ..Seen::default()
+            };
         }
         for (cv, set) in [(m.cv, m.set.0[0]), (m.ask_cv, m.ask_set.0[0])] {
             if cv == 0 {
@@ -232,7 +269,11 @@ impl Check {
 }
 
 fn open_of_own(sh: &Shared, now: u64) -> u64 {
-    if sh.lease().holds(now) { sh.gate.0[0].load() } else { 0 }
+    if sh.lease().holds(now) {
+        sh.gate.0[0].load()
+    } else {
+        0
+    }
 }
 
 /// A violation.

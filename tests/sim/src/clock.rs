@@ -25,7 +25,9 @@ impl Clock {
             return self.since;
         }
         let d = u128::from(shown - self.base) * 1_000_000 / (1_000_000 + self.ppm) as u128;
-        let Ok(mut t) = u64::try_from(u128::from(self.since) + d) else { return u64::MAX };
+        let Ok(mut t) = u64::try_from(u128::from(self.since) + d) else {
+            return u64::MAX;
+        };
         if t >> 62 != 0 {
             return u64::MAX;
         }

@@ -185,12 +185,16 @@ impl Mix {
         r.between(0, 2 * self.gap.max(1))
     }
 
-    /// A fault.
-    pub fn pick(&self, s: &Shape, max_promise: u64, r: &mut Rng) -> Fault {
+    /// A fault; its durations are multiples of `unit` ns.
+    pub fn pick(&self, s: &Shape, unit: u64, max_promise: u64, r: &mut Rng) -> Fault {
         let n = u64::from(s.nodes);
         let a = 1 + r.below(n) as u8;
         let b = 1 + ((u64::from(a - 1) + 1 + r.below(n - 1)) % n) as u8;
-        let links = if s.links > 1 && r.chance(500) { 1 << r.below(u64::from(s.links)) } else { u8::MAX };
+        let links = if s.links > 1 && r.chance(500) {
+            1 << r.below(u64::from(s.links))
+        } else {
+            u8::MAX
+        };
         let group = r.below(u64::from(s.groups)) as u8;
         let weights = [
             self.cut,
@@ -216,38 +220,84 @@ impl Mix {
             which += 1;
         }
         match which {
-            0 => Fault::Cut { from: a, to: b, links, both: true },
-            1 => Fault::Cut { from: a, to: b, links, both: false },
+            0 => Fault::Cut {
+                from: a,
+                to: b,
+                links,
+                both: true,
+            },
+            1 => Fault::Cut {
+                from: a,
+                to: b,
+                links,
+                both: false,
+            },
             2 => Fault::Mend,
             3 => Fault::Partition(r.next() as u32 & ((1 << s.nodes) - 1)),
             4 => Fault::Loss(r.pick(&[20, 20, 300])),
             5 => {
-                let kind = r.pick(&[Kind::Heartbeat, Kind::Ack, Kind::Grant, Kind::Refuse, Kind::Nack]);
+                let kind = r.pick(&[
+                    Kind::Heartbeat,
+                    Kind::Ack,
+                    Kind::Grant,
+                    Kind::Refuse,
+                    Kind::Nack,
+                ]);
                 let (from, to) = (r.pick(&[0, a]), r.pick(&[0, b]));
                 if r.chance(500) {
                     Fault::Aim(from, to, kind, r.pick(&[300, 900, 1000]))
                 } else {
-                    Fault::Hold(from, to, kind, r.between(5 * MS, 120 * MS))
+                    Fault::Hold(from, to, kind, r.between(5 * unit, 120 * unit))
                 }
             }
-            6 => Fault::PauseAgent(a, MS * r.pick(&[5, 30, 45, 55, 100, 500])),
-            7 => Fault::KillAgent { node: a, down: MS * r.pick(&[1, 10, 35, 60, 300]), in_call: r.chance(500) },
-            8 => Fault::Reboot(a, MS * r.pick(&[1, 5, 20, 60, 400])),
+            6 => Fault::PauseAgent(a, unit * r.pick(&[5, 30, 45, 55, 100, 500])),
+            7 => Fault::KillAgent {
+                node: a,
+                down: unit * r.pick(&[1, 10, 35, 60, 300]),
+                in_call: r.chance(500),
+            },
+            8 => Fault::Reboot(a, unit * r.pick(&[1, 5, 20, 60, 400])),
             9 => Fault::MapsLost(a),
             10 => {
-                let ends = [PlannedEnd::Restart, PlannedEnd::Restart, PlannedEnd::CalledOff, PlannedEnd::Reboot, PlannedEnd::Hasty];
+                let ends = [
+                    PlannedEnd::Restart,
+                    PlannedEnd::Restart,
+                    PlannedEnd::CalledOff,
+                    PlannedEnd::Reboot,
+                    PlannedEnd::Hasty,
+                ];
                 let promise = r.between(max_promise / 4, max_promise + 1);
-                Fault::Planned { node: a, promise, down: r.between(MS, max_promise), end: r.pick(&ends) }
+                Fault::Planned {
+                    node: a,
+                    promise,
+                    down: r.between(unit, max_promise),
+                    end: r.pick(&ends),
+                }
             }
             11 => match r.below(8) {
-                0..4 => Fault::Move { at: a, group, node: b },
-                4 => Fault::Drain { at: a, node: b, on: true },
-                5 => Fault::Drain { at: a, node: b, on: false },
-                6 => Fault::HandsOff { at: a, on: r.chance(300) },
+                0..4 => Fault::Move {
+                    at: a,
+                    group,
+                    node: b,
+                },
+                4 => Fault::Drain {
+                    at: a,
+                    node: b,
+                    on: true,
+                },
+                5 => Fault::Drain {
+                    at: a,
+                    node: b,
+                    on: false,
+                },
+                6 => Fault::HandsOff {
+                    at: a,
+                    on: r.chance(300),
+                },
                 _ => Fault::Fit(a, group, r.chance(600)),
             },
-            12 => Fault::Leave(a, MS * r.pick(&[10, 60, 400])),
-            _ => Fault::ClockStop(a, r.between(5 * MS, 400 * MS)),
+            12 => Fault::Leave(a, unit * r.pick(&[10, 60, 400])),
+            _ => Fault::ClockStop(a, r.between(5 * unit, 400 * unit)),
         }
     }
 }

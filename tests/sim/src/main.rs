@@ -34,9 +34,12 @@ struct Args {
     /// Leave a rule out (several times for several).
     #[arg(long = "break", value_parser = rule)]
     broken: Vec<Rule>,
-    /// With faults directed at the broken rule.
-    #[arg(long)]
-    directed: bool,
+    /// With faults directed at this rule instead of all faults.
+    #[arg(long, value_parser = rule)]
+    directed: Option<Rule>,
+    /// The timing profile: fast, lan or wan.
+    #[arg(long, default_value = "lan", value_parser = ["fast", "lan", "wan"])]
+    profile: String,
     /// Largest clock error, parts per million; without it the seed chooses.
     #[arg(long)]
     drift: Option<u32>,
@@ -55,10 +58,13 @@ struct Args {
 }
 
 fn rule(s: &str) -> Result<Rule, String> {
-    rules::ALL.into_iter().find(|r| format!("{r:?}").eq_ignore_ascii_case(s)).ok_or_else(|| {
-        let names: Vec<String> = rules::ALL.iter().map(|r| format!("{r:?}")).collect();
-        format!("no such rule; there are {}", names.join(", "))
-    })
+    rules::ALL
+        .into_iter()
+        .find(|r| format!("{r:?}").eq_ignore_ascii_case(s))
+        .ok_or_else(|| {
+            let names: Vec<String> = rules::ALL.iter().map(|r| format!("{r:?}")).collect();
+            format!("no such rule; there are {}", names.join(", "))
+        })
 }
 
 fn main() -> std::process::ExitCode {
@@ -67,7 +73,12 @@ fn main() -> std::process::ExitCode {
         measure(a.nodes.unwrap_or(3), a.seeds);
         return std::process::ExitCode::SUCCESS;
     }
-    let shape = a.nodes.map(|nodes| Shape { nodes, witnesses: a.witnesses, groups: a.groups, links: a.links });
+    let shape = a.nodes.map(|nodes| Shape {
+        nodes,
+        witnesses: a.witnesses,
+        groups: a.groups,
+        links: a.links,
+    });
     let rules = a.broken.iter().fold(Rules::all(), |r, b| r.without(*b));
     let (from, count) = a.seed.map_or((a.from, a.seeds), |s| (s, 1));
     let begun = Instant::now();
@@ -75,9 +86,14 @@ fn main() -> std::process::ExitCode {
     let (mut bad, mut two, mut resume, mut events, mut owned) = (0u64, 0u64, 0u64, 0u64, 0u64);
     let mut first = None;
     for seed in from..from + count {
-        let mut o = match (a.directed, a.broken.first()) {
-            (_, Some(r)) if a.directed => Options::directed(*r, seed),
-            _ => Options::random(seed, shape),
+        let mut o = match a.directed {
+            Some(r) => Options::directed(r, seed),
+            None => Options::random(seed, shape),
+        };
+        o = match a.profile.as_str() {
+            "fast" => o.scaled(heartline_sim::FAST),
+            "wan" => o.scaled(heartline_sim::WAN),
+            _ => o,
         };
         o.rules = rules;
         o.trace = a.trace;
@@ -97,7 +113,12 @@ fn main() -> std::process::ExitCode {
                     v.broken, v.at, v.text, out.hash
                 );
             } else {
-                println!("seed {seed}: {:?} at {:.3} ms: {}\n  {line}", v.broken, v.at as f64 / 1e6, v.text);
+                println!(
+                    "seed {seed}: {:?} at {:.3} ms: {}\n  {line}",
+                    v.broken,
+                    v.at as f64 / 1e6,
+                    v.text
+                );
             }
             if !a.all {
                 break;
@@ -108,7 +129,10 @@ fn main() -> std::process::ExitCode {
         if told.elapsed().as_secs() >= 2 {
             told = Instant::now();
             let done = seed - from + 1;
-            eprintln!("{done} of {count} seeds, {bad} failed, {:.0} seeds/s", done as f64 / begun.elapsed().as_secs_f64());
+            eprintln!(
+                "{done} of {count} seeds, {bad} failed, {:.0} seeds/s",
+                done as f64 / begun.elapsed().as_secs_f64()
+            );
         }
     }
     let s = begun.elapsed().as_secs_f64();
@@ -123,13 +147,22 @@ fn main() -> std::process::ExitCode {
             owned as f64 / 10.0 / count as f64
         );
     }
-    if bad == 0 { std::process::ExitCode::SUCCESS } else { std::process::ExitCode::FAILURE }
+    if bad == 0 {
+        std::process::ExitCode::SUCCESS
+    } else {
+        std::process::ExitCode::FAILURE
+    }
 }
 
 fn measure(nodes: u8, runs: u64) {
     let ms = |v: u64| v as f64 / 1e6;
     let line = |what: &str, s: &heartline_sim::measure::Samples| {
-        println!("{what}: median {:.3} ms, max {:.3} ms ({} runs)", ms(s.median()), ms(s.max()), s.len());
+        println!(
+            "{what}: median {:.3} ms, max {:.3} ms ({} runs)",
+            ms(s.median()),
+            ms(s.max()),
+            s.len()
+        );
     };
     let t = heartline_sim::measure::takeovers(nodes, agent_core::Timing::LAN, runs);
     line("silent crash, outage", &t.outage);

@@ -70,10 +70,16 @@ pub fn takeovers(nodes: u8, timing: Timing, runs: u64) -> Takeovers {
         let (crash, last) = (w.t, w.nodes[owner as usize - 1].last_beat);
         w.fault(Fault::Reboot(owner, 3_600_000 * MS));
         w.run_until(crash + 20 * timing.takeover);
-        assert!(w.broken().is_none() && w.owner(0).is_some(), "seed {seed}: {:?}", w.broken());
+        assert!(
+            w.broken().is_none() && w.owner(0).is_some(),
+            "seed {seed}: {:?}",
+            w.broken()
+        );
         let gained = w.last_gain.0;
         out.outage.0.push(gained - crash);
-        out.beyond.0.push(gained.saturating_sub(last + timing.takeover));
+        out.beyond
+            .0
+            .push(gained.saturating_sub(last + timing.takeover));
     }
     out
 }
@@ -89,7 +95,10 @@ pub fn moves(nodes: u8, timing: Timing, runs: u64) -> Moves {
         let begun = w.t;
         w.command(at, Command::Move { group: 0, node: to });
         w.run_until(begun + 20 * timing.takeover);
-        assert!(w.broken().is_none() && w.owner(0) == Some(to), "seed {seed}");
+        assert!(
+            w.broken().is_none() && w.owner(0) == Some(to),
+            "seed {seed}"
+        );
         out.total.0.push(w.last_gain.0 - begun);
         out.gap.0.push(w.check.longest_outage);
     }

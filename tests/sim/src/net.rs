@@ -47,7 +47,11 @@ impl Weather {
         loss: 20,
     };
     /// Long holds of many messages.
-    pub const STALE: Weather = Weather { stragglers: 100, straggle: 2_000_000_000, ..Weather::ROUGH };
+    pub const STALE: Weather = Weather {
+        stragglers: 100,
+        straggle: 2_000_000_000,
+        ..Weather::ROUGH
+    };
 }
 
 /// The network.
@@ -67,7 +71,13 @@ pub struct Net {
 impl Net {
     /// A whole network.
     pub fn new(weather: Weather, links: u8) -> Net {
-        Net { weather, links, cut: [[0; N]; N], aimed: None, held: None }
+        Net {
+            weather,
+            links,
+            cut: [[0; N]; N],
+            aimed: None,
+            held: None,
+        }
     }
     /// Cuts (or mends) links from one node to another, one way.
     pub fn cut(&mut self, from: u8, to: u8, links: u8) {
@@ -77,7 +87,11 @@ impl Net {
     pub fn partition(&mut self, side: u32) {
         for a in 0..N {
             for b in 0..N {
-                self.cut[a][b] = if (side >> a ^ side >> b) & 1 == 1 { u8::MAX } else { 0 };
+                self.cut[a][b] = if (side >> a ^ side >> b) & 1 == 1 {
+                    u8::MAX
+                } else {
+                    0
+                };
             }
         }
     }
@@ -94,7 +108,8 @@ impl Net {
         if self.cut[from as usize - 1][to as usize - 1] >> link & 1 == 1 || rng.chance(w.loss) {
             return [None; 2];
         }
-        let aims = |f: u8, t: u8, k: Kind| (f == 0 || f == from) && (t == 0 || t == to) && k as u8 == kind;
+        let aims =
+            |f: u8, t: u8, k: Kind| (f == 0 || f == from) && (t == 0 || t == to) && k as u8 == kind;
         if let Some((f, t, k, permille)) = self.aimed
             && aims(f, t, k)
             && rng.chance(permille)

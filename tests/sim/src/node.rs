@@ -100,7 +100,10 @@ impl Node {
     /// Its two clocks at true time `t`.
     #[inline]
     pub fn now(&self, t: u64) -> Now {
-        Now { boot: self.clock.at(t), wall_ms: (WALL0_MS + self.skew_ms + (t / 1_000_000) as i64) as u64 }
+        Now {
+            boot: self.clock.at(t),
+            wall_ms: (WALL0_MS + self.skew_ms + (t / 1_000_000) as i64) as u64,
+        }
     }
 
     /// Fresh maps, as the loader makes them. `wait`: before it votes (rule 1).
@@ -172,16 +175,24 @@ impl Node {
 #[inline]
 fn open_of(sh: &Shared, now: u64) -> u64 {
     let gate = sh.gate.0[0].load();
-    if gate != 0 && sh.lease().holds(now) { gate } else { 0 }
+    if gate != 0 && sh.lease().holds(now) {
+        gate
+    } else {
+        0
+    }
 }
 
 fn config(me: u8, o: &Options) -> CoreConfig {
     let mut c = CoreConfig::new(me, o.timing);
     for id in 1..=o.shape.nodes {
-        c.nodes[id as usize - 1] = Some(NodeConfig { witness: o.shape.witnesses >> (id - 1) & 1 == 1 });
+        c.nodes[id as usize - 1] = Some(NodeConfig {
+            witness: o.shape.witnesses >> (id - 1) & 1 == 1,
+        });
     }
     for g in 0..o.shape.groups {
-        let ids: Vec<u8> = (0..o.shape.nodes).map(|i| 1 + (i + g) % o.shape.nodes).collect();
+        let ids: Vec<u8> = (0..o.shape.nodes)
+            .map(|i| 1 + (i + g) % o.shape.nodes)
+            .collect();
         let mut group = GroupConfig::preferring(&ids);
         group.spread = o.spread;
         if o.failback_auto {

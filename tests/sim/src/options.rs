@@ -31,17 +31,37 @@ pub struct Shape {
 impl Shape {
     /// Members and groups, one link, no witness.
     pub const fn new(nodes: u8, groups: u8) -> Shape {
-        Shape { nodes, witnesses: 0, groups, links: 1 }
+        Shape {
+            nodes,
+            witnesses: 0,
+            groups,
+            links: 1,
+        }
     }
     /// Shapes that random runs walk through.
     pub const SOME: [Shape; 8] = [
         Shape::new(3, 2),
-        Shape { nodes: 3, witnesses: 0b100, groups: 2, links: 1 },
+        Shape {
+            nodes: 3,
+            witnesses: 0b100,
+            groups: 2,
+            links: 1,
+        },
         Shape::new(5, 3),
         Shape::new(4, 4),
-        Shape { nodes: 3, witnesses: 0, groups: 1, links: 2 },
+        Shape {
+            nodes: 3,
+            witnesses: 0,
+            groups: 1,
+            links: 2,
+        },
         Shape::new(2, 2),
-        Shape { nodes: 5, witnesses: 0b1_0000, groups: 2, links: 1 },
+        Shape {
+            nodes: 5,
+            witnesses: 0b1_0000,
+            groups: 2,
+            links: 1,
+        },
         Shape::new(3, 4),
     ];
 }
@@ -75,9 +95,26 @@ pub struct Options {
     pub failback_auto: bool,
     /// Spread groups over the nodes?
     pub spread: bool,
+    /// The rule that the faults are directed at, if they are.
+    pub directed_at: Option<Rule>,
     /// Tell what happens on standard error.
     pub trace: bool,
 }
+
+/// The other profiles; `max_promise` comes from the run.
+pub const FAST: Timing = Timing {
+    heartbeat: MS,
+    lease: 4 * MS,
+    takeover: 6 * MS,
+    max_promise: 0,
+};
+/// See [`FAST`].
+pub const WAN: Timing = Timing {
+    heartbeat: 100 * MS,
+    lease: 800 * MS,
+    takeover: 1_000 * MS,
+    max_promise: 0,
+};
 
 /// `max_promise` of simulated clusters: short, so that planned pauses and reboots meet often.
 pub const MAX_PROMISE: u64 = 300 * MS;
@@ -88,7 +125,10 @@ impl Options {
         Options {
             seed,
             shape,
-            timing: Timing { max_promise: MAX_PROMISE, ..Timing::LAN },
+            timing: Timing {
+                max_promise: MAX_PROMISE,
+                ..Timing::LAN
+            },
             drift_ppm: 10_000,
             rules: Rules::all(),
             mix: Mix::NONE,
@@ -99,6 +139,7 @@ impl Options {
             end: 10_000 * MS,
             failback_auto: false,
             spread: false,
+            directed_at: None,
             trace: false,
         }
     }
@@ -108,7 +149,12 @@ impl Options {
         let mut r = Rng::new(seed, 1);
         let shape = shape.unwrap_or(Shape::SOME[r.below(Shape::SOME.len() as u64) as usize]);
         let mut o = Options::calm(seed, shape);
-        o.weather = r.pick(&[Weather::CALM, Weather::ROUGH, Weather::ROUGH, Weather::STALE]);
+        o.weather = r.pick(&[
+            Weather::CALM,
+            Weather::ROUGH,
+            Weather::ROUGH,
+            Weather::STALE,
+        ]);
         o.drift_ppm = r.pick(&[10_000, 10_000, 10_000, 100_000]);
         o.mix = Mix::ALL;
         o.mix.gap = r.pick(&[50 * MS, 100 * MS, 200 * MS]);
@@ -119,13 +165,64 @@ impl Options {
         o
     }
 
-    /// The command that runs this again, as far as it came from [`Options::random`].
+    /// The same history in another profile: everything is slower or faster alike, but for threads' wake-up times.
+    pub fn scaled(mut self, timing: Timing) -> Options {
+        let before = self.unit();
+        let to = |ns: u64| ns / 1_000 * timing.takeover / 50 / (before / 1_000);
+        self.timing = Timing {
+            max_promise: to(self.timing.max_promise),
+            ..timing
+        };
+        // Whole milliseconds, as on the wire.
+        self.timing.max_promise = self.timing.max_promise.next_multiple_of(MS);
+        let w = &mut self.weather;
+        for ns in [&mut w.delay_min, &mut w.delay_max, &mut w.straggle] {
+            *ns = to(*ns);
+        }
+        for ns in [
+            &mut self.mix.gap,
+            &mut self.faults_from,
+            &mut self.heal_at,
+            &mut self.end,
+        ] {
+            if *ns != u64::MAX {
+                *ns = to(*ns);
+            }
+        }
+        self
+    }
+
+    /// The measure of durations: one millisecond in the lan profile, a fiftieth of `takeover` in all.
+    pub fn unit(&self) -> u64 {
+        self.timing.takeover / 50
+    }
+
+    /// The command that runs this again, as far as it came from [`Options::random`] or [`Options::directed`].
     pub fn reproduce(&self) -> String {
         let s = self.shape;
         let mut c = format!(
-            "cargo run -p heartline-sim -- --seed {} --nodes {} --witnesses {} --groups {} --links {}",
-            self.seed, s.nodes, s.witnesses, s.groups, s.links
+            "cargo run -p heartline-sim -- --seed {} --drift {}",
+            self.seed, self.drift_ppm
         );
+        if self.timing.takeover == FAST.takeover {
+            c += " --profile fast";
+        } else if self.timing.takeover == WAN.takeover {
+            c += " --profile wan";
+        }
+        match self.directed_at {
+            Some(r) => c += &format!(" --directed {r:?}"),
+            None => {
+                let shape = [
+                    ("nodes", u32::from(s.nodes)),
+                    ("witnesses", s.witnesses),
+                    ("groups", s.groups.into()),
+                    ("links", s.links.into()),
+                ];
+                for (name, v) in shape {
+                    c += &format!(" --{name} {v}");
+                }
+            }
+        }
         for r in agent_common::rules::ALL {
             if !self.rules.hold(r) {
                 c += &format!(" --break {r:?}");
@@ -136,6 +233,8 @@ impl Options {
 
     /// Faults that reach the narrow history in which this rule matters.
     pub fn directed(rule: Rule, seed: u64) -> Options {
-        crate::directed::options(rule, seed)
+        let mut o = crate::directed::options(rule, seed);
+        o.directed_at = Some(rule);
+        o
     }
 }

@@ -75,7 +75,16 @@ impl Queue {
     #[inline]
     pub fn push(&mut self, at: u64, node: u8, life: u32, what: What) {
         self.count += 1;
-        self.heap.push(Reverse(Entry(at, self.count, Event { at, node, life, what })));
+        self.heap.push(Reverse(Entry(
+            at,
+            self.count,
+            Event {
+                at,
+                node,
+                life,
+                what,
+            },
+        )));
     }
     /// Schedules a message's arrival.
     #[inline]

@@ -7,13 +7,18 @@ pub struct Rng(u64);
 impl Rng {
     /// A generator for a seed and a purpose, so that one purpose does not disturb another.
     pub fn new(seed: u64, purpose: u64) -> Rng {
-        let mut r = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ purpose.wrapping_mul(0xd134_2543_de82_ef95));
+        let mut r =
+            Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+                ^ purpose.wrapping_mul(0xd134_2543_de82_ef95));
         r.next();
         r
     }
     /// 64 random bits.
     #[inline]
-    #[expect(clippy::should_implement_trait, reason = "not an iterator: it never ends")]
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "not an iterator: it never ends"
+    )]
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -29,7 +34,13 @@ impl Rng {
     /// A number in `lo..hi`; `lo` if the range is empty.
     #[inline]
     pub fn between(&mut self, lo: u64, hi: u64) -> u64 {
-        if hi <= lo { lo } else if hi - lo >> 32 == 0 { lo + self.below(hi - lo) } else { lo + self.next() % (hi - lo) }
+        if hi <= lo {
+            lo
+        } else if (hi - lo) >> 32 == 0 {
+            lo + self.below(hi - lo)
+        } else {
+            lo + self.next() % (hi - lo)
+        }
     }
     /// True in `permille` of 1000 cases.
     #[inline]

@@ -14,12 +14,19 @@ use agent_common::rules::Rule;
 
 impl World {
     pub(crate) fn random_fault(&mut self) {
-        let f = self.o.mix.pick(&self.o.shape, self.o.timing.max_promise, &mut self.rng_fault);
+        let f = self.o.mix.pick(
+            &self.o.shape,
+            self.o.unit(),
+            self.o.timing.max_promise,
+            &mut self.rng_fault,
+        );
         self.fault(f);
         if self.o.mix.storm
             && let Fault::Reboot(node, _) = f
         {
-            let other = 1 + (u64::from(node) + self.rng_fault.below(u64::from(self.o.shape.nodes) - 1)) % u64::from(self.o.shape.nodes);
+            let other = 1
+                + (u64::from(node) + self.rng_fault.below(u64::from(self.o.shape.nodes) - 1))
+                    % u64::from(self.o.shape.nodes);
             self.fault(Fault::Partition(1 << (node - 1) | 1 << (other - 1)));
         }
     }
@@ -28,7 +35,12 @@ impl World {
     pub fn fault(&mut self, f: Fault) {
         say!(self, "FAULT {f:?}");
         match f {
-            Fault::Cut { from, to, links, both } => {
+            Fault::Cut {
+                from,
+                to,
+                links,
+                both,
+            } => {
                 self.net.cut(from, to, links);
                 if both {
                     self.net.cut(to, from, links);
@@ -37,7 +49,9 @@ impl World {
             Fault::Mend => self.net.mend(),
             Fault::Partition(side) => self.net.partition(side),
             Fault::Loss(permille) => self.net.weather.loss = permille,
-            Fault::Aim(from, to, kind, permille) => self.net.aimed = Some((from, to, kind, permille)),
+            Fault::Aim(from, to, kind, permille) => {
+                self.net.aimed = Some((from, to, kind, permille))
+            }
             Fault::Hold(from, to, kind, ns) => self.net.held = Some((from, to, kind, ns)),
             Fault::PauseAgent(node, ns) => {
                 let n = &mut self.nodes[node as usize - 1];
@@ -46,7 +60,11 @@ impl World {
                     self.queue.push(n.paused_until, node, n.life, What::Resume);
                 }
             }
-            Fault::KillAgent { node, down, in_call } => {
+            Fault::KillAgent {
+                node,
+                down,
+                in_call,
+            } => {
                 let i = node as usize - 1;
                 if self.nodes[i].core.is_none() {
                 } else if in_call {
@@ -67,7 +85,12 @@ impl World {
                     self.restart(i);
                 }
             }
-            Fault::Planned { node, promise, down, end } => {
+            Fault::Planned {
+                node,
+                promise,
+                down,
+                end,
+            } => {
                 let i = node as usize - 1;
                 if self.nodes[i].core.is_some() && self.nodes[i].paused_until == 0 {
                     self.nodes[i].plan = Some(Plan { down, end });
@@ -77,15 +100,26 @@ impl World {
                     }
                 }
             }
-            Fault::Move { at, group, node } => self.command(at as usize - 1, Command::Move { group, node }),
-            Fault::Drain { at, node, on } => self.command(at as usize - 1, Command::Drain { node, on }),
+            Fault::Move { at, group, node } => {
+                self.command(at as usize - 1, Command::Move { group, node })
+            }
+            Fault::Drain { at, node, on } => {
+                self.command(at as usize - 1, Command::Drain { node, on })
+            }
             Fault::HandsOff { at, on } => self.command(at as usize - 1, Command::Pause(on)),
-            Fault::Fit(node, group, fit) => self.command(node as usize - 1, Command::Fit { group, fit }),
+            Fault::Fit(node, group, fit) => {
+                self.command(node as usize - 1, Command::Fit { group, fit })
+            }
             Fault::Leave(node, down) => {
                 let i = node as usize - 1;
                 if self.nodes[i].core.is_some() && self.nodes[i].paused_until == 0 {
                     self.nodes[i].leaving = Some(down);
-                    self.queue.push(self.t + 300 * MS, node, self.nodes[i].life, What::LeaveTimeout);
+                    self.queue.push(
+                        self.t + 300 * MS,
+                        node,
+                        self.nodes[i].life,
+                        What::LeaveTimeout,
+                    );
                     self.command(i, Command::Leave);
                 }
             }
@@ -99,7 +133,11 @@ impl World {
     }
 
     fn fresh_wait(&self) -> u64 {
-        if self.o.rules.hold(Rule::FreshWaits) { self.o.timing.max_promise } else { 0 }
+        if self.o.rules.hold(Rule::FreshWaits) {
+            self.o.timing.max_promise
+        } else {
+            0
+        }
     }
 
     /// The agent dies; what it had decided and not sent is lost.
@@ -161,7 +199,9 @@ impl World {
 
     /// Everything is handed over, or was waited for long enough.
     pub(crate) fn left(&mut self, i: usize) {
-        let Some(down) = self.nodes[i].leaving.take() else { return };
+        let Some(down) = self.nodes[i].leaving.take() else {
+            return;
+        };
         self.call(i, |core, now| core.shut_down(now));
         if self.nodes[i].core.is_some() {
             self.kill(i, down);

@@ -12,7 +12,7 @@ use crate::{
     check::{Broken, Check, Violation, violation},
     clock::Clock,
     fault::PlannedEnd,
-    net::{Net, Weather},
+    net::Net,
     node::{Node, RING},
     options::{MS, Options},
     queue::{Event, Queue, What},
@@ -111,7 +111,11 @@ impl World {
         for id in 1..=w.o.shape.nodes {
             // Half of the clocks are as wrong as can be: that is where lease and promise meet.
             let ppm = rng.between(0, 2 * drift + 1) as i64 - drift as i64;
-            let ppm = if rng.chance(500) { drift as i64 * ppm.signum() } else { ppm };
+            let ppm = if rng.chance(500) {
+                drift as i64 * ppm.signum()
+            } else {
+                ppm
+            };
             let clock = Clock::new(0, rng.between(5_000 * MS, 500_000 * MS), ppm);
             let mut n = Node::new(id, clock, rng.between(0, 2_000) as i64 - 1_000);
             n.fresh_table(&w.o, 0, 0);
@@ -136,7 +140,11 @@ impl World {
 
     /// Runs to the end.
     pub fn run(mut self) -> Outcome {
-        let end = if self.o.heal_at < u64::MAX { u64::MAX } else { self.o.end };
+        let end = if self.o.heal_at < u64::MAX {
+            u64::MAX
+        } else {
+            self.o.end
+        };
         self.run_until(end);
         self.outcome()
     }
@@ -150,7 +158,8 @@ impl World {
             events: self.events,
             messages: self.messages,
             gains: self.gains,
-            owned_permille: self.check.owned * 1000 / (u64::from(self.o.shape.groups) * self.t.max(1)),
+            owned_permille: self.check.owned * 1000
+                / (u64::from(self.o.shape.groups) * self.t.max(1)),
             healed_in: self.healed_in,
             end: self.t,
         }
@@ -207,7 +216,8 @@ impl World {
                 self.resume(i);
             }
             What::Restart => {
-                if self.nodes[i].life != e.life || !self.nodes[i].up || self.nodes[i].core.is_some() {
+                if self.nodes[i].life != e.life || !self.nodes[i].up || self.nodes[i].core.is_some()
+                {
                     return false;
                 }
                 self.restart(i);
@@ -270,9 +280,16 @@ impl World {
             return;
         }
         let verdict = kernel::on_message(&n.sh, &m, now, self.o.rules);
-        self.hash = (self.hash ^ m.seq ^ u64::from(m.from) << 40).wrapping_mul(0x517c_c1b7_2722_0a95);
+        self.hash =
+            (self.hash ^ m.seq ^ u64::from(m.from) << 40).wrapping_mul(0x517c_c1b7_2722_0a95);
         if self.o.trace && !matches!(verdict, Verdict::Done) {
-            say!(self, "n{} <- n{} {} {verdict:?}", i + 1, m.from, describe(&m));
+            say!(
+                self,
+                "n{} <- n{} {} {verdict:?}",
+                i + 1,
+                m.from,
+                describe(&m)
+            );
         }
         let (kind, ack) = match verdict {
             Verdict::Drop(_) | Verdict::Done => return,
@@ -287,7 +304,12 @@ impl World {
             let late = self.lateness();
             let n = &mut self.nodes[i];
             if n.ring.len() < RING {
-                n.ring.push_back(Record { kind: kind as u32, ifindex: u32::from(m.link), now, message: m });
+                n.ring.push_back(Record {
+                    kind: kind as u32,
+                    ifindex: u32::from(m.link),
+                    now,
+                    message: m,
+                });
             } else {
                 n.ring_lost += 1;
             }
@@ -307,14 +329,23 @@ impl World {
     /// How late a thread wakes up.
     #[inline]
     fn lateness(&mut self) -> u64 {
+        let unit = self.o.unit();
         let r = &mut self.rng_late;
-        if self.o.weather.spikes > 0 && r.chance(5) { r.between(100_000, 4 * MS) } else { r.between(4_000, 60_000) }
+        if self.o.weather.spikes > 0 && r.chance(5) {
+            r.between(60_000, 60_000 + 4 * unit)
+        } else {
+            r.between(4_000, 60_000)
+        }
     }
 
     pub(crate) fn timeout(&mut self, i: usize) {
         let n = &mut self.nodes[i];
         let slice = self.t / (10 * MS);
-        n.spins = if n.spins.0 == slice { (slice, n.spins.1 + 1) } else { (slice, 1) };
+        n.spins = if n.spins.0 == slice {
+            (slice, n.spins.1 + 1)
+        } else {
+            (slice, 1)
+        };
         if n.spins.1 > 100 {
             let text = format!("the timer of n{} fires again and again", n.id);
             return self.fail(violation(Broken::Spin, self.t, text));
@@ -345,7 +376,9 @@ impl World {
     /// One call of the core, its actions, its timer.
     pub(crate) fn call(&mut self, i: usize, f: impl FnOnce(&mut CoreOf, agent_core::Now)) {
         let n = &mut self.nodes[i];
-        let Some(mut core) = n.core.take() else { return };
+        let Some(mut core) = n.core.take() else {
+            return;
+        };
         let now = n.now(self.t);
         let held = n.sh.run_set.load();
         f(&mut core, now);
@@ -375,7 +408,14 @@ impl World {
                 Action::Gain(g) => {
                     self.gains += 1;
                     self.last_gain = (self.t, i as u8 + 1, g.group);
-                    say!(self, "n{} GAINS {} epoch {} {:?}", i + 1, g.group, g.epoch & 0xfffff, g.reason);
+                    say!(
+                        self,
+                        "n{} GAINS {} epoch {} {:?}",
+                        i + 1,
+                        g.group,
+                        g.epoch & 0xfffff,
+                        g.reason
+                    );
                 }
                 Action::Lose { group, .. } => say!(self, "n{} LOSES {group}", i + 1),
                 Action::PauseReady { .. } => stop = Some(false),
@@ -391,15 +431,22 @@ impl World {
                         | CoreEvent::DuplicateId => taken = true,
                         _ => {}
                     }
-                    if self.o.trace && !matches!(e, CoreEvent::Gained(_) | CoreEvent::NodeHealth { .. }) {
+                    if self.o.trace
+                        && !matches!(e, CoreEvent::Gained(_) | CoreEvent::NodeHealth { .. })
+                    {
                         say!(self, "n{} {e:?}", i + 1);
                     }
                 }
             }
         }
         let lost = held.minus(core.owned());
-        if failed && !taken && !lost.is_empty() && self.o.rules == agent_common::rules::Rules::all() {
-            let text = format!("n{}: a failed attempt cost {:?}", i + 1, lost.iter().collect::<Vec<_>>());
+        if failed && !taken && !lost.is_empty() && self.o.rules == agent_common::rules::Rules::all()
+        {
+            let text = format!(
+                "n{}: a failed attempt cost {:?}",
+                i + 1,
+                lost.iter().collect::<Vec<_>>()
+            );
             self.fail(violation(Broken::CostlyFailure, self.t, text));
         }
         if core.dropped_actions() > 0 {
@@ -438,86 +485,20 @@ impl World {
     #[inline]
     fn transmit(&mut self, from: u8, to: u8, link: u8, m: &Message) {
         self.messages += 1;
-        for delay in self.net.delays(from, to, link, m.kind, &mut self.rng_net).into_iter().flatten() {
+        for delay in self
+            .net
+            .delays(from, to, link, m.kind, &mut self.rng_net)
+            .into_iter()
+            .flatten()
+        {
             self.queue.push_message(self.t + delay, to, m);
         }
     }
 
-    /// Everything works again, everybody is back, all wishes are withdrawn.
-    fn heal(&mut self) {
-        say!(self, "HEAL");
-        self.healed = true;
-        self.net.mend();
-        self.net.weather = Weather::CALM;
-        for i in 0..self.nodes.len() {
-            self.nodes[i].kill_next = None;
-            if !self.nodes[i].up {
-                self.up(i);
-            } else if self.nodes[i].leaving.is_some() {
-                self.left(i);
-            } else if self.nodes[i].plan.take().is_some() {
-                // The pause is called off.
-            }
-            if self.nodes[i].core.is_none() {
-                self.restart(i);
-            }
-            if self.nodes[i].paused_until != 0 {
-                self.resume(i);
-            }
-        }
-        for i in 0..self.nodes.len() {
-            for g in 0..self.o.shape.groups {
-                self.command(i, Command::Fit { group: g, fit: true });
-            }
-        }
-        self.command(0, Command::Pause(false));
-        for id in 1..=self.o.shape.nodes {
-            self.command(0, Command::Drain { node: id, on: false });
-        }
-    }
-
-    fn phase(&mut self, p: u8) -> bool {
-        let bound = 2 * self.o.timing.max_promise + 20 * self.o.timing.takeover;
-        match p {
-            0 => {
-                self.heal();
-                self.queue.push(self.t + 5 * MS, 0, 0, What::Phase(1));
-                false
-            }
-            1 => {
-                let all = self.check.unowned_since[..self.o.shape.groups as usize].iter().all(|u| *u == u64::MAX);
-                let since = self.t - self.o.heal_at;
-                if all && since > self.o.timing.max_promise {
-                    // Settled: from here on nothing may change without reason.
-                    self.healed_in = since;
-                    self.check.forget_outages(self.t);
-                    self.queue.push(self.t + 1_000 * MS, 0, 0, What::Phase(2));
-                } else if since > bound {
-                    let g = self.check.unowned_since.iter().position(|u| *u != u64::MAX).unwrap_or(0);
-                    let text = format!("group {g} has no owner {} ms after healing", since / MS);
-                    self.fail(violation(Broken::NotOwned, self.t, text));
-                } else {
-                    self.queue.push(self.t + 5 * MS, 0, 0, What::Phase(1));
-                }
-                false
-            }
-            _ => {
-                // A move costs a round trip; failing back is a move.
-                let worst = self.check.changes.iter().max().copied().unwrap_or(0);
-                if worst > 2 || self.check.longest_outage > 5 * MS {
-                    let text = format!(
-                        "up to {worst} changes of owner, {:.3} ms without one",
-                        self.check.longest_outage as f64 / 1e6
-                    );
-                    self.fail(violation(Broken::Flapping, self.t, text));
-                }
-                true
-            }
-        }
-    }
-
     pub(crate) fn pause_ready(&mut self, i: usize) {
-        let Some(plan) = self.nodes[i].plan.take() else { return };
+        let Some(plan) = self.nodes[i].plan.take() else {
+            return;
+        };
         say!(self, "n{} may pause", i + 1);
         match plan.end {
             PlannedEnd::CalledOff => {
@@ -542,7 +523,10 @@ impl World {
 
     /// Who owns a group now, for tests.
     pub fn owner(&self, group: u8) -> Option<u8> {
-        self.nodes.iter().find(|n| n.open(self.t) >> group & 1 == 1).map(|n| n.id)
+        self.nodes
+            .iter()
+            .find(|n| n.open(self.t) >> group & 1 == 1)
+            .map(|n| n.id)
     }
 }
 

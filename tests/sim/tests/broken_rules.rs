@@ -10,20 +10,37 @@ fn run(rule: Rule, seed: u64, rules: Rules) -> Option<heartline_sim::Violation> 
 }
 
 fn missed(rule: Rule) {
-    let e = EXPECTED.iter().find(|e| e.rule == rule).expect("every rule has its line");
-    let mask = e.masked_by.map_or(Rules::all(), |m| Rules::all().without(m));
+    let e = EXPECTED
+        .iter()
+        .find(|e| e.rule == rule)
+        .expect("every rule has its line");
+    let mask = e
+        .masked_by
+        .map_or(Rules::all(), |m| Rules::all().without(m));
     for seed in 0..e.within {
-        let Some(v) = run(rule, seed, mask.without(rule)) else { continue };
+        let Some(v) = run(rule, seed, mask.without(rule)) else {
+            continue;
+        };
         // A masking rule that is left out breaks things by itself; only what it does not break shows this rule.
         let alone = run(rule, seed, mask);
         if v.broken != e.sees || alone.is_some_and(|a| a.broken == e.sees) {
             continue;
         }
-        println!("{rule:?} (masked by {:?}): seed {seed}, {:?} at {} ns: {}", e.masked_by, v.broken, v.at, v.text);
-        assert_eq!(run(rule, seed, Rules::all()), None, "seed {seed} is broken with all rules");
+        println!(
+            "{rule:?} (masked by {:?}): seed {seed}, {:?} at {} ns: {}",
+            e.masked_by, v.broken, v.at, v.text
+        );
+        assert_eq!(
+            run(rule, seed, Rules::all()),
+            None,
+            "seed {seed} is broken with all rules"
+        );
         return;
     }
-    panic!("{rule:?} was left out for {} seeds and nobody noticed", e.within);
+    panic!(
+        "{rule:?} was left out for {} seeds and nobody noticed",
+        e.within
+    );
 }
 
 macro_rules! rules {
@@ -69,7 +86,12 @@ rules! {
 fn masked_rules_are_masked() {
     for e in EXPECTED.iter().filter(|e| e.masked_by.is_some()) {
         for seed in 0..40 {
-            assert_eq!(run(e.rule, seed, Rules::all().without(e.rule)), None, "{:?}, seed {seed}", e.rule);
+            assert_eq!(
+                run(e.rule, seed, Rules::all().without(e.rule)),
+                None,
+                "{:?}, seed {seed}",
+                e.rule
+            );
         }
     }
 }

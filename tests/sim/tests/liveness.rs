@@ -9,7 +9,10 @@ use heartline_sim::{
 fn settled(seed: u64, shape: Shape) -> World {
     let mut w = World::new(Options::calm(seed, shape));
     w.run_until(500 * MS);
-    assert!((0..shape.groups).all(|g| w.owner(g).is_some()), "seed {seed}, {shape:?}");
+    assert!(
+        (0..shape.groups).all(|g| w.owner(g).is_some()),
+        "seed {seed}, {shape:?}"
+    );
     w
 }
 
@@ -24,7 +27,11 @@ fn a_healthy_cluster_leaves_everything_where_it_is() {
         w.check.forget_outages(w.t);
         w.run_until(10_000 * MS);
         fine(&w);
-        assert_eq!((w.check.longest_outage, w.check.changes.iter().sum::<u32>()), (0, 0), "{shape:?}");
+        assert_eq!(
+            (w.check.longest_outage, w.check.changes.iter().sum::<u32>()),
+            (0, 0),
+            "{shape:?}"
+        );
     }
 }
 
@@ -37,12 +44,18 @@ fn a_lasting_majority_owns_everything() {
                 w.fault(Fault::Partition(1 << (alone - 1)));
                 w.run_until(w.t + 300 * MS);
                 for g in 0..shape.groups {
-                    assert!(w.owner(g).is_some_and(|o| o != alone), "{shape:?}, seed {seed}, n{alone} cut off, group {g}");
+                    assert!(
+                        w.owner(g).is_some_and(|o| o != alone),
+                        "{shape:?}, seed {seed}, n{alone} cut off, group {g}"
+                    );
                 }
                 w.check.forget_outages(w.t);
                 w.run_until(w.t + 1_000 * MS);
                 fine(&w);
-                assert_eq!(w.check.longest_outage, 0, "{shape:?}, seed {seed}, n{alone} cut off");
+                assert_eq!(
+                    w.check.longest_outage, 0,
+                    "{shape:?}, seed {seed}, n{alone} cut off"
+                );
             }
         }
     }
@@ -55,7 +68,12 @@ fn a_broken_line_between_two_costs_nothing() {
         let mut w = settled(seed, Shape::new(3, 2));
         let owner = w.owner(0).unwrap();
         w.check.forget_outages(w.t);
-        w.fault(Fault::Cut { from: owner, to: owner % 3 + 1, links: u8::MAX, both: true });
+        w.fault(Fault::Cut {
+            from: owner,
+            to: owner % 3 + 1,
+            links: u8::MAX,
+            both: true,
+        });
         w.run_until(w.t + 3_000 * MS);
         fine(&w);
         assert_eq!(w.check.longest_outage, 0, "seed {seed}");
@@ -69,10 +87,19 @@ fn a_planned_restart_moves_nothing() {
             let mut w = settled(seed, Shape::new(3, 3));
             w.check.forget_outages(w.t);
             let (promise, down) = (300 * MS, 150 * MS);
-            w.fault(Fault::Planned { node, promise, down, end: PlannedEnd::Restart });
+            w.fault(Fault::Planned {
+                node,
+                promise,
+                down,
+                end: PlannedEnd::Restart,
+            });
             w.run_until(w.t + 2_000 * MS);
             fine(&w);
-            assert_eq!((w.check.longest_outage, w.check.changes.iter().sum::<u32>()), (0, 0), "seed {seed}, n{node}");
+            assert_eq!(
+                (w.check.longest_outage, w.check.changes.iter().sum::<u32>()),
+                (0, 0),
+                "seed {seed}, n{node}"
+            );
         }
     }
 }
@@ -85,15 +112,25 @@ fn leaving_and_draining_hand_over_without_waiting_for_a_promise() {
         let node = w.owner(0).unwrap();
         w.fault(Fault::Leave(node, 10_000 * MS));
         w.run_until(w.t + 250 * MS);
-        assert!((0..3).all(|g| w.owner(g).is_some_and(|o| o != node)), "seed {seed}, leaving");
+        assert!(
+            (0..3).all(|g| w.owner(g).is_some_and(|o| o != node)),
+            "seed {seed}, leaving"
+        );
         let node = w.owner(0).unwrap();
         let at = w.owner(0).unwrap() as usize - 1;
         w.command(at, Command::Drain { node, on: true });
         w.run_until(w.t + 250 * MS);
         fine(&w);
-        assert!((0..3).all(|g| w.owner(g).is_some_and(|o| o != node)), "seed {seed}, drained");
+        assert!(
+            (0..3).all(|g| w.owner(g).is_some_and(|o| o != node)),
+            "seed {seed}, drained"
+        );
         // Below a claim's time: nobody waited for a promise to run out.
-        assert!(w.check.longest_outage < 8 * MS, "seed {seed}: {} ns", w.check.longest_outage);
+        assert!(
+            w.check.longest_outage < 8 * MS,
+            "seed {seed}: {} ns",
+            w.check.longest_outage
+        );
     }
 }
 
@@ -102,7 +139,12 @@ fn leaving_and_draining_hand_over_without_waiting_for_a_promise() {
 fn a_takeover_costs_a_round_trip_beyond_the_promise() {
     for nodes in [3, 5] {
         let t = takeovers(nodes, Timing::LAN, 100);
-        assert!(t.beyond.median() < MS && t.beyond.max() < 3 * MS, "{} {}", t.beyond.median(), t.beyond.max());
+        assert!(
+            t.beyond.median() < MS && t.beyond.max() < 3 * MS,
+            "{} {}",
+            t.beyond.median(),
+            t.beyond.max()
+        );
         assert!(t.outage.max() < 53 * MS, "{}", t.outage.max());
     }
 }
@@ -111,7 +153,12 @@ fn a_takeover_costs_a_round_trip_beyond_the_promise() {
 fn a_move_costs_a_round_trip() {
     for nodes in [3, 5] {
         let m = moves(nodes, Timing::LAN, 100);
-        assert!(m.gap.max() < MS && m.total.max() < 2 * MS, "{} {}", m.gap.max(), m.total.max());
+        assert!(
+            m.gap.max() < MS && m.total.max() < 2 * MS,
+            "{} {}",
+            m.gap.max(),
+            m.total.max()
+        );
     }
 }
 

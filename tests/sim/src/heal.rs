@@ -1,0 +1,108 @@
+//! The end of a run: everything is healed, then every group must get an owner, and keep it.
+
+use agent_core::Command;
+
+use crate::{
+    check::{Broken, violation},
+    net::Weather,
+    options::MS,
+    queue::What,
+    world::{World, say},
+};
+
+impl World {
+    /// Everything works again, everybody is back, all wishes are withdrawn.
+    fn heal(&mut self) {
+        say!(self, "HEAL");
+        self.healed = true;
+        self.net.mend();
+        self.net.weather = Weather::CALM;
+        for i in 0..self.nodes.len() {
+            self.nodes[i].kill_next = None;
+            if !self.nodes[i].up {
+                self.up(i);
+            } else if self.nodes[i].leaving.is_some() {
+                self.left(i);
+            } else if self.nodes[i].plan.take().is_some() {
+                // The pause is called off.
+            }
+            if self.nodes[i].core.is_none() {
+                self.restart(i);
+            }
+            if self.nodes[i].paused_until != 0 {
+                self.resume(i);
+            }
+        }
+        for i in 0..self.nodes.len() {
+            for g in 0..self.o.shape.groups {
+                self.command(
+                    i,
+                    Command::Fit {
+                        group: g,
+                        fit: true,
+                    },
+                );
+            }
+        }
+        self.command(0, Command::Pause(false));
+        for id in 1..=self.o.shape.nodes {
+            self.command(
+                0,
+                Command::Drain {
+                    node: id,
+                    on: false,
+                },
+            );
+        }
+    }
+
+    pub(crate) fn phase(&mut self, p: u8) -> bool {
+        let bound = 2 * self.o.timing.max_promise + 20 * self.o.timing.takeover;
+        match p {
+            0 => {
+                self.heal();
+                self.queue
+                    .push(self.t + 5 * self.o.unit(), 0, 0, What::Phase(1));
+                false
+            }
+            1 => {
+                let all = self.check.unowned_since[..self.o.shape.groups as usize]
+                    .iter()
+                    .all(|u| *u == u64::MAX);
+                let since = self.t - self.o.heal_at;
+                if all && since > self.o.timing.max_promise {
+                    // Settled: from here on nothing may change without reason.
+                    self.healed_in = since;
+                    self.check.forget_outages(self.t);
+                    self.queue
+                        .push(self.t + 1_000 * self.o.unit(), 0, 0, What::Phase(2));
+                } else if since > bound {
+                    let g = self
+                        .check
+                        .unowned_since
+                        .iter()
+                        .position(|u| *u != u64::MAX)
+                        .unwrap_or(0);
+                    let text = format!("group {g} has no owner {} ms after healing", since / MS);
+                    self.fail(violation(Broken::NotOwned, self.t, text));
+                } else {
+                    self.queue
+                        .push(self.t + 5 * self.o.unit(), 0, 0, What::Phase(1));
+                }
+                false
+            }
+            _ => {
+                // A move costs a round trip; failing back is a move.
+                let worst = self.check.changes.iter().max().copied().unwrap_or(0);
+                if worst > 2 || self.check.longest_outage > 5 * self.o.unit() {
+                    let text = format!(
+                        "up to {worst} changes of owner, {:.3} ms without one",
+                        self.check.longest_outage as f64 / 1e6
+                    );
+                    self.fail(violation(Broken::Flapping, self.t, text));
+                }
+                true
+            }
+        }
+    }
+}
