@@ -149,6 +149,16 @@ pub enum Event {
         /// The node.
         peer: u8,
     },
+    /// An incarnation of a node that another one has replaced is back; it was told.
+    PeerReplaced {
+        /// The node.
+        peer: u8,
+    },
+    /// Two machines use a node's id: the one that came first is listened to.
+    PeerTwice {
+        /// The node.
+        peer: u8,
+    },
     /// A peer says that we went back in time: starting afresh.
     StartedAfresh,
     /// This node votes from now on.

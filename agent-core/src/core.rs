@@ -70,6 +70,8 @@ pub struct Core<S: Deref<Target = Shared>> {
     pub(crate) started: u64,
     mismatch: [bool; MAX_NODES],
     told_regressed: [u64; MAX_NODES],
+    /// Another incarnation that is refused because the known one stands, and since when.
+    pub(crate) twin: [(u64, u64); MAX_NODES],
     pub(crate) planned: Option<Planned>,
     pub(crate) leaving: bool,
     left: bool,
@@ -107,6 +109,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
             started: now.boot,
             mismatch: [false; MAX_NODES],
             told_regressed: [0; MAX_NODES],
+            twin: [(0, 0); MAX_NODES],
             planned: None,
             leaving: false,
             left: false,
@@ -590,14 +593,15 @@ impl<S: Deref<Target = Shared>> Core<S> {
             return;
         }
         self.told_regressed[i] = now.boot;
-        self.event(Event::PeerRegressed { peer: m.from });
         let mut r = self.message(Kind::Regressed, now);
         r.to = m.from;
         r.re_incarnation = m.incarnation;
         let known = self.sh.peer(m.from).incarnation.load();
         if m.incarnation < known {
+            self.event(Event::PeerReplaced { peer: m.from });
             r.re_seq = known;
         } else {
+            self.event(Event::PeerRegressed { peer: m.from });
             r.re_clock = self.sh.peer(m.from).hi_clock.load();
         }
         self.push(Action::Send(m.from, r));

@@ -140,6 +140,9 @@ impl<S: Deref<Target = Shared>> Core<S> {
         }
         let word = PromiseWord(p.word.load_ordered());
         if m.incarnation < known || known != 0 && word.stands(now.boot) && self.rules.hold(Rule::IncarnationWaits) {
+            if m.incarnation > known {
+                self.see_twin(m, now);
+            }
             return false;
         }
         let generation = word.generation() + 1;
@@ -162,6 +165,19 @@ impl<S: Deref<Target = Shared>> Core<S> {
             self.event(Event::NewIncarnation { peer: m.from });
         }
         true
+    }
+
+    /// Another incarnation beside one whose promise stands. Longer than any promise lasts by itself means that somebody
+    /// renews it: there are two of them.
+    fn see_twin(&mut self, m: &Message, now: Now) {
+        let Some(twin) = self.twin.get_mut(usize::from(m.from).wrapping_sub(1)) else { return };
+        if twin.0 != m.incarnation {
+            *twin = (m.incarnation, now.boot);
+        } else if twin.1 != 0 && now.boot > twin.1 + self.cfg.timing.max_promise {
+            // Told once per incarnation.
+            twin.1 = 0;
+            self.event(Event::PeerTwice { peer: m.from });
+        }
     }
 
     /// Opens an entry that is closed, with its claims already written (rule 9: the word last).

@@ -132,8 +132,19 @@ impl Narrator {
                 let text = format!("{}'s clock went back (rolled back to a snapshot?); it was told to start afresh", n.node(peer));
                 d(EventKind::Note, text).peer(n.node(peer))
             }
+            CoreEvent::PeerReplaced { peer } => {
+                let text = format!("{} is back as it was before another machine took its place; it was told to start afresh", n.node(peer));
+                d(EventKind::Note, text).peer(n.node(peer))
+            }
+            CoreEvent::PeerTwice { peer } => {
+                let text = format!(
+                    "two machines use the id of {}: the first goes on, the second is not listened to; give each node an id of its own",
+                    n.node(peer)
+                );
+                d(EventKind::DuplicateId, text).peer(n.node(peer))
+            }
             CoreEvent::StartedAfresh => {
-                d(EventKind::RejoinWait, "the others have seen us further on: we were rolled back; starting afresh".into())
+                d(EventKind::RejoinWait, "the others have seen us further on, or another machine in our place: starting afresh".into())
             }
             CoreEvent::Voting => d(EventKind::Note, "voting from now on".into()),
             CoreEvent::Drained { node, on: true } => {

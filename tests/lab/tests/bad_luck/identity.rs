@@ -12,7 +12,10 @@ use heartline_lab::{
     exec,
     interrupt::{pass, until},
     lab::Station,
-    trial::{SOON, event, fault, owner, standbys, taken_over, undisturbed, with, with_cluster},
+    trial::{
+        SOON, event, fault, nothing_lost, owner, sees_alive, standbys, taken_over, undisturbed,
+        with, with_cluster,
+    },
 };
 
 /// Starts a second agent on a node, which must refuse; returns what it said.
@@ -90,26 +93,59 @@ fn with_a_spare(test: impl FnOnce(&mut Rig) -> Result<()>) -> Result<()> {
     with_cluster(Cluster::start_first(3, lab, &text, "cluster.key")?, test)
 }
 
+/// Lets `n1` own the group, or another node.
+fn let_own(rig: &mut Rig, n1: bool) -> Result<()> {
+    let old = owner(rig)?;
+    if (old == "n1") != n1 {
+        let to = if n1 { "n1" } else { "n2" };
+        rig.cluster.agent(to)?.cli_ok(&["move", "web", to])?;
+        ensure!(taken_over(rig, &old)? == to, "moved elsewhere");
+        rig.settle()?;
+    }
+    Ok(())
+}
+
+/// Past its own wait, another machine has tried what it can.
+const TRIES: Duration = Duration::from_millis(2500);
+
 /// The id of the owner, then of a standby, used by another machine with an address of its own.
 #[test]
 fn another_machine_with_the_same_id() -> Result<()> {
     with_a_spare(|rig| {
         for owned in [true, false] {
-            let old = owner(rig)?;
-            if (old == "n1") != owned {
-                let to = if owned { "n1" } else { "n2" };
-                rig.cluster.agent(to)?.cli_ok(&["move", "web", to])?;
-                ensure!(taken_over(rig, &old)? == to, "moved elsewhere");
-                rig.settle()?;
-            }
+            let_own(rig, owned)?;
+            let (from, old) = (boot_ns(), owner(rig)?);
             let mut twin = impostor(rig, &format!("twin-{owned}"), false)?;
-            // Past its own wait, it has tried what it can.
-            pass(Duration::from_millis(2500))?;
+            event(rig, "n2", "duplicate_id", from, |event| event["peer"] == "n1")?;
+            pass(TRIES)?;
+            nothing_lost(rig, from, &old).context("the first machine goes on")?;
             twin.kill()?;
-            rig.settle()
+            undisturbed(rig, from, &old)
                 .with_context(|| format!("n1 owned: {owned}; after the other machine was gone"))?;
         }
         Ok(())
+    })
+}
+
+/// It takes the place of one that is cut off, is accepted, and goes: the first one finds back.
+#[test]
+fn a_machine_that_was_replaced_comes_back() -> Result<()> {
+    with_a_spare(|rig| {
+        let_own(rig, true)?;
+        rig.cluster.lab.switch.cut("n1")?;
+        taken_over(rig, "n1")?;
+        let from = boot_ns();
+        let mut twin = impostor(rig, "heir", false)?;
+        sees_alive(rig, "n2", 3)?;
+        event(rig, "n2", "note", from, |event| {
+            event["text"].as_str().is_some_and(|text| text.contains("fresh state"))
+        })?;
+        // Both at once: the first is the old one now.
+        rig.cluster.lab.switch.heal()?;
+        pass(TRIES)?;
+        twin.kill()?;
+        rig.settle()?;
+        event(rig, "n1", "rejoin_wait", from, |_| true).map(drop)
     })
 }
 
@@ -118,8 +154,9 @@ fn another_machine_with_the_same_id() -> Result<()> {
 #[test]
 fn a_cloned_machine() -> Result<()> {
     with_a_spare(|rig| {
+        let_own(rig, true)?;
         let mut twin = impostor(rig, "clone", true)?;
-        pass(Duration::from_millis(2500))?;
+        pass(TRIES)?;
         twin.kill()?;
         let spare = rig.cluster.lab.node("n4")?;
         spare.ns.ip("address del 10.77.0.1/24 dev eth0\n")?;

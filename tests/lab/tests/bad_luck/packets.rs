@@ -128,6 +128,15 @@ fn the_last_words_of_a_dead_owner_hold_nothing() -> Result<()> {
         let old = owner(rig)?;
         let others = standbys(rig)?;
         let prober = rig.cluster.lab.prober.clone();
+        let refused = |rig: &mut Rig| -> Result<u64> {
+            let mut sum = 0;
+            for node in &others {
+                let status = rig.cluster.agent(node)?.status()?;
+                sum += number(&status, "/counters/drop_replayed");
+            }
+            Ok(sum)
+        };
+        let before = refused(rig)?;
         let to = others.iter().map(|name| port_of(rig, name));
         let to = to.collect::<Result<Vec<_>>>()?;
         let last = overhear(&rig.cluster.lab, &old, PORT, 5)?;
@@ -152,6 +161,7 @@ fn the_last_words_of_a_dead_owner_hold_nothing() -> Result<()> {
             }
             new
         })?;
+        ensure!(refused(rig)? > before, "no replayed word was counted");
         rig.cluster.lab.switch.heal()?;
         rig.settle()
     })
