@@ -17,6 +17,9 @@ use crate::{
     voter::held_by,
 };
 
+/// How long a node that has just begun to vote leaves a group that nobody has owned to a preferred one, ns at most.
+const COLD_START: u64 = 1_000_000_000;
+
 /// An attempt under way.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pending {
@@ -125,6 +128,9 @@ impl<S: Deref<Target = Shared>> Core<S> {
             if reachable < self.cfg.majority() as usize || self.leaving || now.boot < self.retry[i] {
                 continue;
             }
+            if self.awaits_better(g, &view, now.boot) {
+                continue;
+            }
             let d = self.decide(g, &view);
             let Some(rank) = d.rank(me) else { continue };
             if owner_alive {
@@ -152,6 +158,22 @@ impl<S: Deref<Target = Shared>> Core<S> {
         } else if !moves.is_empty() {
             self.claim(running.union(moves), moves, true, now);
         }
+    }
+
+    /// A cluster that comes up: a node that is preferred to this one is there and will vote in a moment. Whoever came up
+    /// first by a few milliseconds would keep the group else.
+    fn awaits_better(&self, group: u8, view: &crate::view::View, now: u64) -> bool {
+        let grace = COLD_START.min(self.cfg.timing.max_promise / 2);
+        if self.last_owner[group as usize] != 0 || now >= self.voting_since + grace {
+            return false;
+        }
+        let prefer = self.cfg.group(group).prefer;
+        let named = prefer.iter().copied().take_while(|id| *id != 0);
+        let anybody = self.cfg.node_ids().filter(|_| prefer[0] == 0);
+        named.chain(anybody).take_while(|id| *id != self.cfg.me).any(|id| {
+            let c = view.nodes[usize::from(id.wrapping_sub(1)) & 31];
+            c.member && c.alive && c.waiting && !c.drained && !c.leaving
+        })
     }
 
     fn may_claim(&self, now: Now) -> bool {

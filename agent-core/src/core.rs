@@ -76,6 +76,7 @@ pub struct Core<S: Deref<Target = Shared>> {
     pub(crate) leaving: bool,
     left: bool,
     voting: bool,
+    pub(crate) voting_since: u64,
     duplicate_at: u64,
     next_heartbeat: u64,
     beats: u64,
@@ -114,6 +115,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
             leaving: false,
             left: false,
             voting: false,
+            voting_since: 0,
             duplicate_at: 0,
             next_heartbeat: now.boot,
             beats: 0,
@@ -555,6 +557,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
         }
         let votes = self.sh.votes(now.boot);
         if votes && !self.voting {
+            self.voting_since = now.boot;
             self.event(Event::Voting);
         }
         self.voting = votes;

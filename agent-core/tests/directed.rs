@@ -346,3 +346,16 @@ fn a_move_is_asked_for_in_its_first_half_only() {
         assert_eq!(b.kept.iter().any(|(_, m)| m.ask_cv != 0), asks, "{after} ms later");
     }
 }
+
+/// Whoever began to vote first, by a few ms, kept the group from the node that it prefers.
+#[test]
+fn a_cold_start_honours_the_preference() {
+    let mut b = Bench::new(3, 1);
+    for id in 1..=3 {
+        b.reborn(id, 2_000 + u64::from(id));
+        let t = b.t;
+        b.sh(id).vote_after.store(t + [300, 100, 150][usize::from(id) - 1] * MS);
+    }
+    b.run(400);
+    assert!(b.open(1, 0), "{:?}", b.events(2));
+}

@@ -52,6 +52,10 @@ impl Supervisor {
                     let _ = tell.send(Err(Refusal::new(Code::NotReady, "the agent is ending already")));
                     return;
                 }
+                if let Err(e) = self.may_restart() {
+                    let _ = tell.send(Err(e));
+                    return;
+                }
                 *ending = Ending::Pausing(Instant::now() + Duration::from_secs(2), Some(tell));
                 self.command(Command::PreparePause { promise: RESTART_PROMISE }, Box::new(|_| {}));
             }

@@ -281,7 +281,8 @@ impl Narrator {
             split,
         };
         self.takeovers.insert(group, takeover);
-        let text = format!("{name} is ours: {why}; agreed and announced in {:.1} ms", ms(split.total_ns));
+        let took = ms(split.agreement_ns + split.address_ns + split.announcement_ns);
+        let text = format!("{name} is ours: {why}; granted and announced in {took:.1} ms");
         let mut d = Draft::new(EventKind::Gained, text)
             .at(phases.agreed_ns)
             .group(name)

@@ -8,7 +8,7 @@ use super::{
     supervise::Supervisor,
 };
 use crate::{
-    config::{ClusterKey, Config, diff, key_change},
+    config::{Change, ClusterKey, Config, Refusal as What, diff, key_change},
     control::proto::{Code, Refusal, ReloadReply},
     events::{Draft, EventKind},
     net::NetControl,
@@ -57,6 +57,22 @@ impl Supervisor {
         self.narrator.names = Names::of(&new);
         self.config = new;
         Ok(())
+    }
+
+    /// May a new process start from the file as it is now? One that changes what all nodes must change together may not:
+    /// two nodes with different members could each have a majority.
+    pub(super) fn may_restart(&self) -> Result<(), Refusal> {
+        let bad = |text: String| Refusal::new(Code::BadConfig, text).help("nothing was restarted");
+        let new = setup::load(&self.args.config).map_err(|e| bad(format!("{e:#}")))?;
+        let key = ClusterKey::load(&new.key_file).map_err(|e| bad(e.to_string()))?;
+        let harmless = |c: &Change| matches!(c, Change::Refused { what: What::Datapath, .. });
+        let refused: Vec<String> = diff(&self.config, &new)
+            .into_iter()
+            .chain(key_change(&self.key, &key))
+            .filter(|c| c.is_refused() && !harmless(c))
+            .map(|c| c.to_string())
+            .collect();
+        if refused.is_empty() { Ok(()) } else { Err(bad(refused.join("\n"))) }
     }
 
     /// The address thread has taken the new configuration: what is no VIP any more needs no gate.

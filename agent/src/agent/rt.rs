@@ -68,6 +68,8 @@ pub enum RtReport {
     Lost(u64, u8, u64),
     /// The long lease of a planned pause holds.
     PauseReady,
+    /// The timer was this late, ns: for so long the agent did not run. With the boot time.
+    StoodStill(u64, u64),
     /// Everything is handed over.
     Left,
     /// An old configuration, to be freed elsewhere.
@@ -199,7 +201,11 @@ impl RtThread {
             let t = now();
             if t.boot >= deadline {
                 if deadline != 0 {
-                    self.late_ns = self.late_ns.max(t.boot - deadline);
+                    let late = t.boot - deadline;
+                    self.late_ns = self.late_ns.max(late);
+                    if late > self.parts.core.config().timing.lease {
+                        self.tell(RtReport::StoodStill(t.boot, late));
+                    }
                 }
                 self.parts.core.handle_timeout(t);
                 self.act();

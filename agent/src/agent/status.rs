@@ -158,7 +158,12 @@ fn group(s: &Sources<'_>, g: &config::Group) -> GroupStatus {
         owner: named(owner),
         owned_here,
         gate_open: s.table.gate_open(g.id, s.now),
-        epoch: if owned_here { s.table.group_epoch[i].load() } else { 0 },
+        // Of another owner only the epoch of its newest gain is known.
+        epoch: match owner {
+            _ if owned_here => s.table.group_epoch[i].load(),
+            0 => 0,
+            other => s.table.peer(other).seen_epoch.load(),
+        },
         desired: named(s.snapshot.target[i]),
         vips: g
             .vips
@@ -211,6 +216,11 @@ fn warnings(s: &Sources<'_>, nodes: &[NodeStatus]) -> Vec<Warning> {
             add(Level::Warning, "config_mismatch", format!("{} runs another configuration: {text}", n.name), Some(help));
         }
     }
+    let reachable = 1 + nodes.iter().filter(|n| n.state == NodeState::Alive).count();
+    if reachable < s.config.majority() {
+        let text = format!("{reachable} of {} voters answer, {} are needed: nothing can be owned here", nodes.len(), s.config.majority());
+        add(Level::Error, "no_majority", text, Some("is this node cut off, or are the others down?"));
+    }
     if !s.snapshot.realtime {
         let help = "see `heartline doctor`, real-time rights";
         add(Level::Warning, "no_realtime", "the agent runs without real-time priority: takeovers may be late".into(), Some(help));
@@ -219,5 +229,8 @@ fn warnings(s: &Sources<'_>, nodes: &[NodeStatus]) -> Vec<Warning> {
         let left = s.table.vote_after.load().saturating_sub(s.now);
         add(Level::Note, "rejoin_wait", format!("fresh state: voting in {}", show_ns(left / 1_000_000 * 1_000_000)), None);
     }
+    let text = "never two owners rests on: a boot clock that runs whenever this node can run; no rollback; ids of their own; \
+                no way around the gate";
+    add(Level::Note, "assumptions", text.into(), Some("`heartline doctor` says what it finds here"));
     w
 }

@@ -185,6 +185,9 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
     let how = if fresh { "with fresh state" } else { "with the state of an earlier run" };
     let text = format!("agent {} started {how}, {kept} groups kept", env!("CARGO_PKG_VERSION"));
     s.record(vec![Draft::new(EventKind::AgentStarted, text)]);
+    if kept > 0 {
+        s.record(vec![Draft::new(EventKind::Restart, format!("the new agent goes on with {kept} groups; nothing moved"))]);
+    }
     if fresh {
         let wait = s.config.timing.max_promise_ns;
         let text = format!("voting in {}: until then every promise that may have been forgotten runs out", crate::config::show_ns(wait));
@@ -380,6 +383,10 @@ impl Supervisor {
                     if let Ending::Leaving(_) = ending {
                         return Some(End::Stopped);
                     }
+                }
+                RtReport::StoodStill(at, ns) => {
+                    let text = format!("this agent did not run for {} ms (frozen or starved?)", ns / 1_000_000);
+                    self.record(vec![Draft::new(EventKind::Note, text).at(at).with("late_ns", ns)]);
                 }
                 RtReport::Old(config) => drop(config),
                 RtReport::Ended => {}

@@ -54,12 +54,12 @@ impl Failure {
         let _ = writeln!(
             stderr,
             "heartline: {}",
-            super::render::clean(&self.to_string())
+            super::render::clean_lines(&self.to_string())
         );
         match self {
             Failure::Client(error) | Failure::Json(error) => {
                 if let Some(help) = error.help() {
-                    let _ = writeln!(stderr, "  {}", super::render::clean(help));
+                    let _ = writeln!(stderr, "  {}", super::render::clean_lines(help));
                 }
                 error.exit_code()
             }

@@ -150,6 +150,11 @@ pub fn clean(text: &str) -> String {
         .collect()
 }
 
+/// As [`clean`], for texts of several lines.
+pub fn clean_lines(text: &str) -> String {
+    text.lines().map(clean).collect::<Vec<_>>().join("\n")
+}
+
 /// "1 event", "3 events".
 pub fn count(number: u64, thing: &str) -> String {
     if number == 1 {
