@@ -100,6 +100,7 @@ impl Gates {
                             XdpKind::Native => DatapathMode::Native,
                             XdpKind::Generic => DatapathMode::Generic,
                         };
+                        s.xdp_prog_id = c.xdp_prog_id;
                         s.egress = match c.egress {
                             EgressKind::Tcx => EgressMode::Tcx,
                             EgressKind::Clsact => EgressMode::Clsact,

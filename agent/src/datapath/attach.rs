@@ -14,7 +14,7 @@ use aya::programs::{
     xdp::XdpLink,
 };
 
-use super::{DataPath, linkinfo::ifindex_of, pins};
+use super::{DataPath, linkinfo::{ifindex_of, program_of}, pins};
 
 /// How XDP runs on a device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,6 +43,8 @@ pub struct Coverage {
     pub xdp: XdpKind,
     /// How the egress gate runs.
     pub egress: EgressKind,
+    /// The kernel's id of the XDP program (as `bpftool prog` shows it).
+    pub xdp_prog_id: Option<u32>,
 }
 
 #[derive(Default)]
@@ -64,7 +66,7 @@ impl DataPath {
         // Egress first: a node that can be heard as a VIP without a gate is worse than one that cannot hear.
         let egress = self.cover_egress(name, ifindex, &egress_pin)?;
         let (xdp, xdp_pin) = self.cover_ingress(ifindex, modes)?;
-        let coverage = Coverage { ifindex, xdp, egress };
+        let coverage = Coverage { ifindex, xdp, egress, xdp_prog_id: program_of(&xdp_pin).ok() };
         let egress = (egress == EgressKind::Tcx).then_some(egress_pin);
         self.links.0.insert(ifindex, Held { xdp: xdp_pin, egress, coverage: coverage.clone() });
         Ok(coverage)

@@ -50,6 +50,18 @@ fn bpf<T>(cmd: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
 /// # Errors
 /// There is no link pinned there.
 pub fn ifindex_of(pin: &Path) -> io::Result<u32> {
+    link_info(pin).map(|i| i.ifindex)
+}
+
+/// The id of the program that runs on the link pinned at `pin`.
+///
+/// # Errors
+/// There is no link pinned there.
+pub fn program_of(pin: &Path) -> io::Result<u32> {
+    link_info(pin).map(|i| i.prog_id)
+}
+
+fn link_info(pin: &Path) -> io::Result<LinkInfo> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
     let fd = bpf(BPF_OBJ_GET, &mut ObjGet { pathname: path.as_ptr() as u64, ..Default::default() })?;
     // SAFETY: a new descriptor that nobody else owns.
@@ -63,5 +75,5 @@ pub fn ifindex_of(pin: &Path) -> io::Result<u32> {
             info: &mut info as *mut LinkInfo as u64,
         },
     )?;
-    Ok(info.ifindex)
+    Ok(info)
 }
