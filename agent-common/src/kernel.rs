@@ -87,6 +87,11 @@ pub fn on_message(sh: &Shared, m: &Message, now: u64, rules: Rules) -> Verdict {
         if m.kind == Kind::Heartbeat as u8 && now > heard.wrapping_add(sh.max_promise.load()) {
             return Verdict::Regression;
         }
+        // Two nodes that were both set back must hear it from each other; being told costs a wait, and only the truth of
+        // this incarnation is believed.
+        if m.kind == Kind::Regressed as u8 && m.re_incarnation == sh.incarnation.load() {
+            return Verdict::Deliver;
+        }
         return Verdict::Drop(Counter::OldIncarnation);
     }
     match Kind::from_u8(m.kind) {

@@ -592,7 +592,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
     fn tell_regressed(&mut self, m: &Message, now: Now) {
         let i = (m.from.wrapping_sub(1) & 31) as usize;
         // A straggler of a node that goes on as ever says nothing; a node that went back is heard no more.
-        if now.boot < self.told_regressed[i] + 1_000_000_000 || self.is_alive(m.from, now.boot) {
+        if now.boot < self.told_regressed[i] + self.cfg.timing.max_promise.min(1_000_000_000) || self.is_alive(m.from, now.boot) {
             return;
         }
         self.told_regressed[i] = now.boot;

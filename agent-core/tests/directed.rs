@@ -309,6 +309,27 @@ fn a_node_whose_wall_clock_was_set_back_comes_again() {
     assert!(b.open(1, 0), "and takes part: {:?}", b.events(1));
 }
 
+/// Both were set back: each refused the other's word that it was.
+#[test]
+fn two_nodes_that_were_both_set_back_come_again() {
+    let mut b = Bench::new(2, 1);
+    b.run(30);
+    // Two of two were reborn in 1970, one after the other, each unheard by the other for long.
+    b.freeze(1, true);
+    b.freeze(2, true);
+    b.run(11_000);
+    b.reborn(1, 5);
+    b.reborn(2, 6);
+    for id in [1, 2] {
+        // What the other knew survives in its table: the incarnation before.
+        b.sh(id).peer(3 - id).incarnation.store(2_000);
+        b.sh(id).peer(3 - id).word.store(agent_common::state::PromiseWord::open(1, 1).0);
+    }
+    b.run(30_000);
+    assert!((1..=2).any(|id| b.events(id).contains(&Event::StartedAfresh)));
+    assert!(b.open(1, 0) || b.open(2, 0));
+}
+
 /// An owner released a group for an ask that newer messages of its sender had overtaken, or that came in the asker's last moment.
 #[test]
 fn no_release_for_an_old_ask() {

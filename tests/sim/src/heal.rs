@@ -57,7 +57,11 @@ impl World {
     }
 
     pub(crate) fn phase(&mut self, p: u8) -> bool {
-        let bound = 2 * self.o.timing.max_promise + 20 * self.o.timing.takeover;
+        // A node set back is told after `max_promise`, at most once in that time by each, and then waits for as long; it may
+        // have to be told twice.
+        let told = if self.set_back { 5 } else { 0 };
+        let settle = (1 + told) * self.o.timing.max_promise;
+        let bound = settle + self.o.timing.max_promise + 20 * self.o.timing.takeover;
         match p {
             0 => {
                 self.heal();
@@ -70,7 +74,7 @@ impl World {
                     .iter()
                     .all(|u| *u == u64::MAX);
                 let since = self.t - self.o.heal_at;
-                if all && since > self.o.timing.max_promise {
+                if all && since > settle {
                     // Settled: from here on nothing may change without reason.
                     self.healed_in = since;
                     self.check.forget_outages(self.t);

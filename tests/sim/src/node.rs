@@ -116,7 +116,13 @@ impl Node {
         sh.max_promise.store(o.timing.max_promise);
         sh.voters.store((1 << o.shape.nodes) - 1);
         sh.majority.store(u64::from(o.shape.nodes) / 2 + 1);
-        self.incarnation = (now.wall_ms * 1_000_000).max(self.incarnation + 1);
+        // As the loader: by the wall clock, which may have been set back.
+        let wall = now.wall_ms * 1_000_000;
+        self.incarnation = if wall == self.incarnation {
+            wall + 1
+        } else {
+            wall
+        };
         sh.incarnation.store(self.incarnation);
         sh.vote_after.store(now.boot + wait);
         sh.layout.store(LAYOUT);

@@ -163,8 +163,16 @@ impl World {
         say!(self, "n{} is up with fresh state", i + 1);
         let base = self.rng_fault.between(MS, 60_000 * MS);
         let wait = self.fresh_wait();
+        // A machine without a good clock of its own now and then starts in the past.
+        let set_back = if self.rng_fault.chance(100) && !self.healed {
+            self.rng_fault.between(1, 3_600_000) as i64
+        } else {
+            0
+        };
+        self.set_back |= set_back != 0;
         let (t, n) = (self.t, &mut self.nodes[i]);
         n.up = true;
+        n.skew_ms -= set_back;
         n.clock = Clock::new(t, base, n.clock.ppm());
         n.fresh_table(&self.o, t, wait);
         self.restart(i);

@@ -70,6 +70,8 @@ pub struct World {
     pub last_gain: (u64, u8, u8),
     pub(crate) broken: Option<Violation>,
     pub(crate) healed: bool,
+    /// A node's wall clock was set back by a reboot.
+    pub(crate) set_back: bool,
     pub(crate) healed_in: u64,
 }
 
@@ -104,6 +106,7 @@ impl World {
             last_gain: (0, 0, 0),
             broken: None,
             healed: false,
+            set_back: false,
             healed_in: 0,
             o,
         };
