@@ -245,7 +245,7 @@ impl RtThread {
                     if anew {
                         l.close();
                     }
-                    // Not there yet: the supervisor asks again each second.
+                    // Not there yet: the supervisor asks again soon.
                     let _ = l.open();
                 }
             }

@@ -460,6 +460,8 @@ impl Supervisor {
     }
 
     fn quick(&mut self) {
+        // A device that returned may get its address a while later.
+        let _ = self.rt.send(RtCommand::Reopen { anew: false });
         let drafts = self.narrator.tick(boottime_ns());
         self.record(drafts);
         // A sign of life only while the real-time thread goes round.
@@ -472,7 +474,6 @@ impl Supervisor {
 
     fn second(&mut self) {
         self.check_gates();
-        let _ = self.rt.send(RtCommand::Reopen { anew: false });
         let source = clock_source();
         if source != self.clock_source {
             let text = format!("the kernel's clock source is now {source}, was {}", self.clock_source);

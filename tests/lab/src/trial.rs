@@ -88,6 +88,12 @@ pub fn fault(
 ) -> Result<(String, String)> {
     let (old, others) = (owner(rig)?, standbys(rig)?);
     let others: Vec<_> = others.iter().map(String::as_str).collect();
+    // After a move or a heal: first the owner must have been alone for a while.
+    let alone = until(SOON, POLL, || {
+        let now = boot_ns();
+        Ok(rig.hit_the_owner(&old, now).is_ok())
+    })?;
+    ensure!(alone, "{old} should own the VIP, but did not answer for it alone");
     let at = boot_ns();
     act(rig, &old, &others)?;
     rig.hit_the_owner(&old, at)?;
