@@ -13,6 +13,7 @@
 //! Everything needs root, and says so.
 
 pub mod agent;
+pub mod bench;
 pub mod cleanup;
 pub mod clock;
 pub mod cluster;

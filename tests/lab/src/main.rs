@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use heartline_lab::{demo, hold, interrupt, load};
+use heartline_lab::{bench, demo, hold, interrupt, load};
 
 /// The lab of Heartline: clusters in network namespaces. Needs root.
 #[derive(Debug, Parser)]
@@ -24,9 +24,24 @@ enum Task {
         /// Write everything that was measured to this file
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
+        /// Draw it as a picture (SVG)
+        #[arg(long, value_name = "FILE")]
+        svg: Option<PathBuf>,
         /// Keep configs and logs (kept in any case if an expectation did not hold)
         #[arg(long)]
         keep: bool,
+    },
+    /// The same faults many times, and beside them keepalived, if it is installed
+    Bench {
+        /// Times that each fault is repeated
+        #[arg(long, default_value_t = 10)]
+        runs: usize,
+        /// Print JSON instead of tables
+        #[arg(long)]
+        json: bool,
+        /// Only this system: heartline or keepalived
+        #[arg(long, value_name = "SYSTEM")]
+        only: Option<String>,
     },
     /// A lab to play with
     #[command(subcommand)]
@@ -100,9 +115,20 @@ fn run(task: Task) -> Result<bool> {
         interrupt::catch()?;
     }
     match task {
-        Task::Demo { config, json, keep } => {
-            return demo::run(&demo::Options { config, json, keep });
+        Task::Demo {
+            config,
+            json,
+            svg,
+            keep,
+        } => {
+            return demo::run(&demo::Options {
+                config,
+                json,
+                svg,
+                keep,
+            });
         }
+        Task::Bench { runs, json, only } => bench::run(&bench::Options { runs, json, only })?,
         Task::Load {
             device,
             netns,

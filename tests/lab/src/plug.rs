@@ -34,7 +34,9 @@ impl Lab {
         self.switch.attach_again(node, link)?;
         let prober = self.prober.eth0().clone();
         station.ns.ip(&addresses(&station, &wire, &prober))?;
-        station.ns.tx_checksum_off(std::slice::from_ref(&wire.device))?;
+        station
+            .ns
+            .tx_checksum_off(std::slice::from_ref(&wire.device))?;
         wait_ready(&station)?;
         Ok(boot_ns())
     }

@@ -144,9 +144,8 @@ fn heartbeat(frame: &[u8], from: [u8; 6], port: u16) -> Option<Vec<u8>> {
     let datagram = UdpPacket::new_checked(packet.payload()).ok()?;
     let payload = datagram.payload();
     let kind = payload.get(3).copied();
-    let wanted = datagram.dst_port() == port
-        && payload.len() == LEN
-        && kind == Some(Kind::Heartbeat as u8);
+    let wanted =
+        datagram.dst_port() == port && payload.len() == LEN && kind == Some(Kind::Heartbeat as u8);
     wanted.then(|| payload.to_vec())
 }
 
@@ -164,7 +163,12 @@ pub fn claim_v4(from: &Station, vip: Ipv4Addr, mac: [u8; 6]) -> Result<()> {
         target_protocol_addr: vip,
     };
     let mut bytes = vec![0; 14 + claim.buffer_len()];
-    ethernet(&mut bytes, mac, EthernetAddress::BROADCAST, EthernetProtocol::Arp);
+    ethernet(
+        &mut bytes,
+        mac,
+        EthernetAddress::BROADCAST,
+        EthernetProtocol::Arp,
+    );
     claim.emit(&mut ArpPacket::new_unchecked(&mut bytes[14..]));
     raw(from, &bytes, libc::ETH_P_ARP)
 }

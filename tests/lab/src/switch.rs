@@ -98,8 +98,15 @@ impl Switch {
 
     /// A port's device is there anew: the programs are attached to it. Cuts of the old one are gone with it.
     pub(crate) fn attach_again(&mut self, station: &str, link: usize) -> Result<()> {
-        let Self { ports, programs, ns, .. } = self;
-        let found = ports.iter_mut().find(|port| port.station == station && port.link == link);
+        let Self {
+            ports,
+            programs,
+            ns,
+            ..
+        } = self;
+        let found = ports
+            .iter_mut()
+            .find(|port| port.station == station && port.link == link);
         let port = found.with_context(|| format!("{station} has no link {link}"))?;
         ns.run(|| attach(programs, port))
     }
@@ -266,7 +273,8 @@ impl Switch {
 pub fn pin_foreign_map(path: &Path) -> Result<()> {
     let programs = EbpfLoader::new().load(OBJECT)?;
     let map = programs.map("LAB_CUT").context("map LAB_CUT")?;
-    map.pin(path).with_context(|| format!("pinning {}", path.display()))?;
+    map.pin(path)
+        .with_context(|| format!("pinning {}", path.display()))?;
     Ok(())
 }
 

@@ -7,8 +7,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::{
-    Cluster, Lab, LabSpec, cluster,
+    Cluster, Lab, LabSpec,
     clock::boot_ns,
+    cluster,
     config::{self, ConfigSpec},
     demo::rig::Rig,
     interrupt::until,
@@ -38,10 +39,7 @@ pub fn with(
 ///
 /// # Errors
 /// As [`with`].
-pub fn with_cluster(
-    cluster: Cluster,
-    test: impl FnOnce(&mut Rig) -> Result<()>,
-) -> Result<()> {
+pub fn with_cluster(cluster: Cluster, test: impl FnOnce(&mut Rig) -> Result<()>) -> Result<()> {
     let mut rig = Rig::start(cluster)?;
     let result = rig.settle().and_then(|()| test(&mut rig)).and_then(|()| {
         let seen = rig.owners.ownership(rig.from, boot_ns());
@@ -205,12 +203,7 @@ pub fn event(
 ///
 /// # Errors
 /// It never does; the error shows what all said last.
-pub fn says(
-    rig: &mut Rig,
-    node: &str,
-    what: &str,
-    fits: impl Fn(&Value) -> bool,
-) -> Result<()> {
+pub fn says(rig: &mut Rig, node: &str, what: &str, fits: impl Fn(&Value) -> bool) -> Result<()> {
     let what = format!("{node}: {what}");
     rig.cluster.wait_for(&what, SOON, |said| {
         let own = said.iter().find(|(name, _)| name == node);

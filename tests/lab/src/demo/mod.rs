@@ -4,6 +4,7 @@ pub mod record;
 pub mod rig;
 pub mod score;
 mod show;
+pub mod svg;
 
 use std::path::{Path, PathBuf};
 
@@ -34,6 +35,8 @@ pub struct Options {
     pub config: Option<PathBuf>,
     /// Where to write the record.
     pub json: Option<PathBuf>,
+    /// Where to draw it.
+    pub svg: Option<PathBuf>,
     /// Keep logs and configs.
     pub keep: bool,
 }
@@ -103,6 +106,10 @@ pub fn run(options: &Options) -> Result<bool> {
     if let Some(path) = &options.json {
         let json = serde_json::to_string_pretty(&record)?;
         std::fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if let Some(path) = &options.svg {
+        std::fs::write(path, svg::draw(&record))
+            .with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(record.held)
 }

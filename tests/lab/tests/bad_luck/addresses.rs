@@ -23,7 +23,15 @@ fn station(rig: &Rig, node: &str) -> Result<Station> {
 /// Does a node have an address that begins so?
 fn has(station: &Station, address: &str) -> Result<bool> {
     let mut command = std::process::Command::new("ip");
-    command.args(["-n", station.ns.name(), "-o", "address", "show", "dev", "eth0"]);
+    command.args([
+        "-n",
+        station.ns.name(),
+        "-o",
+        "address",
+        "show",
+        "dev",
+        "eth0",
+    ]);
     let shown = heartline_lab::exec::run_ok(command, "", SOON)?;
     Ok(shown.contains(&format!(" {address}/")))
 }
@@ -116,7 +124,9 @@ fn an_address_deleted_by_hand_comes_back() -> Result<()> {
             let from = boot_ns();
             at.ns.ip(&line)?;
             event(rig, &old, "note", from, |event| {
-                event["text"].as_str().is_some_and(|text| text.contains("vanished"))
+                event["text"]
+                    .as_str()
+                    .is_some_and(|text| text.contains("vanished"))
             })
             .context(line)?;
             rig.settle()?;
@@ -146,7 +156,11 @@ fn a_foreign_claim_is_answered() -> Result<()> {
             } else {
                 spray::claim_v4(&prober, VIP4, FOREIGN)?;
             }
-            let vip = if v6 { VIP6.to_string() } else { VIP4.to_string() };
+            let vip = if v6 {
+                VIP6.to_string()
+            } else {
+                VIP4.to_string()
+            };
             let told = event(rig, &old, "foreign_claim", from, |event| {
                 event["address"] == *vip
             })?;
@@ -162,7 +176,10 @@ fn a_foreign_claim_is_answered() -> Result<()> {
             stayed(rig, from, boot_ns(), &old)?;
         }
         let lost = events(rig, &old, "lost", rig.from)?;
-        ensure!(lost.is_empty(), "a claim by word alone cost the group: {lost:?}");
+        ensure!(
+            lost.is_empty(),
+            "a claim by word alone cost the group: {lost:?}"
+        );
         Ok(())
     })
 }

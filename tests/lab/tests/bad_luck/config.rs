@@ -25,7 +25,9 @@ fn reload(rig: &mut Rig, node: &str) -> Result<Value> {
 /// How many other nodes have another config, as a node sees it.
 fn mismatches(status: &Value) -> usize {
     let nodes = status["nodes"].as_array().into_iter().flatten();
-    nodes.filter(|node| !node["config_mismatch"].is_null()).count()
+    nodes
+        .filter(|node| !node["config_mismatch"].is_null())
+        .count()
 }
 
 const MORE: &str = "[[group]]\nname = \"more\"\nid = 7\nprefer = [\"n3\", \"n2\", \"n1\"]\n\
@@ -45,10 +47,16 @@ fn nodes_with_different_configs() -> Result<()> {
             fs::write(&path, new)?;
             reload(rig, first)?;
             for node in ["n1", "n2"] {
-                says(rig, node, "one other config", |status| mismatches(status) == 1)?;
-                event(rig, node, "config_mismatch", from, |event| event["peer"] == first)?;
+                says(rig, node, "one other config", |status| {
+                    mismatches(status) == 1
+                })?;
+                event(rig, node, "config_mismatch", from, |event| {
+                    event["peer"] == first
+                })?;
             }
-            says(rig, first, "two other configs", |status| mismatches(status) == 2)?;
+            says(rig, first, "two other configs", |status| {
+                mismatches(status) == 2
+            })?;
             undisturbed_web(rig, from, &old)?;
             for node in ["n1", "n2"] {
                 reload(rig, node)?;
@@ -78,7 +86,12 @@ fn undisturbed_web(rig: &Rig, from: u64, old: &str) -> Result<()> {
 fn a_vip_more_and_a_vip_less() -> Result<()> {
     with(LabSpec::default(), ConfigSpec::default(), |rig| {
         let old = owner(rig)?;
-        let index = rig.cluster.lab.nodes.iter().position(|node| node.name == old);
+        let index = rig
+            .cluster
+            .lab
+            .nodes
+            .iter()
+            .position(|node| node.name == old);
         let path = rig.cluster.config().to_owned();
         let text = fs::read_to_string(&path)?;
         let vip = std::net::Ipv4Addr::new(10, 77, 0, 101);
@@ -96,7 +109,12 @@ fn a_vip_more_and_a_vip_less() -> Result<()> {
         nodes.push(old.clone());
         for node in &nodes {
             let told = reload(rig, node)?;
-            ensure!(told["changed"].as_array().is_some_and(|list| list.len() == 1), "{told}");
+            ensure!(
+                told["changed"]
+                    .as_array()
+                    .is_some_and(|list| list.len() == 1),
+                "{told}"
+            );
         }
         let within = Duration::from_millis(100);
         let wait = Duration::from_millis(10);
@@ -134,10 +152,19 @@ fn a_reload_that_is_refused_keeps_everything() -> Result<()> {
         let more = "[[group.vip]]\naddress = \"10.77.0.101\"\ndevice = \"eth0\"\n";
         for (new, named) in [
             // Something allowed beside it: all or nothing.
-            (Some(format!("{}{more}", text.replace("\"lan\"", "\"wan\""))), "timing"),
-            (Some(text.replace("generation = 1", "generation = 2")), "generation"),
+            (
+                Some(format!("{}{more}", text.replace("\"lan\"", "\"wan\""))),
+                "timing",
+            ),
+            (
+                Some(text.replace("generation = 1", "generation = 2")),
+                "generation",
+            ),
             (Some(text.replace("10.77.0.2\"", "10.77.0.9\"")), "n2"),
-            (Some(text.replace("10.77.0.100", "10.77.0.1000")), "10.77.0.1000"),
+            (
+                Some(text.replace("10.77.0.100", "10.77.0.1000")),
+                "10.77.0.1000",
+            ),
             (Some("cluster = ".into()), "heartline.toml"),
             (None, "heartline.toml"),
         ] {

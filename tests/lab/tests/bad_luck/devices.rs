@@ -108,13 +108,18 @@ fn two_networks_cut_one_after_the_other() -> Result<()> {
             let old = owner(rig)?;
             let from = rig.cluster.lab.switch.cut_link(&old, 1)?;
             let standby = standbys(rig)?.first().context("a standby")?.clone();
-            says(rig, &standby, "the second link is silent, the node is not", |status| {
-                let nodes = status["nodes"].as_array().into_iter().flatten();
-                let links = nodes
-                    .filter(|node| node["name"] == *old && node["state"] == "alive")
-                    .filter_map(|node| node["links"][1]["last_heard_ms"].as_u64());
-                links.into_iter().any(|ms| ms > 500)
-            })?;
+            says(
+                rig,
+                &standby,
+                "the second link is silent, the node is not",
+                |status| {
+                    let nodes = status["nodes"].as_array().into_iter().flatten();
+                    let links = nodes
+                        .filter(|node| node["name"] == *old && node["state"] == "alive")
+                        .filter_map(|node| node["links"][1]["last_heard_ms"].as_u64());
+                    links.into_iter().any(|ms| ms > 500)
+                },
+            )?;
             stayed(rig, from, boot_ns(), &old)?;
             undisturbed(rig, from, &old)?;
             let (_, new) = fault(rig, |rig, old, _| {

@@ -116,7 +116,9 @@ fn another_machine_with_the_same_id() -> Result<()> {
             let_own(rig, owned)?;
             let (from, old) = (boot_ns(), owner(rig)?);
             let mut twin = impostor(rig, &format!("twin-{owned}"), false)?;
-            event(rig, "n2", "duplicate_id", from, |event| event["peer"] == "n1")?;
+            event(rig, "n2", "duplicate_id", from, |event| {
+                event["peer"] == "n1"
+            })?;
             pass(TRIES)?;
             nothing_lost(rig, from, &old).context("the first machine goes on")?;
             twin.kill()?;
@@ -138,7 +140,9 @@ fn a_machine_that_was_replaced_comes_back() -> Result<()> {
         let mut twin = impostor(rig, "heir", false)?;
         sees_alive(rig, "n2", 3)?;
         event(rig, "n2", "note", from, |event| {
-            event["text"].as_str().is_some_and(|text| text.contains("fresh state"))
+            event["text"]
+                .as_str()
+                .is_some_and(|text| text.contains("fresh state"))
         })?;
         // Both at once: the first is the old one now.
         rig.cluster.lab.switch.heal()?;
@@ -211,7 +215,9 @@ fn a_rebooted_node_waits_before_it_votes() -> Result<()> {
 fn waited(rig: &mut Rig, node: &str, from: u64) -> Result<()> {
     let wait = event(rig, node, "rejoin_wait", from, |_| true)?;
     let vote = event(rig, node, "note", from, |event| {
-        event["text"].as_str().is_some_and(|text| text.contains("voting"))
+        event["text"]
+            .as_str()
+            .is_some_and(|text| text.contains("voting"))
     })?;
     let at = |event: &serde_json::Value| event["boot_ns"].as_u64().unwrap_or(0);
     // The config of the lab says 1 s; the first event is told a little after the birth of the maps.

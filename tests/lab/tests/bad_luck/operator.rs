@@ -45,7 +45,10 @@ fn a_witness_votes_and_never_owns() -> Result<()> {
         rig.cluster.lab.switch.heal()?;
         rig.settle()?;
         let seen = rig.owners.ownership(rig.from, boot_ns());
-        ensure!(seen.spans.iter().all(|span| span.node != 2), "the witness answered: {seen:?}");
+        ensure!(
+            seen.spans.iter().all(|span| span.node != 2),
+            "the witness answered: {seen:?}"
+        );
         Ok(())
     })
 }
@@ -59,7 +62,9 @@ fn drained_paused_and_stopped() -> Result<()> {
             cli(rig, asked, &["drain", old]).map(drop)
         })?;
         for node in ["n1", "n2", "n3"] {
-            event(rig, node, "drained", rig.from, |event| event["peer"] == *old)?;
+            event(rig, node, "drained", rig.from, |event| {
+                event["peer"] == *old
+            })?;
         }
         let refused = rig.cluster.agent(&new)?.cli(&["move", "web", &old])?;
         ensure!(
@@ -102,7 +107,10 @@ fn drained_paused_and_stopped() -> Result<()> {
             let expired = events(rig, &node, "promise_expired", from)?;
             ensure!(expired.is_empty(), "left to the lease: {expired:?}");
         }
-        let (v4, v6) = (rig.v4.outage(from, boot_ns()), rig.v6.outage(from, boot_ns()));
+        let (v4, v6) = (
+            rig.v4.outage(from, boot_ns()),
+            rig.v6.outage(from, boot_ns()),
+        );
         println!(
             "clean stop: {:.2} ms and {:.2} ms, {} and {} echoes lost",
             ms(v4.ns()),
@@ -127,7 +135,8 @@ fn generic_xdp() -> Result<()> {
     with(LabSpec::default(), spec, |rig| {
         for node in ["n1", "n2", "n3"] {
             says(rig, node, "generic XDP on eth0", |status| {
-                status["datapath"][0]["mode"] == "generic" && status["datapath"][0]["name"] == "eth0"
+                status["datapath"][0]["mode"] == "generic"
+                    && status["datapath"][0]["name"] == "eth0"
             })?;
         }
         let (_, new) = fault(rig, |rig, old, _| rig.cluster.lab.switch.cut(old).map(drop))?;

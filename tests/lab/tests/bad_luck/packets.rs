@@ -15,9 +15,7 @@ use heartline_lab::{
     demo::rig::Rig,
     interrupt::pass,
     spray::{Forger, datagrams, overhear},
-    trial::{
-        SOON, event, events, number, owner, says, standbys, taken_over, undisturbed, with,
-    },
+    trial::{SOON, event, events, number, owner, says, standbys, taken_over, undisturbed, with},
 };
 
 const PORT: u16 = 4747;
@@ -105,17 +103,27 @@ fn packets_that_are_refused() -> Result<()> {
         };
         let least = refused(&rig.cluster.agent(&old)?.status()?) + EACH as u64;
         datagrams(&prober, to, vec![old_words; EACH], PAUSE)?;
-        says(rig, &old, "old words: refused", |status| refused(status) >= least)?;
+        says(rig, &old, "old words: refused", |status| {
+            refused(status) >= least
+        })?;
         pass(Duration::from_millis(200))?;
         undisturbed(rig, from, &old)?;
         for node in [&old, &standby] {
-            for kind in ["rejoin_wait", "lost", "gate_shut_by_higher_epoch", "duplicate_id"] {
+            for kind in [
+                "rejoin_wait",
+                "lost",
+                "gate_shut_by_higher_epoch",
+                "duplicate_id",
+            ] {
                 let told = events(rig, node, kind, from)?;
                 ensure!(told.is_empty(), "{node}: {told:?}");
             }
         }
         let after = rig.cluster.agent(&standby)?.status()?;
-        ensure!(number(&after, "/incarnation") == born, "{standby} started afresh");
+        ensure!(
+            number(&after, "/incarnation") == born,
+            "{standby} started afresh"
+        );
         Ok(())
     })
 }

@@ -28,14 +28,19 @@ fn pins_of_another_version_are_removed() -> Result<()> {
         let standby = standbys(rig)?.first().context("a standby")?.clone();
         let from = boot_ns();
         rig.cluster.agent(&standby)?.kill()?;
-        let stale = agent::bpf_dir(rig.cluster.lab.prefix()).join(&standby).join("v0bad/maps");
+        let stale = agent::bpf_dir(rig.cluster.lab.prefix())
+            .join(&standby)
+            .join("v0bad/maps");
         fs::create_dir_all(&stale)?;
         pin_foreign_map(&stale.join("STATE"))?;
         rig.cluster.agent(&standby)?.start()?;
         undisturbed(rig, from, &old)?;
         event(rig, &standby, "stale_pins", from, |_| true)?;
         ensure!(!stale.exists(), "{} is still there", stale.display());
-        ensure!(layouts(rig, &standby)?.len() == 1, "one version's pins are left");
+        ensure!(
+            layouts(rig, &standby)?.len() == 1,
+            "one version's pins are left"
+        );
         Ok(())
     })
 }
