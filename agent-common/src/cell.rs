@@ -48,7 +48,9 @@ mod imp {
         /// Swaps `old` for `new`; false if the value was another one.
         #[inline]
         pub fn cas(&self, old: u64, new: u64) -> bool {
-            self.atomic().compare_exchange(old, new, SeqCst, SeqCst).is_ok()
+            self.atomic()
+                .compare_exchange(old, new, SeqCst, SeqCst)
+                .is_ok()
         }
     }
 }
@@ -83,7 +85,12 @@ mod imp {
         pub fn cas(&self, old: u64, new: u64) -> bool {
             // SAFETY: as above.
             unsafe {
-                atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(self.0.get(), old, new).1
+                atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
+                    self.0.get(),
+                    old,
+                    new,
+                )
+                .1
             }
         }
     }

@@ -72,10 +72,15 @@ pub fn on_message(sh: &Shared, m: &Message, now: u64, rules: Rules) -> Verdict {
         sh.gate.remove(gates);
         return Verdict::Duplicate;
     }
-    if m.to != 0 && m.to != me || node_bit(m.from) as u64 & sh.voters.load() == 0 && m.generation as u64 == sh.generation.load() {
+    if m.to != 0 && m.to != me
+        || node_bit(m.from) as u64 & sh.voters.load() == 0
+            && m.generation as u64 == sh.generation.load()
+    {
         return Verdict::Drop(Counter::BadSender);
     }
-    if m.max_promise_ms as u64 * 1_000_000 != sh.max_promise.load() || m.promise_us as u64 * 1000 > sh.max_promise.load() {
+    if m.max_promise_ms as u64 * 1_000_000 != sh.max_promise.load()
+        || m.promise_us as u64 * 1000 > sh.max_promise.load()
+    {
         return Verdict::Drop(Counter::BadPromise);
     }
     let p = sh.peer(m.from);
@@ -158,7 +163,11 @@ fn replay(p: &PeerCell, m: &Message) -> Replay {
         let (top, bits) = (old >> WINDOW, old & ((1 << WINDOW) - 1));
         let new = if seq > top {
             let shift = seq - top;
-            let history = if shift >= WINDOW { 0 } else { (bits << (shift & 31)) & ((1 << WINDOW) - 1) };
+            let history = if shift >= WINDOW {
+                0
+            } else {
+                (bits << (shift & 31)) & ((1 << WINDOW) - 1)
+            };
             seq << WINDOW | history | 1
         } else {
             let back = top - seq;
@@ -180,13 +189,27 @@ fn replay(p: &PeerCell, m: &Message) -> Replay {
 }
 
 #[inline(always)]
-fn on_heartbeat(sh: &Shared, p: &PeerCell, m: &Message, now: u64, copy: bool, rules: Rules) -> Verdict {
+fn on_heartbeat(
+    sh: &Shared,
+    p: &PeerCell,
+    m: &Message,
+    now: u64,
+    copy: bool,
+    rules: Rules,
+) -> Verdict {
     // A copy is no sign of life, and what it says was dealt with when it was new.
     if !copy && let Some(verdict) = on_news(sh, p, m, now) {
         return verdict;
     }
-    let deliver = if copy { Verdict::Drop(Counter::Replayed) } else { Verdict::Deliver };
-    if m.generation as u64 != sh.generation.load() || !sh.votes(now) || node_bit(sh.id.load() as u8) as u64 & sh.voters.load() == 0 {
+    let deliver = if copy {
+        Verdict::Drop(Counter::Replayed)
+    } else {
+        Verdict::Deliver
+    };
+    if m.generation as u64 != sh.generation.load()
+        || !sh.votes(now)
+        || node_bit(sh.id.load() as u8) as u64 & sh.voters.load() == 0
+    {
         return deliver;
     }
 
@@ -198,14 +221,19 @@ fn on_heartbeat(sh: &Shared, p: &PeerCell, m: &Message, now: u64, copy: bool, ru
     if !extend(p, word, now + m.promise_us as u64 * 1000, rules) {
         return Verdict::Drop(Counter::Contended);
     }
-    if !copy && (m.ask_cv != 0 || m.flags & flags::SOFT != 0) { Verdict::AckAndDeliver } else { Verdict::Ack }
+    if !copy && (m.ask_cv != 0 || m.flags & flags::SOFT != 0) {
+        Verdict::AckAndDeliver
+    } else {
+        Verdict::Ack
+    }
 }
 
 /// Notes what a heartbeat says; a verdict if that settles it.
 #[inline(always)]
 fn on_news(sh: &Shared, p: &PeerCell, m: &Message, now: u64) -> Option<Verdict> {
     p.heard[(m.link & 7) as usize].store(now);
-    p.seen_config.store((m.digest as u64) << 32 | m.generation as u64);
+    p.seen_config
+        .store((m.digest as u64) << 32 | m.generation as u64);
     p.seen_epoch.store(m.epoch);
     p.seen_cv.store(m.cv);
     p.seen_set.store(m.set);
@@ -214,7 +242,10 @@ fn on_news(sh: &Shared, p: &PeerCell, m: &Message, now: u64) -> Option<Verdict> 
 
     // Rule 11, second line of defence: somebody runs a group of ours and gained later.
     let overlap = m.set.and(sh.gate.load());
-    if !overlap.is_empty() && m.epoch > sh.epoch.load() && sh.generation.load() == m.generation as u64 {
+    if !overlap.is_empty()
+        && m.epoch > sh.epoch.load()
+        && sh.generation.load() == m.generation as u64
+    {
         sh.gate.remove(overlap);
         return Some(Verdict::GateShut);
     }
@@ -230,7 +261,10 @@ fn granted(p: &PeerCell, m: &Message, rules: Rules) -> bool {
     let mut i = 0;
     while i < 2 {
         let c = &p.claim[i];
-        if m.cv != 0 && c.cv.load() == m.cv && (c.set.load() == m.set || !rules.hold(Rule::CompareSet)) {
+        if m.cv != 0
+            && c.cv.load() == m.cv
+            && (c.set.load() == m.set || !rules.hold(Rule::CompareSet))
+        {
             return true;
         }
         i += 1;
@@ -278,10 +312,15 @@ pub fn make_ack(sh: &Shared, m: &mut Message, now: u64) {
 
 #[inline(always)]
 fn on_ack(sh: &Shared, p: &PeerCell, m: &Message, now: u64, rules: Rules) -> Verdict {
-    if m.to != sh.id.load() as u8 || m.re_incarnation != sh.incarnation.load() || m.generation as u64 != sh.generation.load() {
+    if m.to != sh.id.load() as u8
+        || m.re_incarnation != sh.incarnation.load()
+        || m.generation as u64 != sh.generation.load()
+    {
         return Verdict::Drop(Counter::StaleAck);
     }
-    if m.incarnation == p.incarnation.load() && m.clock.wrapping_add(CLOCK_TOLERANCE) < p.hi_clock.load() {
+    if m.incarnation == p.incarnation.load()
+        && m.clock.wrapping_add(CLOCK_TOLERANCE) < p.hi_clock.load()
+    {
         return Verdict::Regression;
     }
     if !count_ack(sh, m.from, m.re_seq, m.re_clock, m.cv, now, rules) {
@@ -295,7 +334,15 @@ fn on_ack(sh: &Shared, p: &PeerCell, m: &Message, now: u64, rules: Rules) -> Ver
 /// Rule 8: counts one ack for the heartbeat `seq` and extends the lease at a majority.
 /// False if the ack fits no heartbeat in flight.
 #[inline(always)]
-pub fn count_ack(sh: &Shared, from: u8, seq: u64, sent: u64, cv: u64, now: u64, rules: Rules) -> bool {
+pub fn count_ack(
+    sh: &Shared,
+    from: u8,
+    seq: u64,
+    sent: u64,
+    cv: u64,
+    now: u64,
+    rules: Rules,
+) -> bool {
     let s = sh.slot(seq);
     let mut bits = 0u32;
     let mut tries = 0;
@@ -313,7 +360,11 @@ pub fn count_ack(sh: &Shared, from: u8, seq: u64, sent: u64, cv: u64, now: u64, 
     if !counted {
         return false;
     }
-    let own = if sh.votes(now) { node_bit(sh.id.load() as u8) } else { 0 };
+    let own = if sh.votes(now) {
+        node_bit(sh.id.load() as u8)
+    } else {
+        0
+    };
     let votes = (bits | own) & sh.voters.load() as u32;
     if (count_bits(votes) as u64) < sh.majority.load() {
         return true;
@@ -330,7 +381,14 @@ pub fn count_ack(sh: &Shared, from: u8, seq: u64, sent: u64, cv: u64, now: u64, 
         if rules.hold(Rule::AckRunningVersion) && (running != cv || !old.is_for(cv)) {
             return true;
         }
-        let new = LeaseWord::until(expiry, if rules.hold(Rule::AckRunningVersion) { cv } else { running });
+        let new = LeaseWord::until(
+            expiry,
+            if rules.hold(Rule::AckRunningVersion) {
+                cv
+            } else {
+                running
+            },
+        );
         if new.expiry_ns() <= old.expiry_ns() || sh.lease.cas(old.0, new.0) {
             return true;
         }
@@ -376,23 +434,51 @@ mod tests {
     #[test]
     fn a_lapsed_lease_is_not_extended() {
         let sh = owner();
-        assert!(count_ack(&sh, 2, 7, 120_000_000, 4, 139_000_000, Rules::all()));
+        assert!(count_ack(
+            &sh,
+            2,
+            7,
+            120_000_000,
+            4,
+            139_000_000,
+            Rules::all()
+        ));
         assert!(sh.gate_open(0, 155_000_000));
-        assert!(count_ack(&sh, 3, 8, 130_000_000, 4, 165_000_000, Rules::all()));
+        assert!(count_ack(
+            &sh,
+            3,
+            8,
+            130_000_000,
+            4,
+            165_000_000,
+            Rules::all()
+        ));
         assert!(!sh.gate_open(0, 166_000_000));
     }
 
     /// Rule 8: an ack counts for the heartbeat that it acks, and for the running version.
     #[test]
     fn an_ack_of_something_else_does_not_count() {
-        for (seq, sent, cv) in [(8, 120_000_000, 4), (7 + 64, 120_000_000, 4), (7, 120_000_000, 3)] {
+        for (seq, sent, cv) in [
+            (8, 120_000_000, 4),
+            (7 + 64, 120_000_000, 4),
+            (7, 120_000_000, 3),
+        ] {
             let sh = owner();
             assert!(!count_ack(&sh, 2, seq, sent, cv, 130_000_000, Rules::all()));
             assert_eq!(sh.lease().expiry_ns() >> 20, 140_000_000 >> 20);
         }
         let sh = owner();
         sh.run_cv.store(5);
-        assert!(count_ack(&sh, 2, 8, 130_000_000, 4, 131_000_000, Rules::all()));
+        assert!(count_ack(
+            &sh,
+            2,
+            8,
+            130_000_000,
+            4,
+            131_000_000,
+            Rules::all()
+        ));
         assert_eq!(sh.lease().expiry_ns() >> 20, 140_000_000 >> 20);
     }
 }

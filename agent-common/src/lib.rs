@@ -12,11 +12,16 @@
 #![cfg_attr(
     target_arch = "bpf",
     feature(core_intrinsics),
-    expect(internal_features, reason = "bpfel has no AtomicU64::compare_exchange; the intrinsic compiles to cmpxchg_64")
+    expect(
+        internal_features,
+        reason = "bpfel has no AtomicU64::compare_exchange; the intrinsic compiles to cmpxchg_64"
+    )
 )]
 
 #[cfg(target_endian = "big")]
-compile_error!("the wire format and the shared table are little-endian; big-endian hosts are not supported");
+compile_error!(
+    "the wire format and the shared table are little-endian; big-endian hosts are not supported"
+);
 
 pub mod cell;
 pub mod kernel;
@@ -66,19 +71,34 @@ impl Set {
     /// Groups in either.
     #[inline(always)]
     pub const fn union(self, o: Set) -> Set {
-        Set([self.0[0] | o.0[0], self.0[1] | o.0[1], self.0[2] | o.0[2], self.0[3] | o.0[3]])
+        Set([
+            self.0[0] | o.0[0],
+            self.0[1] | o.0[1],
+            self.0[2] | o.0[2],
+            self.0[3] | o.0[3],
+        ])
     }
 
     /// Groups in both.
     #[inline(always)]
     pub const fn and(self, o: Set) -> Set {
-        Set([self.0[0] & o.0[0], self.0[1] & o.0[1], self.0[2] & o.0[2], self.0[3] & o.0[3]])
+        Set([
+            self.0[0] & o.0[0],
+            self.0[1] & o.0[1],
+            self.0[2] & o.0[2],
+            self.0[3] & o.0[3],
+        ])
     }
 
     /// Groups of this one that are not in the other.
     #[inline(always)]
     pub const fn minus(self, o: Set) -> Set {
-        Set([self.0[0] & !o.0[0], self.0[1] & !o.0[1], self.0[2] & !o.0[2], self.0[3] & !o.0[3]])
+        Set([
+            self.0[0] & !o.0[0],
+            self.0[1] & !o.0[1],
+            self.0[2] & !o.0[2],
+            self.0[3] & !o.0[3],
+        ])
     }
 
     /// With one group more.
@@ -104,14 +124,21 @@ impl Set {
 
     /// How many groups are in it.
     pub const fn len(&self) -> u32 {
-        self.0[0].count_ones() + self.0[1].count_ones() + self.0[2].count_ones() + self.0[3].count_ones()
+        self.0[0].count_ones()
+            + self.0[1].count_ones()
+            + self.0[2].count_ones()
+            + self.0[3].count_ones()
     }
 }
 
 /// The bit of a node in a voter mask. `id` is 1 to 32; anything else gives 0.
 #[inline(always)]
 pub const fn node_bit(id: u8) -> u32 {
-    if id >= 1 && id as usize <= MAX_NODES { 1 << (id - 1) } else { 0 }
+    if id >= 1 && id as usize <= MAX_NODES {
+        1 << (id - 1)
+    } else {
+        0
+    }
 }
 
 #[cfg(test)]

@@ -82,7 +82,9 @@ impl Rules {
     /// Every rule but one.
     #[cfg(feature = "broken-rules")]
     pub const fn without(self, rule: Rule) -> Rules {
-        Rules { broken: self.broken | 1 << rule as u32 }
+        Rules {
+            broken: self.broken | 1 << rule as u32,
+        }
     }
 
     /// Does the rule hold?

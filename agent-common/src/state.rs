@@ -90,7 +90,12 @@ impl SetCell {
     /// The set now.
     #[inline(always)]
     pub fn load(&self) -> Set {
-        Set([self.0[0].load(), self.0[1].load(), self.0[2].load(), self.0[3].load()])
+        Set([
+            self.0[0].load(),
+            self.0[1].load(),
+            self.0[2].load(),
+            self.0[3].load(),
+        ])
     }
     /// Writes the set, word by word.
     #[inline(always)]

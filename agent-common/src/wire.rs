@@ -208,7 +208,12 @@ mod tests {
 
     #[test]
     fn layout_is_fixed() {
-        let m = Message { from: 3, cluster: 0xaabb_ccdd, mac: 0x0102_0304_0506_0708, ..Message::default() };
+        let m = Message {
+            from: 3,
+            cluster: 0xaabb_ccdd,
+            mac: 0x0102_0304_0506_0708,
+            ..Message::default()
+        };
         let b = m.to_bytes();
         assert_eq!(b[4], 3);
         assert_eq!(&b[8..12], &[0xdd, 0xcc, 0xbb, 0xaa]);

@@ -53,14 +53,18 @@ impl<S: Deref<Target = Shared>> Core<S> {
 
     fn check_pending(&mut self, now: Now) {
         let Some(p) = self.pend else { return };
-        if !p.own && self.blocked(self.cfg.me, p.set, now.boot).is_none() && self.take(self.cfg.me, p.set, now) {
+        if !p.own
+            && self.blocked(self.cfg.me, p.set, now.boot).is_none()
+            && self.take(self.cfg.me, p.set, now)
+        {
             if let Some(p) = &mut self.pend {
                 p.own = true;
             }
             self.try_adopt(now);
         }
         let Some(p) = self.pend else { return };
-        let lost = (p.refused & !p.granted).count_ones() > self.cfg.voters().count_ones() - self.cfg.majority();
+        let lost = (p.refused & !p.granted).count_ones()
+            > self.cfg.voters().count_ones() - self.cfg.majority();
         if lost || now.boot > p.sent + self.cfg.timing.claim_timeout() {
             self.fail(p, now);
         }
@@ -69,7 +73,11 @@ impl<S: Deref<Target = Shared>> Core<S> {
     /// Rule 6: a lost attempt costs no group held.
     fn fail(&mut self, p: Pending, now: Now) {
         if !p.gains.is_empty() {
-            self.event(Event::ClaimFailed { groups: p.gains, granted: p.granted, refused: p.refused });
+            self.event(Event::ClaimFailed {
+                groups: p.gains,
+                granted: p.granted,
+                refused: p.refused,
+            });
         }
         if self.sh.run_set.load().is_empty() {
             self.bump(now);
@@ -78,7 +86,12 @@ impl<S: Deref<Target = Shared>> Core<S> {
             // The attempt is withdrawn by asking for the running set under a fresh version.
             self.pend = None;
             if p.gains.is_empty() {
-                self.reask = Some(now.boot + self.rng.between(self.cfg.timing.stagger(), 4 * self.cfg.timing.stagger()));
+                self.reask = Some(
+                    now.boot
+                        + self
+                            .rng
+                            .between(self.cfg.timing.stagger(), 4 * self.cfg.timing.stagger()),
+                );
             } else {
                 self.ask(self.sh.run_set.load(), Set::EMPTY, true, false, now);
             }
@@ -90,7 +103,9 @@ impl<S: Deref<Target = Shared>> Core<S> {
             self.attempts[i] = (self.attempts[i] + 1).min(if p.is_move { 8 } else { 4 });
             let wait = (stagger << self.attempts[i]) / 4;
             let jitter = self.rng.between(0, wait.max(stagger));
-            self.retry[i] = p.refused_until.max(now.boot + if p.is_move { stagger / 2 } else { wait / 2 } + jitter / 2);
+            self.retry[i] = p
+                .refused_until
+                .max(now.boot + if p.is_move { stagger / 2 } else { wait / 2 } + jitter / 2);
         }
         self.heartbeat(now);
     }
@@ -107,7 +122,9 @@ impl<S: Deref<Target = Shared>> Core<S> {
         let missing = self.groups.minus(running);
         let view = self.view(now.boot);
         // Without a majority that hears us and votes a claim can only fail.
-        let voting = |id: &u8| view.nodes[usize::from(*id) - 1].alive && !view.nodes[usize::from(*id) - 1].waiting;
+        let voting = |id: &u8| {
+            view.nodes[usize::from(*id) - 1].alive && !view.nodes[usize::from(*id) - 1].waiting
+        };
         let reachable = self.cfg.node_ids().filter(voting).count();
         let mut fresh = Set::EMPTY;
         let mut moves = Set::EMPTY;
@@ -125,7 +142,8 @@ impl<S: Deref<Target = Shared>> Core<S> {
             } else if self.free_since[i] == 0 {
                 self.free_since[i] = now.boot.max(1);
             }
-            if reachable < self.cfg.majority() as usize || self.leaving || now.boot < self.retry[i] {
+            if reachable < self.cfg.majority() as usize || self.leaving || now.boot < self.retry[i]
+            {
                 continue;
             }
             if self.awaits_better(g, &view, now.boot) {
@@ -135,7 +153,8 @@ impl<S: Deref<Target = Shared>> Core<S> {
             let Some(rank) = d.rank(me) else { continue };
             if owner_alive {
                 // One owner at a time, and what failed once alone: who is asked for several gives all or nothing.
-                let with = moves.is_empty() || moves_from == owner && !moves_alone && self.attempts[i] == 0;
+                let with = moves.is_empty()
+                    || moves_from == owner && !moves_alone && self.attempts[i] == 0;
                 let wanted = rank == 0 && d.reason != Reason::Stays;
                 if !wanted {
                     self.move_since[i] = 0;
@@ -147,11 +166,15 @@ impl<S: Deref<Target = Shared>> Core<S> {
                     moves_from = owner;
                     moves_alone = self.attempts[i] != 0;
                 }
-            } else if free && now.boot >= self.free_since[i] + rank as u64 * self.cfg.timing.stagger() {
+            } else if free
+                && now.boot >= self.free_since[i] + rank as u64 * self.cfg.timing.stagger()
+            {
                 fresh = fresh.with(g);
             }
         }
-        let reask = self.reask.is_some_and(|at| now.boot >= at) && !running.is_empty() && self.pend.is_none();
+        let reask = self.reask.is_some_and(|at| now.boot >= at)
+            && !running.is_empty()
+            && self.pend.is_none();
         if !fresh.is_empty() || reask {
             self.reask = None;
             self.claim(running.union(fresh), fresh, false, now);
@@ -170,10 +193,13 @@ impl<S: Deref<Target = Shared>> Core<S> {
         let prefer = self.cfg.group(group).prefer;
         let named = prefer.iter().copied().take_while(|id| *id != 0);
         let anybody = self.cfg.node_ids().filter(|_| prefer[0] == 0);
-        named.chain(anybody).take_while(|id| *id != self.cfg.me).any(|id| {
-            let c = view.nodes[usize::from(id.wrapping_sub(1)) & 31];
-            c.member && c.alive && c.waiting && !c.drained && !c.leaving
-        })
+        named
+            .chain(anybody)
+            .take_while(|id| *id != self.cfg.me)
+            .any(|id| {
+                let c = view.nodes[usize::from(id.wrapping_sub(1)) & 31];
+                c.member && c.alive && c.waiting && !c.drained && !c.leaving
+            })
     }
 
     fn may_claim(&self, now: Now) -> bool {
@@ -228,21 +254,33 @@ impl<S: Deref<Target = Shared>> Core<S> {
             return;
         }
         let until = now.boot + u64::from(m.promise_us) * 1000;
-        p.refused_until = if p.refused == 0 { until } else { p.refused_until.min(until) };
+        p.refused_until = if p.refused == 0 {
+            until
+        } else {
+            p.refused_until.min(until)
+        };
         p.refused |= node_bit(m.from);
     }
 
     /// A majority has granted: lease first, gate bits second, then the address and the announcement.
     fn try_adopt(&mut self, now: Now) {
         let Some(p) = self.pend else { return };
-        let own = if p.own && self.may_claim(now) { node_bit(self.cfg.me) } else { 0 };
+        let own = if p.own && self.may_claim(now) {
+            node_bit(self.cfg.me)
+        } else {
+            0
+        };
         let votes = (p.granted | own) & self.cfg.voters();
         let enough = votes.count_ones() >= self.cfg.majority() && own != 0;
         if !enough && self.rules.hold(Rule::Majority) {
             return;
         }
         let holds = self.sh.lease().holds(now.boot);
-        let before = if holds { self.sh.run_set.load() } else { Set::EMPTY };
+        let before = if holds {
+            self.sh.run_set.load()
+        } else {
+            Set::EMPTY
+        };
         let grow = p.set.minus(before);
         // Rule 8: grants that come later would cut the lease of what runs already to a rest.
         if now.boot > p.sent + self.cfg.timing.claim_timeout() {
@@ -261,7 +299,8 @@ impl<S: Deref<Target = Shared>> Core<S> {
             }
         }
         self.sh.run_set.store(p.set);
-        let epoch = ((self.sh.epoch_max.load() >> 6) + 1).max(now.wall_ms) << 6 | u64::from(self.cfg.me);
+        let epoch =
+            ((self.sh.epoch_max.load() >> 6) + 1).max(now.wall_ms) << 6 | u64::from(self.cfg.me);
         if !grow.is_empty() {
             self.see_epoch(epoch);
             for g in grow.iter() {
@@ -287,15 +326,34 @@ impl<S: Deref<Target = Shared>> Core<S> {
         } else {
             GainReason::OwnerLost
         };
-        let detected = if p.is_move { self.move_since[i] } else { self.free_since[i] };
-        let detected = if detected == 0 || detected > p.sent { p.sent } else { detected };
+        let detected = if p.is_move {
+            self.move_since[i]
+        } else {
+            self.free_since[i]
+        };
+        let detected = if detected == 0 || detected > p.sent {
+            p.sent
+        } else {
+            detected
+        };
         let last_heard = if reason == GainReason::OwnerLost && from != self.cfg.me {
             crate::detector::last_heard(self.sh.peer(from))
         } else {
             0
         };
-        let phases = Phases { last_heard, detected, claimed: p.sent, agreed: now.boot };
-        let gain = Gain { group, epoch, reason, from, phases };
+        let phases = Phases {
+            last_heard,
+            detected,
+            claimed: p.sent,
+            agreed: now.boot,
+        };
+        let gain = Gain {
+            group,
+            epoch,
+            reason,
+            from,
+            phases,
+        };
         self.push(Action::Gain(gain));
         self.event(Event::Gained(gain));
         self.attempts[i] = 0;
@@ -321,7 +379,11 @@ impl<S: Deref<Target = Shared>> Core<S> {
             }
         } else {
             // Nothing runs without a lease (rule 7), but the version that was refused must not be used again.
-            let set = if m.set.is_empty() { Set::EMPTY } else { self.sh.run_set.load().and(m.set) };
+            let set = if m.set.is_empty() {
+                Set::EMPTY
+            } else {
+                self.sh.run_set.load().and(m.set)
+            };
             self.give_up(set, now);
             self.bump(now);
         }
@@ -331,7 +393,10 @@ impl<S: Deref<Target = Shared>> Core<S> {
     pub(crate) fn release_for(&mut self, m: &Message, now: Now) {
         // An old message, overtaken by newer ones, is of an asker that may have given up.
         let age = self.sh.peer(m.from).hi_clock.load().saturating_sub(m.clock);
-        if m.flags & flags::MOVE == 0 || self.is_paused() || age > self.cfg.timing.claim_timeout() / 2 {
+        if m.flags & flags::MOVE == 0
+            || self.is_paused()
+            || age > self.cfg.timing.claim_timeout() / 2
+        {
             return;
         }
         let mine = self.sh.run_set.load().and(m.ask_set);
@@ -351,7 +416,11 @@ impl<S: Deref<Target = Shared>> Core<S> {
         }
         for g in go.iter() {
             let epoch = self.sh.group_epoch[g as usize].load();
-            self.event(Event::Released { group: g, epoch, to: m.from });
+            self.event(Event::Released {
+                group: g,
+                epoch,
+                to: m.from,
+            });
             self.last_owner[g as usize] = m.from;
         }
         self.give_up(go, now);
@@ -364,7 +433,9 @@ impl<S: Deref<Target = Shared>> Core<S> {
             at = at.min(p.sent + self.cfg.timing.claim_timeout() + 1);
         }
         for p in self.parked.iter().flatten() {
-            let b = self.blocked(p.message.from, p.message.ask_set, now.boot).map_or(now.boot, |b| b.until);
+            let b = self
+                .blocked(p.message.from, p.message.ask_set, now.boot)
+                .map_or(now.boot, |b| b.until);
             at = at.min(p.until.min(b) + 1);
         }
         // As in consider(): what would not be done then must not wake anybody.
@@ -380,7 +451,10 @@ impl<S: Deref<Target = Shared>> Core<S> {
         for id in self.cfg.node_ids() {
             let p = self.sh.peer(id);
             let word = PromiseWord(p.word.load_ordered());
-            if id != self.cfg.me && word.stands(now.boot) && !held_by(p, true).and(missing).is_empty() {
+            if id != self.cfg.me
+                && word.stands(now.boot)
+                && !held_by(p, true).and(missing).is_empty()
+            {
                 at = at.min(word.expiry_ns());
             }
         }
@@ -405,6 +479,12 @@ impl<S: Deref<Target = Shared>> Core<S> {
             nodes[id as usize - 1].unfit = self.soft.get(Key::Unfit { node: id, group }) != 0;
         }
         let wish = self.soft.get(Key::Wish(group));
-        crate::placement::place(&self.cfg.group(group), view.owner[group as usize], wish, self.is_paused(), &nodes)
+        crate::placement::place(
+            &self.cfg.group(group),
+            view.owner[group as usize],
+            wish,
+            self.is_paused(),
+            &nodes,
+        )
     }
 }

@@ -17,8 +17,12 @@ pub struct Timing {
 
 impl Timing {
     /// The profile for ordinary LANs.
-    pub const LAN: Timing =
-        Timing { heartbeat: 10_000_000, lease: 40_000_000, takeover: 50_000_000, max_promise: 10_000_000_000 };
+    pub const LAN: Timing = Timing {
+        heartbeat: 10_000_000,
+        lease: 40_000_000,
+        takeover: 50_000_000,
+        max_promise: 10_000_000_000,
+    };
 
     /// A claim is given up after this: less than `takeover - lease` (rule 8).
     pub const fn claim_timeout(&self) -> u64 {
@@ -34,7 +38,11 @@ impl Timing {
     }
     /// The lease that goes with a promise of `promise` ns: the same proportion as in ordinary running.
     pub const fn lease_for(&self, promise: u64) -> u64 {
-        if promise <= self.takeover { self.lease } else { promise / 100 * (self.lease * 100 / self.takeover) }
+        if promise <= self.takeover {
+            self.lease
+        } else {
+            promise / 100 * (self.lease * 100 / self.takeover)
+        }
     }
 }
 
@@ -67,7 +75,11 @@ pub struct GroupConfig {
 
 impl Default for GroupConfig {
     fn default() -> Self {
-        GroupConfig { prefer: [0; MAX_NODES], spread: false, failback: Failback::Manual }
+        GroupConfig {
+            prefer: [0; MAX_NODES],
+            spread: false,
+            failback: Failback::Manual,
+        }
     }
 }
 
@@ -141,7 +153,11 @@ impl CoreConfig {
     }
     /// Is the node a witness?
     pub fn is_witness(&self, id: u8) -> bool {
-        self.nodes.get(usize::from(id).wrapping_sub(1)).copied().flatten().is_some_and(|n| n.witness)
+        self.nodes
+            .get(usize::from(id).wrapping_sub(1))
+            .copied()
+            .flatten()
+            .is_some_and(|n| n.witness)
     }
     /// A group's settings, or the defaults.
     pub fn group(&self, g: u8) -> GroupConfig {

@@ -131,7 +131,9 @@ impl<S: Deref<Target = Shared>> Core<S> {
         if core.sh.lease().holds(now.boot) {
             // An attempt that had its lease but not yet its gate bits is finished here.
             let gate_missing = core.sh.run_set.load().minus(core.sh.gate.load());
-            core.sh.run_set.store(core.sh.run_set.load().minus(gate_missing));
+            core.sh
+                .run_set
+                .store(core.sh.run_set.load().minus(gate_missing));
             core.bump(now);
         } else {
             core.drop_all(now, false);
@@ -176,7 +178,11 @@ impl<S: Deref<Target = Shared>> Core<S> {
                 address[8..].copy_from_slice(&m.set.0[1].to_le_bytes());
                 let b = m.seq.to_le_bytes();
                 let group = m.re_seq as u8;
-                self.event(Event::ForeignClaim { group, address, mac: [b[0], b[1], b[2], b[3], b[4], b[5]] });
+                self.event(Event::ForeignClaim {
+                    group,
+                    address,
+                    mac: [b[0], b[1], b[2], b[3], b[4], b[5]],
+                });
                 if self.sh.run_set.load().has(group) {
                     self.push(Action::Announce { group });
                 }
@@ -185,7 +191,10 @@ impl<S: Deref<Target = Shared>> Core<S> {
                 self.see_epoch(r.message.epoch);
                 let shut = self.sh.run_set.load().minus(self.sh.gate.load());
                 if !shut.is_empty() {
-                    self.event(Event::GateShut { peer: r.message.from, groups: shut });
+                    self.event(Event::GateShut {
+                        peer: r.message.from,
+                        groups: shut,
+                    });
                     self.give_up(shut, now);
                 }
                 self.handle_message(&r.message, now);
@@ -242,14 +251,21 @@ impl<S: Deref<Target = Shared>> Core<S> {
                 self.event(Event::Paused(on));
             }
             Command::Fit { group, fit } => {
-                let key = Key::Unfit { node: self.cfg.me, group };
+                let key = Key::Unfit {
+                    node: self.cfg.me,
+                    group,
+                };
                 if self.soft.get(key) != u8::from(!fit) {
                     self.set_soft(key, u8::from(!fit), now);
                 }
             }
             Command::PreparePause { promise } => {
                 let promise = promise.min(self.cfg.timing.max_promise);
-                self.planned = Some(Planned { promise, give_up: now.boot + promise, told: false });
+                self.planned = Some(Planned {
+                    promise,
+                    give_up: now.boot + promise,
+                    told: false,
+                });
                 self.heartbeat(now);
             }
             Command::Leave => {
@@ -386,7 +402,11 @@ impl<S: Deref<Target = Shared>> Core<S> {
         m.set = self.sh.run_set.load();
         // A move is asked for in the first half of its time only: who releases later releases for nobody.
         let half = t.claim_timeout() / 2;
-        if let Some(p) = self.pend.as_ref().filter(|p| !p.is_move || now.boot <= p.sent + half) {
+        if let Some(p) = self
+            .pend
+            .as_ref()
+            .filter(|p| !p.is_move || now.boot <= p.sent + half)
+        {
             m.ask_cv = p.cv;
             m.ask_set = p.set;
             if p.is_move {
@@ -394,7 +414,9 @@ impl<S: Deref<Target = Shared>> Core<S> {
             }
         }
         // Slow gossip: one record about each second.
-        let slow = self.beats.is_multiple_of((1_000_000_000 / t.heartbeat).max(1));
+        let slow = self
+            .beats
+            .is_multiple_of((1_000_000_000 / t.heartbeat).max(1));
         if let Some((word, version)) = self.soft.next(slow) {
             m.soft = word;
             m.soft_version = version;
@@ -403,7 +425,11 @@ impl<S: Deref<Target = Shared>> Core<S> {
         if self.leaving {
             m.flags |= flags::SOFT;
         }
-        let lease = if self.rules.hold(Rule::LeaseShorter) { t.lease_for(promise) } else { promise / 5 * 7 };
+        let lease = if self.rules.hold(Rule::LeaseShorter) {
+            t.lease_for(promise)
+        } else {
+            promise / 5 * 7
+        };
         let slot = self.sh.slot(m.seq);
         if self.rules.hold(Rule::AckPerHeartbeat) {
             // The word first: a late ack for the slot's old heartbeat finds nothing from here on.
@@ -423,7 +449,10 @@ impl<S: Deref<Target = Shared>> Core<S> {
         let set = self.sh.run_set.load();
         let lease = self.sh.lease();
         if !set.is_empty() && !lease.holds(now.boot) {
-            self.event(Event::LeaseLapsed { groups: set, ended: lease.expiry_ns() });
+            self.event(Event::LeaseLapsed {
+                groups: set,
+                ended: lease.expiry_ns(),
+            });
             self.drop_all(now, true);
         }
     }
@@ -479,7 +508,11 @@ impl<S: Deref<Target = Shared>> Core<S> {
         self.sh.run_cv.store(cv);
         loop {
             let old = self.sh.lease();
-            if self.sh.lease.cas(old.0, LeaseWord::until(old.expiry_ns(), cv).0) {
+            if self
+                .sh
+                .lease
+                .cas(old.0, LeaseWord::until(old.expiry_ns(), cv).0)
+            {
                 break;
             }
         }
@@ -533,7 +566,12 @@ impl<S: Deref<Target = Shared>> Core<S> {
                 let differs = digest != self.cfg.digest || generation != self.cfg.generation;
                 if differs != self.mismatch[i] {
                     self.mismatch[i] = differs;
-                    self.event(Event::ConfigMismatch { peer: id, digest, generation, matches: !differs });
+                    self.event(Event::ConfigMismatch {
+                        peer: id,
+                        digest,
+                        generation,
+                        matches: !differs,
+                    });
                 }
             }
         }
@@ -546,12 +584,17 @@ impl<S: Deref<Target = Shared>> Core<S> {
         }
         let shut = self.sh.run_set.load().minus(self.sh.gate.load());
         if !shut.is_empty() {
-            self.event(Event::GateShut { peer: 0, groups: shut });
+            self.event(Event::GateShut {
+                peer: 0,
+                groups: shut,
+            });
             self.give_up(shut, now);
         }
         if self.duplicate_at != 0 && now.boot > self.duplicate_at + self.cfg.timing.max_promise {
             self.duplicate_at = 0;
-            self.sh.vote_after.store(now.boot + self.cfg.timing.max_promise);
+            self.sh
+                .vote_after
+                .store(now.boot + self.cfg.timing.max_promise);
             self.sh.halted.store(0);
             self.event(Event::DuplicateGone);
         }
@@ -592,7 +635,9 @@ impl<S: Deref<Target = Shared>> Core<S> {
     fn tell_regressed(&mut self, m: &Message, now: Now) {
         let i = (m.from.wrapping_sub(1) & 31) as usize;
         // A straggler of a node that goes on as ever says nothing; a node that went back is heard no more.
-        if now.boot < self.told_regressed[i] + self.cfg.timing.max_promise.min(1_000_000_000) || self.is_alive(m.from, now.boot) {
+        if now.boot < self.told_regressed[i] + self.cfg.timing.max_promise.min(1_000_000_000)
+            || self.is_alive(m.from, now.boot)
+        {
             return;
         }
         self.told_regressed[i] = now.boot;
@@ -625,7 +670,9 @@ impl<S: Deref<Target = Shared>> Core<S> {
             p.incarnation.store(0);
         }
         let incarnation = (now.wall_ms * 1_000_000).max(mine.max(m.re_seq) + 1);
-        self.sh.vote_after.store(now.boot + self.cfg.timing.max_promise);
+        self.sh
+            .vote_after
+            .store(now.boot + self.cfg.timing.max_promise);
         self.sh.incarnation.store(incarnation);
         self.event(Event::StartedAfresh);
     }

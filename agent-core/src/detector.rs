@@ -35,7 +35,11 @@ pub fn health(p: &PeerCell, now: u64, t: &Timing) -> Health {
     // A kernel that goes on to ack after its agent fell silent; a node that was cut off does both to the end.
     let acked = p.acked.load();
     let goes_on = acked.saturating_sub(heard) >= t.alive() / 2;
-    if goes_on && now.saturating_sub(acked) < t.alive() { Health::Late } else { Health::Silent }
+    if goes_on && now.saturating_sub(acked) < t.alive() {
+        Health::Late
+    } else {
+        Health::Silent
+    }
 }
 
 #[cfg(test)]
@@ -50,8 +54,15 @@ mod tests {
         assert_eq!(health(&p, 1_000_000_000 + t.alive() - 1, &t), Health::Alive);
         p.acked.store(1_000_000_000 + t.alive());
         assert_eq!(health(&p, 1_000_000_000 + t.alive() + 1, &t), Health::Late);
-        assert_eq!(health(&p, 1_000_000_000 + 3 * t.alive(), &t), Health::Silent);
+        assert_eq!(
+            health(&p, 1_000_000_000 + 3 * t.alive(), &t),
+            Health::Silent
+        );
         p.acked.store(1_000_000_000 + t.heartbeat);
-        assert_eq!(health(&p, 1_000_000_000 + t.alive() + 1, &t), Health::Silent, "both ended together: cut off");
+        assert_eq!(
+            health(&p, 1_000_000_000 + t.alive() + 1, &t),
+            Health::Silent,
+            "both ended together: cut off"
+        );
     }
 }

@@ -94,7 +94,10 @@ pub struct Decision {
 impl Decision {
     /// Place of a node among those that can own the group.
     pub fn rank(&self, id: u8) -> Option<usize> {
-        self.ranked.iter().take_while(|r| **r != 0).position(|r| *r == id)
+        self.ranked
+            .iter()
+            .take_while(|r| **r != 0)
+            .position(|r| *r == id)
     }
 }
 
@@ -104,7 +107,13 @@ impl Decision {
 /// * `wish`: who was asked for, 0 for nobody.
 /// * `paused`: hands off: whoever owns it keeps it.
 /// * `nodes`: by id - 1.
-pub fn place(group: &GroupConfig, owner: u8, wish: u8, paused: bool, nodes: &[Candidate; MAX_NODES]) -> Decision {
+pub fn place(
+    group: &GroupConfig,
+    owner: u8,
+    wish: u8,
+    paused: bool,
+    nodes: &[Candidate; MAX_NODES],
+) -> Decision {
     let mut ranked = [0u8; MAX_NODES];
     let mut n = 0;
     let mut taken = 0u32;
@@ -112,7 +121,9 @@ pub fn place(group: &GroupConfig, owner: u8, wish: u8, paused: bool, nodes: &[Ca
     // A list says who may own the group; without one everybody may, by id.
     let anybody = (1..=MAX_NODES as u8).filter(|_| group.prefer[0] == 0);
     for id in named.chain(anybody) {
-        let Some(c) = nodes.get(usize::from(id).wrapping_sub(1)) else { continue };
+        let Some(c) = nodes.get(usize::from(id).wrapping_sub(1)) else {
+            continue;
+        };
         if taken & node_bit(id) == 0 && c.excluded().is_none() {
             taken |= node_bit(id);
             ranked[n] = id;
@@ -135,17 +146,36 @@ pub fn place(group: &GroupConfig, owner: u8, wish: u8, paused: bool, nodes: &[Ca
             && !group.spread
             && first != owner
             && nodes[usize::from(first) - 1].settled;
-        if better { (first, Reason::FailsBack) } else { (owner, Reason::Stays) }
+        if better {
+            (first, Reason::FailsBack)
+        } else {
+            (owner, Reason::Stays)
+        }
     } else if first == 0 {
         // A drained owner keeps what nobody else can have.
-        if owner_alive { (owner, Reason::Stays) } else { (0, Reason::Nobody) }
+        if owner_alive {
+            (owner, Reason::Stays)
+        } else {
+            (0, Reason::Nobody)
+        }
     } else {
-        (first, if group.spread { Reason::LeastLoaded } else { Reason::Preferred })
+        (
+            first,
+            if group.spread {
+                Reason::LeastLoaded
+            } else {
+                Reason::Preferred
+            },
+        )
     };
     if let Some(at) = able.iter().position(|id| *id == target) {
         able[..=at].rotate_right(1);
     }
-    Decision { target, reason, ranked }
+    Decision {
+        target,
+        reason,
+        ranked,
+    }
 }
 
 #[cfg(test)]
@@ -155,7 +185,12 @@ mod tests {
     fn three() -> [Candidate; MAX_NODES] {
         let mut n = [Candidate::default(); MAX_NODES];
         for c in n.iter_mut().take(3) {
-            *c = Candidate { member: true, alive: true, settled: true, ..Candidate::default() };
+            *c = Candidate {
+                member: true,
+                alive: true,
+                settled: true,
+                ..Candidate::default()
+            };
         }
         n
     }
@@ -167,7 +202,10 @@ mod tests {
         assert_eq!(d.ranked[..3], [2, 3, 0]);
         assert_eq!(d.rank(3), Some(1));
         assert_eq!(d.rank(1), None, "not in the list");
-        assert_eq!(place(&GroupConfig::default(), 0, 0, false, &three()).ranked[..4], [1, 2, 3, 0]);
+        assert_eq!(
+            place(&GroupConfig::default(), 0, 0, false, &three()).ranked[..4],
+            [1, 2, 3, 0]
+        );
     }
 
     #[test]
@@ -178,7 +216,11 @@ mod tests {
         assert_eq!(place(&g, 3, 0, false, &three()).reason, Reason::FailsBack);
         let mut n = three();
         n[0].settled = false;
-        assert_eq!(place(&g, 3, 0, false, &n).target, 3, "not before the node has settled");
+        assert_eq!(
+            place(&g, 3, 0, false, &n).target,
+            3,
+            "not before the node has settled"
+        );
     }
 
     #[test]

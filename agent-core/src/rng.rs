@@ -15,6 +15,10 @@ impl Rng {
     }
     /// A number in `lo..hi`; `lo` if the range is empty.
     pub(crate) fn between(&mut self, lo: u64, hi: u64) -> u64 {
-        if hi <= lo { lo } else { lo + self.next() % (hi - lo) }
+        if hi <= lo {
+            lo
+        } else {
+            lo + self.next() % (hi - lo)
+        }
     }
 }

@@ -30,7 +30,9 @@ impl Key {
             Key::Drain(n) => node(n)?,
             Key::Pause => NODES,
             Key::Wish(g) => NODES + 1 + usize::from(g),
-            Key::Unfit { node: n, group } => NODES + 1 + MAX_GROUPS + node(n)? * MAX_GROUPS + usize::from(group),
+            Key::Unfit { node: n, group } => {
+                NODES + 1 + MAX_GROUPS + node(n)? * MAX_GROUPS + usize::from(group)
+            }
         })
     }
     fn from_index(i: usize) -> Key {
@@ -42,7 +44,10 @@ impl Key {
             Key::Wish((i - NODES - 1) as u8)
         } else {
             let r = i - NODES - 1 - MAX_GROUPS;
-            Key::Unfit { node: (r / MAX_GROUPS) as u8 + 1, group: (r % MAX_GROUPS) as u8 }
+            Key::Unfit {
+                node: (r / MAX_GROUPS) as u8 + 1,
+                group: (r % MAX_GROUPS) as u8,
+            }
         }
     }
     fn pack(self, value: u8) -> u64 {
@@ -82,7 +87,12 @@ pub struct Soft {
 
 impl Default for Soft {
     fn default() -> Self {
-        Soft { version: vec![0; SIZE], value: vec![0; SIZE], hot: [None; 32], next: 0 }
+        Soft {
+            version: vec![0; SIZE],
+            value: vec![0; SIZE],
+            hot: [None; 32],
+            next: 0,
+        }
     }
 }
 
@@ -130,7 +140,10 @@ impl Soft {
         for _ in 0..SIZE {
             self.next = (self.next + 1) % SIZE;
             if self.version[self.next] != 0 {
-                return Some((Key::from_index(self.next).pack(self.value[self.next]), self.version[self.next]));
+                return Some((
+                    Key::from_index(self.next).pack(self.value[self.next]),
+                    self.version[self.next],
+                ));
             }
         }
         None
@@ -143,7 +156,11 @@ impl Soft {
 
     fn heat(&mut self, i: usize) {
         let entry = Some((i as u16, REPEATS));
-        if let Some(h) = self.hot.iter_mut().find(|h| matches!(h, Some((k, _)) if usize::from(*k) == i)) {
+        if let Some(h) = self
+            .hot
+            .iter_mut()
+            .find(|h| matches!(h, Some((k, _)) if usize::from(*k) == i))
+        {
             *h = entry;
         } else if let Some(h) = self.hot.iter_mut().find(|h| h.is_none()) {
             *h = entry;

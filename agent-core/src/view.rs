@@ -31,12 +31,16 @@ pub struct View {
 impl<S: Deref<Target = Shared>> Core<S> {
     /// Is the node this one, or heard lately?
     pub fn is_alive(&self, id: u8, now: u64) -> bool {
-        id == self.cfg.me || detector::health(self.sh.peer(id), now, &self.cfg.timing) == Health::Alive
+        id == self.cfg.me
+            || detector::health(self.sh.peer(id), now, &self.cfg.timing) == Health::Alive
     }
 
     /// The view now.
     pub fn view(&self, now: u64) -> View {
-        let mut v = View { nodes: [Candidate::default(); MAX_NODES], owner: [0; MAX_GROUPS] };
+        let mut v = View {
+            nodes: [Candidate::default(); MAX_NODES],
+            owner: [0; MAX_GROUPS],
+        };
         for id in self.cfg.node_ids() {
             v.nodes[id as usize - 1] = self.node(id, now);
         }
@@ -44,7 +48,13 @@ impl<S: Deref<Target = Shared>> Core<S> {
             let i = id as usize - 1;
             let mut set = self.runs(id, now).and(self.groups);
             v.nodes[i].load = set.len() as u16;
-            let epoch = |n: u8| if n == self.cfg.me { self.sh.epoch.load() } else { self.sh.peer(n).seen_epoch.load() };
+            let epoch = |n: u8| {
+                if n == self.cfg.me {
+                    self.sh.epoch.load()
+                } else {
+                    self.sh.peer(n).seen_epoch.load()
+                }
+            };
             for g in set.iter() {
                 let known = v.owner[g as usize];
                 if known != 0 && epoch(known) >= epoch(id) {
@@ -67,7 +77,11 @@ impl<S: Deref<Target = Shared>> Core<S> {
             return p.seen_set.load();
         }
         let word = PromiseWord(p.word.load_ordered());
-        if word.stands(now) { held_by(p, true).and(p.seen_set.load()) } else { Set::EMPTY }
+        if word.stands(now) {
+            held_by(p, true).and(p.seen_set.load())
+        } else {
+            Set::EMPTY
+        }
     }
 
     fn node(&self, id: u8, now: u64) -> Candidate {
@@ -78,17 +92,33 @@ impl<S: Deref<Target = Shared>> Core<S> {
             member: self.cfg.nodes[i].is_some_and(|n| !n.witness),
             alive: self.is_alive(id, now),
             drained: self.soft.get(Key::Drain(id)) != 0,
-            leaving: if me { self.leaving } else { f & flags::LEAVING != 0 },
-            waiting: if me { !self.sh.votes(now) } else { f & flags::WAITING != 0 },
+            leaving: if me {
+                self.leaving
+            } else {
+                f & flags::LEAVING != 0
+            },
+            waiting: if me {
+                !self.sh.votes(now)
+            } else {
+                f & flags::WAITING != 0
+            },
             unfit: false,
-            settled: now.saturating_sub(if me { self.started } else { self.alive_since[i] }) > SETTLED,
+            settled: now.saturating_sub(if me {
+                self.started
+            } else {
+                self.alive_since[i]
+            }) > SETTLED,
             load: 0,
         }
     }
 
     /// A node as a candidate for one group.
     pub fn candidate(&self, id: u8, group: u8, now: u64) -> Candidate {
-        let mut c = if id >= 1 && usize::from(id) <= MAX_NODES { self.node(id, now) } else { Candidate::default() };
+        let mut c = if id >= 1 && usize::from(id) <= MAX_NODES {
+            self.node(id, now)
+        } else {
+            Candidate::default()
+        };
         c.unfit = self.soft.get(Key::Unfit { node: id, group }) != 0;
         c
     }
@@ -110,7 +140,10 @@ impl<S: Deref<Target = Shared>> Core<S> {
 
     /// The health of a peer at the last look.
     pub fn health_of(&self, id: u8) -> Health {
-        self.health.get(usize::from(id).wrapping_sub(1)).copied().unwrap_or_default()
+        self.health
+            .get(usize::from(id).wrapping_sub(1))
+            .copied()
+            .unwrap_or_default()
     }
 
     /// A record of soft state.

@@ -3,8 +3,7 @@
 use std::ops::Deref;
 
 use agent_common::{
-    Set,
-    kernel,
+    Set, kernel,
     rules::Rule,
     state::{PeerCell, PromiseWord, Shared},
     wire::{Kind, Message, flags},
@@ -26,7 +25,13 @@ pub(crate) struct Blocked {
 
 /// Running set and asked set of an entry, as this voter stands by them.
 pub(crate) fn held_by(p: &PeerCell, union: bool) -> Set {
-    let of = |i: usize| if p.claim[i].cv.load() != 0 { p.claim[i].set.load() } else { Set::EMPTY };
+    let of = |i: usize| {
+        if p.claim[i].cv.load() != 0 {
+            p.claim[i].set.load()
+        } else {
+            Set::EMPTY
+        }
+    };
     // Asked sets contain the running ones (claims only add), so standing by the asked one alone would be no less.
     if union { of(0).union(of(1)) } else { of(0) }
 }
@@ -35,7 +40,10 @@ impl<S: Deref<Target = Shared>> Core<S> {
     /// Is the set free for node `x` at this voter?
     pub(crate) fn blocked(&self, x: u8, set: Set, now: u64) -> Option<Blocked> {
         let me = self.cfg.me;
-        let mut b = Blocked { groups: Set::EMPTY, until: 0 };
+        let mut b = Blocked {
+            groups: Set::EMPTY,
+            until: 0,
+        };
         if x != me {
             // Rule 5: what runs here while the lease holds, and what is being asked for.
             let lease = self.sh.lease();
@@ -114,9 +122,16 @@ impl<S: Deref<Target = Shared>> Core<S> {
         if !word.is_closed() {
             // Kept first: should we end here, the entry must not reopen for the versions that it had.
             let above = p.claim[0].cv.load().max(p.claim[1].cv.load());
-            let min = if self.rules.hold(Rule::ClosedStays) { above + 1 } else { above };
+            let min = if self.rules.hold(Rule::ClosedStays) {
+                above + 1
+            } else {
+                above
+            };
             p.min_cv.store(p.min_cv.load().max(min));
-            if !p.word.cas(word.0, PromiseWord::closed(word.generation() + 1).0) {
+            if !p
+                .word
+                .cas(word.0, PromiseWord::closed(word.generation() + 1).0)
+            {
                 return false;
             }
         }
@@ -127,7 +142,10 @@ impl<S: Deref<Target = Shared>> Core<S> {
             p.claim[0].cv.store(0);
         }
         p.claim[0].set.store(Set::EMPTY);
-        self.event(Event::PromiseExpired { peer: h, groups: held });
+        self.event(Event::PromiseExpired {
+            peer: h,
+            groups: held,
+        });
         true
     }
 
@@ -139,7 +157,9 @@ impl<S: Deref<Target = Shared>> Core<S> {
             return true;
         }
         let word = PromiseWord(p.word.load_ordered());
-        if m.incarnation < known || known != 0 && word.stands(now.boot) && self.rules.hold(Rule::IncarnationWaits) {
+        if m.incarnation < known
+            || known != 0 && word.stands(now.boot) && self.rules.hold(Rule::IncarnationWaits)
+        {
             if m.incarnation > known {
                 self.see_twin(m, now);
             }
@@ -170,7 +190,9 @@ impl<S: Deref<Target = Shared>> Core<S> {
     /// Another incarnation beside one whose promise stands. Longer than any promise lasts by itself means that somebody
     /// renews it: there are two of them.
     fn see_twin(&mut self, m: &Message, now: Now) {
-        let Some(twin) = self.twin.get_mut(usize::from(m.from).wrapping_sub(1)) else { return };
+        let Some(twin) = self.twin.get_mut(usize::from(m.from).wrapping_sub(1)) else {
+            return;
+        };
         if twin.0 != m.incarnation {
             *twin = (m.incarnation, now.boot);
         } else if twin.1 != 0 && now.boot > twin.1 + self.cfg.timing.max_promise {
@@ -183,7 +205,8 @@ impl<S: Deref<Target = Shared>> Core<S> {
     /// Opens an entry that is closed, with its claims already written (rule 9: the word last).
     fn reopen(&self, p: &PeerCell, until: u64) {
         let word = PromiseWord(p.word.load_ordered());
-        p.word.store(PromiseWord::open(until, word.generation() + 1).0);
+        p.word
+            .store(PromiseWord::open(until, word.generation() + 1).0);
     }
 
     /// A promise given here in user space.
@@ -199,7 +222,13 @@ impl<S: Deref<Target = Shared>> Core<S> {
     pub(crate) fn may_vote(&self, m: &Message, now: Now) -> bool {
         (self.sh.votes(now.boot) || !self.rules.hold(Rule::FreshWaits))
             && m.generation == self.cfg.generation
-            && self.cfg.nodes.get(usize::from(m.from).wrapping_sub(1)).copied().flatten().is_some()
+            && self
+                .cfg
+                .nodes
+                .get(usize::from(m.from).wrapping_sub(1))
+                .copied()
+                .flatten()
+                .is_some()
     }
 
     pub(crate) fn on_heartbeat(&mut self, m: &Message, now: Now) {
@@ -219,12 +248,16 @@ impl<S: Deref<Target = Shared>> Core<S> {
             // stands for nothing.
             let dead = closed && !m.set.is_empty() && self.rules.hold(Rule::ClosedStays);
             if dead || m.cv < p.min_cv.load() {
-                let lost = self.blocked(m.from, m.set, now.boot).map_or(Set::EMPTY, |b| b.groups);
+                let lost = self
+                    .blocked(m.from, m.set, now.boot)
+                    .map_or(Set::EMPTY, |b| b.groups);
                 self.nack(m, lost, now);
             } else if promoted || self.take(m.from, m.set, now) {
                 self.enter_running(m, closed, asked, now);
             } else {
-                let lost = self.blocked(m.from, m.set, now.boot).map_or(m.set, |b| b.groups);
+                let lost = self
+                    .blocked(m.from, m.set, now.boot)
+                    .map_or(m.set, |b| b.groups);
                 let p = self.sh.peer(m.from);
                 if !closed {
                     // Rule 6: a refused set still frees what it no longer contains.
@@ -326,7 +359,10 @@ impl<S: Deref<Target = Shared>> Core<S> {
 
     fn grant(&mut self, m: &Message, now: Now) {
         let p = self.sh.peer(m.from);
-        self.promise(p, now.boot + self.cfg.timing.takeover.max(u64::from(m.promise_us) * 1000));
+        self.promise(
+            p,
+            now.boot + self.cfg.timing.takeover.max(u64::from(m.promise_us) * 1000),
+        );
         let mut r = self.message(Kind::Grant, now);
         r.to = m.from;
         r.re_incarnation = m.incarnation;
@@ -354,7 +390,8 @@ impl<S: Deref<Target = Shared>> Core<S> {
         for i in 0..self.parked.len() {
             let Some(p) = self.parked[i] else { continue };
             let m = p.message;
-            let stale = self.sh.peer(m.from).incarnation.load() != m.incarnation || !self.may_vote(&m, now);
+            let stale =
+                self.sh.peer(m.from).incarnation.load() != m.incarnation || !self.may_vote(&m, now);
             if stale || now.boot > p.until {
                 self.parked[i] = None;
                 continue;

@@ -104,7 +104,10 @@ fn what_the_kernel_did_is_seen_without_its_record() {
     b.run(30);
     b.sh(1).gate.remove(Set::of(0));
     b.run(15);
-    assert!(!b.nodes[0].core.as_ref().unwrap().owned().has(0) || b.open(1, 0), "owned with a shut gate");
+    assert!(
+        !b.nodes[0].core.as_ref().unwrap().owned().has(0) || b.open(1, 0),
+        "owned with a shut gate"
+    );
     b.run(100);
     b.sh(2).halted.store(1);
     b.run(15);
@@ -141,7 +144,10 @@ fn a_halted_voter_grants_no_parked_ask() {
         assert!(b.kept.iter().all(|(to, _)| *to != 2), "it waits");
         b.sh(3).halted.store(u64::from(halted));
         b.run(10);
-        let granted = b.kept.iter().any(|(to, m)| *to == 2 && m.kind == Kind::Grant as u8);
+        let granted = b
+            .kept
+            .iter()
+            .any(|(to, m)| *to == 2 && m.kind == Kind::Grant as u8);
         assert_eq!(granted, !halted);
     }
 }
@@ -163,9 +169,16 @@ fn a_failed_attempt_costs_nothing_while_a_voter_is_frozen() {
         b.freeze(2, true);
         for _ in 0..300 {
             b.run(1);
-            assert!(b.open(1, 0), "lost group 0, frozen {late} ms after the crash");
+            assert!(
+                b.open(1, 0),
+                "lost group 0, frozen {late} ms after the crash"
+            );
         }
-        failed += b.events(1).iter().filter(|e| matches!(e, Event::ClaimFailed { .. })).count();
+        failed += b
+            .events(1)
+            .iter()
+            .filter(|e| matches!(e, Event::ClaimFailed { .. }))
+            .count();
         // What was asked for in vain is not blocked for others once the voter wakes up.
         b.freeze(2, false);
         b.run(100);
@@ -243,11 +256,19 @@ fn a_late_grant_is_no_grant() {
     b.freeze(3, true);
     for _ in 0..80 {
         b.run(1);
-        if b.kept.iter().any(|(to, m)| *to == 2 && m.kind == Kind::Grant as u8) {
+        if b.kept
+            .iter()
+            .any(|(to, m)| *to == 2 && m.kind == Kind::Grant as u8)
+        {
             break;
         }
     }
-    let grant = b.kept.iter().rfind(|(to, m)| *to == 2 && m.kind == Kind::Grant as u8).copied().unwrap();
+    let grant = b
+        .kept
+        .iter()
+        .rfind(|(to, m)| *to == 2 && m.kind == Kind::Grant as u8)
+        .copied()
+        .unwrap();
     b.freeze(2, true);
     b.t += 30 * MS;
     b.nodes[1].is_frozen = false;
@@ -262,7 +283,13 @@ fn a_move_of_several_groups_is_all_or_nothing() {
     let mut b = Bench::new(3, 2);
     b.run(30);
     assert!(b.open(1, 0) && b.open(1, 1));
-    let mut ask = says(&b, 2, b.sh(2).run_cv.load(), Set::EMPTY, Some((90, Set::of(0).with(1))));
+    let mut ask = says(
+        &b,
+        2,
+        b.sh(2).run_cv.load(),
+        Set::EMPTY,
+        Some((90, Set::of(0).with(1))),
+    );
     ask.flags = agent_common::wire::flags::MOVE;
     // Only one of them is wished for by node 1's knowledge.
     b.pass = |_, to, _| to != 2;
@@ -281,7 +308,13 @@ fn a_move_of_several_groups_is_all_or_nothing() {
 fn no_release_for_an_asker_about_to_give_up() {
     let mut b = Bench::new(3, 1);
     b.run(30);
-    let mut ask = says(&b, 2, b.sh(2).run_cv.load(), Set::EMPTY, Some((90, Set::of(0))));
+    let mut ask = says(
+        &b,
+        2,
+        b.sh(2).run_cv.load(),
+        Set::EMPTY,
+        Some((90, Set::of(0))),
+    );
     ask.flags = agent_common::wire::flags::MOVE;
     b.pass = |_, to, _| to != 2;
     b.freeze(2, true);
@@ -301,7 +334,10 @@ fn a_node_whose_wall_clock_was_set_back_comes_again() {
     // New maps, born in 1970.
     b.reborn(1, 5);
     b.run(2_000);
-    assert!(b.sh(1).incarnation.load() > 1001, "it has learned of its newer incarnation");
+    assert!(
+        b.sh(1).incarnation.load() > 1001,
+        "it has learned of its newer incarnation"
+    );
     assert!(b.events(1).contains(&Event::StartedAfresh));
     b.run(11_000);
     b.command(2, Command::Move { group: 0, node: 1 });
@@ -323,7 +359,10 @@ fn two_nodes_that_were_both_set_back_come_again() {
     for id in [1, 2] {
         // What the other knew survives in its table: the incarnation before.
         b.sh(id).peer(3 - id).incarnation.store(2_000);
-        b.sh(id).peer(3 - id).word.store(agent_common::state::PromiseWord::open(1, 1).0);
+        b.sh(id)
+            .peer(3 - id)
+            .word
+            .store(agent_common::state::PromiseWord::open(1, 1).0);
     }
     b.run(30_000);
     assert!((1..=2).any(|id| b.events(id).contains(&Event::StartedAfresh)));
@@ -335,7 +374,13 @@ fn two_nodes_that_were_both_set_back_come_again() {
 fn no_release_for_an_old_ask() {
     let mut b = Bench::new(3, 1);
     b.run(30);
-    let mut ask = says(&b, 2, b.sh(2).run_cv.load(), Set::EMPTY, Some((90, Set::of(0))));
+    let mut ask = says(
+        &b,
+        2,
+        b.sh(2).run_cv.load(),
+        Set::EMPTY,
+        Some((90, Set::of(0))),
+    );
     ask.flags = agent_common::wire::flags::MOVE;
     b.command(1, Command::Pause(true));
     b.run(20);
@@ -364,7 +409,11 @@ fn a_move_is_asked_for_in_its_first_half_only() {
         b.t += after * MS;
         b.kept.clear();
         b.command(2, Command::Drain { node: 3, on: true });
-        assert_eq!(b.kept.iter().any(|(_, m)| m.ask_cv != 0), asks, "{after} ms later");
+        assert_eq!(
+            b.kept.iter().any(|(_, m)| m.ask_cv != 0),
+            asks,
+            "{after} ms later"
+        );
     }
 }
 
@@ -375,7 +424,9 @@ fn a_cold_start_honours_the_preference() {
     for id in 1..=3 {
         b.reborn(id, 2_000 + u64::from(id));
         let t = b.t;
-        b.sh(id).vote_after.store(t + [300, 100, 150][usize::from(id) - 1] * MS);
+        b.sh(id)
+            .vote_after
+            .store(t + [300, 100, 150][usize::from(id) - 1] * MS);
     }
     b.run(400);
     assert!(b.open(1, 0), "{:?}", b.events(2));

@@ -54,5 +54,9 @@ fn takeover_move_and_release_allocate_nothing() {
     b.command(1, Command::Drain { node: 2, on: true });
     b.command(1, Command::Pause(true));
     b.run(50);
-    assert_eq!(COUNT.load(SeqCst), 0, "calls of the allocator inside the core");
+    assert_eq!(
+        COUNT.load(SeqCst),
+        0,
+        "calls of the allocator inside the core"
+    );
 }

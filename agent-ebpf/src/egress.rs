@@ -27,7 +27,9 @@ pub fn handle(ctx: &TcContext) -> Result<i32, i64> {
             let src: AddressKey = ctx.load(l3 + 8)?;
             let next: u8 = ctx.load(l3 + 6)?;
             let mut target = None;
-            if next == packet::PROTO_ICMPV6 && ctx.load(l3 + packet::IPV6_LEN) == Ok(packet::ICMPV6_NA) {
+            if next == packet::PROTO_ICMPV6
+                && ctx.load(l3 + packet::IPV6_LEN) == Ok(packet::ICMPV6_NA)
+            {
                 // One without its target claims nothing, but is a frame of `src` all the same.
                 if let Ok(t) = ctx.load::<AddressKey>(l3 + packet::IPV6_LEN + 8) {
                     target = right(&t);

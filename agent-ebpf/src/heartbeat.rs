@@ -42,7 +42,8 @@ fn verdict(ctx: &XdpContext, sh: &Shared, l3: usize, l4: usize, v6: bool) -> Res
     if length > UDP_LEN + LEN {
         return Err(Counter::Oversized);
     }
-    let payload = packet::at::<[u64; WORDS]>(ctx, l4 + UDP_LEN).map_err(|Short| Counter::Truncated)? as *mut u64;
+    let payload = packet::at::<[u64; WORDS]>(ctx, l4 + UDP_LEN)
+        .map_err(|Short| Counter::Truncated)? as *mut u64;
     let m = maps::scratch().ok_or(Counter::NoState)?;
     load(payload, m);
 
@@ -142,7 +143,10 @@ fn bounce(ctx: &XdpContext, m: &Message, l3: usize, l4: usize, v6: bool) -> Resu
         sum = add(sum, u32::from_le_bytes(ports) as u64);
         // Length twice (pseudo header and UDP header) and the protocol, all in network order.
         let length = ((UDP_LEN + LEN) as u16).to_be() as u64;
-        sum = add(sum, length + length + (packet::PROTO_UDP as u16).to_be() as u64);
+        sum = add(
+            sum,
+            length + length + (packet::PROTO_UDP as u16).to_be() as u64,
+        );
         match fold(sum) {
             0 => 0xffff,
             v => v,

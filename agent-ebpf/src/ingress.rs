@@ -67,7 +67,10 @@ fn ipv6(ctx: &XdpContext, sh: Option<&Shared>, l3: usize) -> Result<u32, Short> 
 #[inline(always)]
 fn arp(ctx: &XdpContext, sh: Option<&Shared>, l3: usize) -> Result<u32, Short> {
     // Only Ethernet/IPv4 (RFC 826): hardware 1, protocol 0x0800, lengths 6 and 4.
-    if packet::be16(ctx, l3)? != 1 || packet::be16(ctx, l3 + 2)? != packet::ETH_IPV4 || packet::be16(ctx, l3 + 4)? != 0x0604 {
+    if packet::be16(ctx, l3)? != 1
+        || packet::be16(ctx, l3 + 2)? != packet::ETH_IPV4
+        || packet::be16(ctx, l3 + 4)? != 0x0604
+    {
         return Ok(xdp_action::XDP_PASS);
     }
     let sender = packet::ipv4(ctx, l3 + 14)?;
@@ -116,14 +119,18 @@ fn gate(a: Option<bool>, b: Option<bool>) -> u32 {
 /// While we own the VIP, nobody else may claim it: tell user space, which announces again.
 #[inline(always)]
 fn foreign(ctx: &XdpContext, sh: Option<&Shared>, address: &AddressKey) {
-    let (Some(sh), Some(group)) = (sh, maps::vip(address)) else { return };
+    let (Some(sh), Some(group)) = (sh, maps::vip(address)) else {
+        return;
+    };
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };
     if !sh.gate_open(group as u8, now) {
         return;
     }
     maps::count(Counter::ForeignClaims);
-    let (Some(m), Ok(mac)) = (maps::scratch(), packet::at::<[u8; 6]>(ctx, 6)) else { return };
+    let (Some(m), Ok(mac)) = (maps::scratch(), packet::at::<[u8; 6]>(ctx, 6)) else {
+        return;
+    };
     *m = agent_common::wire::Message::default();
     // SAFETY: bounds checked by at().
     let mac = unsafe { *mac };

@@ -19,7 +19,11 @@ static LAB_CUT: HashMap<LabCutKey, u8> = HashMap::with_max_entries(4096, 0);
 /// What holds for frames between the node on this port and that station.
 #[inline(always)]
 fn bits(ifindex: u32, mac: [u8; 6]) -> u8 {
-    let mut key = LabCutKey { ifindex, mac, pad: [0; 2] };
+    let mut key = LabCutKey {
+        ifindex,
+        mac,
+        pad: [0; 2],
+    };
     // SAFETY: the value is one byte, copied at once; a concurrent update is seen before or after.
     let own = unsafe { LAB_CUT.get(&key) }.map_or(0, |bits| *bits);
     if own & CUT_NEVER != 0 {
@@ -46,14 +50,24 @@ pub fn lab_port(ctx: XdpContext) -> u32 {
     }
     // SAFETY: the kernel hands a valid context to the program.
     let ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
-    if bits(ifindex, dst) & CUT_FROM != 0 { xdp_action::XDP_DROP } else { xdp_action::XDP_PASS }
+    if bits(ifindex, dst) & CUT_FROM != 0 {
+        xdp_action::XDP_DROP
+    } else {
+        xdp_action::XDP_PASS
+    }
 }
 
 /// Frames to the node.
 #[classifier]
 pub fn lab_port_out(ctx: TcContext) -> i32 {
-    let Ok(src) = ctx.load::<[u8; 6]>(6) else { return TC_ACT_PIPE };
+    let Ok(src) = ctx.load::<[u8; 6]>(6) else {
+        return TC_ACT_PIPE;
+    };
     // SAFETY: the kernel hands a valid context to the program.
     let ifindex = unsafe { (*ctx.skb.skb).ifindex };
-    if bits(ifindex, src) & CUT_TO != 0 { TC_ACT_SHOT } else { TC_ACT_PIPE }
+    if bits(ifindex, src) & CUT_TO != 0 {
+        TC_ACT_SHOT
+    } else {
+        TC_ACT_PIPE
+    }
 }

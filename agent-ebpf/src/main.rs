@@ -38,7 +38,12 @@ pub fn heartline_xdp(ctx: XdpContext) -> u32 {
         Err(packet::Short) => xdp_action::XDP_PASS,
     };
     // The level is a constant when the program is loaded; at 0, the default, the verifier drops this.
-    debug!(&ctx, "in: {} bytes, XDP action {}", ctx.data_end() - ctx.data(), action);
+    debug!(
+        &ctx,
+        "in: {} bytes, XDP action {}",
+        ctx.data_end() - ctx.data(),
+        action
+    );
     action
 }
 

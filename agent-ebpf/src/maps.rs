@@ -43,7 +43,11 @@ static SCRATCH: PerCpuArray<Message> = PerCpuArray::with_max_entries(1, 0);
 pub fn state() -> Option<&'static Shared> {
     // SAFETY: an array value lives as long as the program; Shared is made for concurrent use.
     let sh = unsafe { &*STATE.get_ptr(0)? };
-    if sh.layout.load() == LAYOUT { Some(sh) } else { None }
+    if sh.layout.load() == LAYOUT {
+        Some(sh)
+    } else {
+        None
+    }
 }
 
 /// The cluster key.

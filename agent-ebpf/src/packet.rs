@@ -59,7 +59,9 @@ pub fn ipv4(ctx: &XdpContext, offset: usize) -> Result<AddressKey, Short> {
 /// An IPv4 address mapped into IPv6.
 #[inline(always)]
 pub fn mapped(a: [u8; 4]) -> AddressKey {
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a[0], a[1], a[2], a[3]]
+    [
+        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a[0], a[1], a[2], a[3],
+    ]
 }
 
 /// The IPv6 address at `offset`.

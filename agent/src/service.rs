@@ -214,7 +214,10 @@ mod tests {
         assert_eq!(notifier.dropped(), 0);
     }
 
-    #[expect(clippy::disallowed_methods, reason = "a test has its runner's deadline")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test has its runner's deadline"
+    )]
     #[test]
     fn systemd_hears_everything_in_order() {
         let directory = tempfile::tempdir().unwrap();

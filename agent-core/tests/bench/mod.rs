@@ -85,7 +85,10 @@ impl Bench {
     }
 
     pub fn now(&self) -> Now {
-        Now { boot: self.t, wall_ms: 1_700_000_000_000 + self.t / MS }
+        Now {
+            boot: self.t,
+            wall_ms: 1_700_000_000_000 + self.t / MS,
+        }
     }
 
     pub fn sh(&self, id: u8) -> &Shared {
@@ -158,7 +161,9 @@ impl Bench {
         around(false);
         while let Some(a) = core.poll_action() {
             match a {
-                Action::Broadcast(m) => (1..=ids).filter(|to| *to != id).for_each(|to| self.wire.push_back((to, m))),
+                Action::Broadcast(m) => (1..=ids)
+                    .filter(|to| *to != id)
+                    .for_each(|to| self.wire.push_back((to, m))),
                 Action::Send(to, m) => self.wire.push_back((to, m)),
                 Action::Event(e) => n.events.push(e),
                 a => n.actions.push(a),
@@ -187,7 +192,12 @@ impl Bench {
             Verdict::Drop(_) | Verdict::Done | Verdict::Ack => None,
         };
         if let Some(kind) = kind {
-            let r = Record { kind: kind as u32, ifindex: 0, now, message: m };
+            let r = Record {
+                kind: kind as u32,
+                ifindex: 0,
+                now,
+                message: m,
+            };
             if self.nodes[to as usize - 1].is_frozen {
                 self.nodes[to as usize - 1].frozen.push_back(r);
             } else {
@@ -203,7 +213,9 @@ impl Bench {
     /// Everything on the wire arrives, and what that causes.
     pub fn settle(&mut self) {
         for _ in 0..10_000 {
-            let Some((to, m)) = self.wire.pop_front() else { return };
+            let Some((to, m)) = self.wire.pop_front() else {
+                return;
+            };
             if (self.pass)(m.from, to, &m) {
                 self.arrive(to, m);
             } else {

@@ -24,17 +24,23 @@ impl Supervisor {
                 self.command(
                     Command::Move { group, node },
                     Box::new(move |r| {
-                        let _ = tell.send(r.map_err(|e| refusal(e, &names.node(node), &names.group(group))));
+                        let _ = tell.send(
+                            r.map_err(|e| refusal(e, &names.node(node), &names.group(group))),
+                        );
                     }),
                 );
             }
             Ask::Drain(node, on, tell) => {
-                let was = self.rt.snapshot.read().nodes[usize::from(node.wrapping_sub(1)) & 31].drained;
+                let was =
+                    self.rt.snapshot.read().nodes[usize::from(node.wrapping_sub(1)) & 31].drained;
                 let names = self.narrator.names.clone();
                 self.command(
                     Command::Drain { node, on },
                     Box::new(move |r| {
-                        let _ = tell.send(r.map(|()| was != on).map_err(|e| refusal(e, &names.node(node), "")));
+                        let _ = tell.send(
+                            r.map(|()| was != on)
+                                .map_err(|e| refusal(e, &names.node(node), "")),
+                        );
                     }),
                 );
             }
@@ -49,7 +55,10 @@ impl Supervisor {
             }
             Ask::Restart(tell) => {
                 if !matches!(ending, Ending::No) {
-                    let _ = tell.send(Err(Refusal::new(Code::NotReady, "the agent is ending already")));
+                    let _ = tell.send(Err(Refusal::new(
+                        Code::NotReady,
+                        "the agent is ending already",
+                    )));
                     return;
                 }
                 if let Err(e) = self.may_restart() {
@@ -57,7 +66,12 @@ impl Supervisor {
                     return;
                 }
                 *ending = Ending::Pausing(Instant::now() + Duration::from_secs(2), Some(tell));
-                self.command(Command::PreparePause { promise: RESTART_PROMISE }, Box::new(|_| {}));
+                self.command(
+                    Command::PreparePause {
+                        promise: RESTART_PROMISE,
+                    },
+                    Box::new(|_| {}),
+                );
             }
             Ask::Reload(tell) => {
                 let _ = tell.send(self.reload());
@@ -68,15 +82,41 @@ impl Supervisor {
 
 fn refusal(e: CommandError, node: &str, group: &str) -> Refusal {
     let (code, text, help) = match e {
-        CommandError::UnknownNode => (Code::UnknownNode, format!("there is no node {node:?}"), None),
-        CommandError::UnknownGroup => (Code::UnknownGroup, format!("there is no group {group:?}"), None),
-        CommandError::Witness => (Code::Refused, format!("{node} is a witness: it votes and owns nothing"), None),
-        CommandError::NotAlive => (Code::Refused, format!("{node} is not heard, or does not vote yet"), Some("see `heartline status`")),
-        CommandError::Drained => (Code::Refused, format!("{node} is drained or stopping"), Some("heartline undrain it first")),
-        CommandError::Unfit => {
-            (Code::Refused, format!("{node} cannot run {group} (no carrier or no gate on its device)"), Some("see `heartline explain`"))
-        }
-        CommandError::Paused => (Code::Refused, "the cluster is paused".into(), Some("heartline resume")),
+        CommandError::UnknownNode => (
+            Code::UnknownNode,
+            format!("there is no node {node:?}"),
+            None,
+        ),
+        CommandError::UnknownGroup => (
+            Code::UnknownGroup,
+            format!("there is no group {group:?}"),
+            None,
+        ),
+        CommandError::Witness => (
+            Code::Refused,
+            format!("{node} is a witness: it votes and owns nothing"),
+            None,
+        ),
+        CommandError::NotAlive => (
+            Code::Refused,
+            format!("{node} is not heard, or does not vote yet"),
+            Some("see `heartline status`"),
+        ),
+        CommandError::Drained => (
+            Code::Refused,
+            format!("{node} is drained or stopping"),
+            Some("heartline undrain it first"),
+        ),
+        CommandError::Unfit => (
+            Code::Refused,
+            format!("{node} cannot run {group} (no carrier or no gate on its device)"),
+            Some("see `heartline explain`"),
+        ),
+        CommandError::Paused => (
+            Code::Refused,
+            "the cluster is paused".into(),
+            Some("heartline resume"),
+        ),
     };
     let r = Refusal::new(code, text);
     match help {

@@ -47,10 +47,13 @@ pub struct AgentBackend {
 impl AgentBackend {
     async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Refusal> {
         let (tell, answer) = oneshot::channel();
-        self.asks
-            .try_send(make(tell))
-            .map_err(|_| Refusal::new(Code::NotReady, "the agent has too much to do, or is ending").help("ask again"))?;
-        answer.await.map_err(|_| Refusal::new(Code::NotReady, "the agent is ending"))
+        self.asks.try_send(make(tell)).map_err(|_| {
+            Refusal::new(Code::NotReady, "the agent has too much to do, or is ending")
+                .help("ask again")
+        })?;
+        answer
+            .await
+            .map_err(|_| Refusal::new(Code::NotReady, "the agent is ending"))
     }
 }
 
@@ -75,21 +78,30 @@ impl Backend for AgentBackend {
     fn move_group(&self, group: Target, node: Target) -> Pending<'_, MoveAccepted> {
         Box::pin(async move {
             let started_boot_ns = boottime_ns();
-            self.ask(|tell| Ask::Move(group.id, node.id, tell)).await??;
+            self.ask(|tell| Ask::Move(group.id, node.id, tell))
+                .await??;
             Ok(MoveAccepted { started_boot_ns })
         })
     }
 
     fn set_drained(&self, node: Target, drained: bool) -> Pending<'_, Done> {
         Box::pin(async move {
-            let changed = self.ask(|tell| Ask::Drain(node.id, drained, tell)).await??;
+            let changed = self
+                .ask(|tell| Ask::Drain(node.id, drained, tell))
+                .await??;
             let text = match (drained, changed) {
-                (true, true) => format!("{} is drained: its groups move away, none comes", node.name),
+                (true, true) => {
+                    format!("{} is drained: its groups move away, none comes", node.name)
+                }
                 (true, false) => format!("{} was drained already", node.name),
                 (false, true) => format!("{} is back in use", node.name),
                 (false, false) => format!("{} was not drained", node.name),
             };
-            Ok(Done { changed, text, moving: Vec::new() })
+            Ok(Done {
+                changed,
+                text,
+                moving: Vec::new(),
+            })
         })
     }
 
@@ -97,19 +109,29 @@ impl Backend for AgentBackend {
         Box::pin(async move {
             let changed = self.ask(|tell| Ask::Pause(paused, tell)).await??;
             let text = match (paused, changed) {
-                (true, true) => "paused: everything stays where it is; failures are still taken over",
+                (true, true) => {
+                    "paused: everything stays where it is; failures are still taken over"
+                }
                 (true, false) => "it was paused already",
                 (false, true) => "resumed",
                 (false, false) => "it was not paused",
             };
-            Ok(Done { changed, text: text.into(), moving: Vec::new() })
+            Ok(Done {
+                changed,
+                text: text.into(),
+                moving: Vec::new(),
+            })
         })
     }
 
     fn restart(&self) -> Pending<'_, Done> {
         Box::pin(async move {
             self.ask(Ask::Restart).await??;
-            Ok(Done { changed: true, text: "restarting; nothing moves".into(), moving: Vec::new() })
+            Ok(Done {
+                changed: true,
+                text: "restarting; nothing moves".into(),
+                moving: Vec::new(),
+            })
         })
     }
 

@@ -25,7 +25,11 @@ struct Gate {
 impl Gates {
     /// Covers what is there now, forgets what is gone, mends what was taken off. Gives events, and what changed:
     /// `(ifindex, covered)`.
-    pub fn check(&mut self, dp: &mut DataPath, modes: &[XdpKind]) -> (Vec<Draft>, Vec<(u32, bool)>) {
+    pub fn check(
+        &mut self,
+        dp: &mut DataPath,
+        modes: &[XdpKind],
+    ) -> (Vec<Draft>, Vec<(u32, bool)>) {
         let (mut drafts, mut changes) = (Vec::new(), Vec::new());
         let found: Vec<Device> = match net::list_devices() {
             Ok(d) => d,
@@ -34,8 +38,12 @@ impl Gates {
                 return (drafts, changes);
             }
         };
-        let gone: Vec<u32> =
-            self.devices.keys().copied().filter(|i| !found.iter().any(|d| d.ifindex == *i)).collect();
+        let gone: Vec<u32> = self
+            .devices
+            .keys()
+            .copied()
+            .filter(|i| !found.iter().any(|d| d.ifindex == *i))
+            .collect();
         for ifindex in gone {
             self.devices.remove(&ifindex);
             dp.forget(ifindex);
@@ -51,10 +59,15 @@ impl Gates {
             if was == Some(true) && dp.is_covered(d.ifindex).is_some() {
                 continue;
             }
-            let coverage = dp.cover(&d.name, d.ifindex, modes).map_err(|e| format!("{e:#}"));
+            let coverage = dp
+                .cover(&d.name, d.ifindex, modes)
+                .map_err(|e| format!("{e:#}"));
             match (&coverage, was) {
                 (Ok(_), Some(_)) => {
-                    drafts.push(Draft::new(EventKind::GateReturned, format!("the gate on {} is back", d.name)));
+                    drafts.push(Draft::new(
+                        EventKind::GateReturned,
+                        format!("the gate on {} is back", d.name),
+                    ));
                 }
                 (Ok(c), None) => {
                     tracing::info!("{}: XDP {:?}, egress {:?}", d.name, c.xdp, c.egress);
@@ -68,14 +81,25 @@ impl Gates {
             if was != Some(coverage.is_ok()) || was == Some(true) {
                 changes.push((d.ifindex, coverage.is_ok()));
             }
-            self.devices.insert(d.ifindex, Gate { name: d.name.clone(), carrier: d.carrier, coverage });
+            self.devices.insert(
+                d.ifindex,
+                Gate {
+                    name: d.name.clone(),
+                    carrier: d.carrier,
+                    coverage,
+                },
+            );
         }
         (drafts, changes)
     }
 
     /// Indices of the covered devices.
     pub fn covered(&self) -> Vec<u32> {
-        self.devices.iter().filter(|(_, g)| g.coverage.is_ok()).map(|(i, _)| *i).collect()
+        self.devices
+            .iter()
+            .filter(|(_, g)| g.coverage.is_ok())
+            .map(|(i, _)| *i)
+            .collect()
     }
 
     /// Can the device pass traffic?
@@ -85,15 +109,21 @@ impl Gates {
 
     /// For the status.
     pub fn status(&self, config: &Config, me: u8) -> (Vec<DeviceStatus>, Vec<String>) {
-        let links: Vec<&str> =
-            config.node_by_id(me).map(|n| n.links.iter().map(|l| l.device.as_str()).collect()).unwrap_or_default();
+        let links: Vec<&str> = config
+            .node_by_id(me)
+            .map(|n| n.links.iter().map(|l| l.device.as_str()).collect())
+            .unwrap_or_default();
         let mut uncovered = Vec::new();
         let devices = self
             .devices
             .values()
             .map(|g| {
                 let link = links.contains(&g.name.as_str());
-                let mut s = DeviceStatus { name: g.name.clone(), link, ..DeviceStatus::default() };
+                let mut s = DeviceStatus {
+                    name: g.name.clone(),
+                    link,
+                    ..DeviceStatus::default()
+                };
                 match &g.coverage {
                     Ok(c) => {
                         s.mode = match c.xdp {

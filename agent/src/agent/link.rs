@@ -11,7 +11,8 @@ use agent_common::{
     wire::{LEN, Message},
 };
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, sendto, setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, sendto, setsockopt, socket,
+    sockopt,
 };
 
 use crate::config::Config;
@@ -34,16 +35,19 @@ pub struct LinkSender {
 impl LinkSender {
     /// The links of node `me`. Sockets that cannot be opened yet (the device is not there) are opened later.
     pub fn all(config: &Config, me: u8) -> Vec<LinkSender> {
-        let Some(own) = config.node_by_id(me) else { return Vec::new() };
+        let Some(own) = config.node_by_id(me) else {
+            return Vec::new();
+        };
         own.links
             .iter()
             .enumerate()
             .map(|(i, link)| {
                 let mut peers = [None; 32];
                 for node in config.nodes.iter().filter(|n| n.id != me) {
-                    if let (Some(peer), Some(slot)) =
-                        (node.links.get(i), peers.get_mut(usize::from(node.id).wrapping_sub(1)))
-                    {
+                    if let (Some(peer), Some(slot)) = (
+                        node.links.get(i),
+                        peers.get_mut(usize::from(node.id).wrapping_sub(1)),
+                    ) {
                         *slot = Some(std::net::SocketAddr::new(peer.address, config.port).into());
                     }
                 }
@@ -56,7 +60,11 @@ impl LinkSender {
                     refused: 0,
                 };
                 if let Err(e) = sender.open() {
-                    tracing::warn!("link {} on {}: {e}; it is tried again", sender.address, sender.device);
+                    tracing::warn!(
+                        "link {} on {}: {e}; it is tried again",
+                        sender.address,
+                        sender.device
+                    );
                 }
                 sender
             })
@@ -71,15 +79,27 @@ impl LinkSender {
         if self.socket.is_some() {
             return Ok(());
         }
-        let family = if self.address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-        let fd = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
+        let family = if self.address.is_ipv4() {
+            AddressFamily::Inet
+        } else {
+            AddressFamily::Inet6
+        };
+        let fd = socket(
+            family,
+            SockType::Datagram,
+            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+            None,
+        )?;
         setsockopt(&fd, sockopt::BindToDevice, &self.device.clone().into())?;
         if self.address.is_ipv4() {
             setsockopt(&fd, sockopt::Ipv4Tos, &TOS)?;
         } else {
             setsockopt(&fd, sockopt::Ipv6TClass, &TOS)?;
         }
-        bind(fd.as_raw_fd(), &SockaddrStorage::from(std::net::SocketAddr::new(self.address, self.port)))?;
+        bind(
+            fd.as_raw_fd(),
+            &SockaddrStorage::from(std::net::SocketAddr::new(self.address, self.port)),
+        )?;
         self.socket = Some(fd);
         Ok(())
     }

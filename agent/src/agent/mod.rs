@@ -43,7 +43,10 @@ enum End {
 /// The configuration is refused, another agent runs, the data path cannot be loaded, or a thread cannot be started.
 pub fn run(args: &AgentArgs) -> Result<ExitCode> {
     let end = {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting tokio")?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("starting tokio")?;
         let end = runtime.block_on(supervise::run(args));
         runtime.shutdown_timeout(std::time::Duration::from_millis(100));
         end?
@@ -59,11 +62,16 @@ fn replace_process() -> anyhow::Error {
     let go = || -> Result<()> {
         let exe = std::env::current_exe().context("finding the program")?;
         // An upgraded package leaves " (deleted)" behind the name of the old file.
-        let path = exe.to_string_lossy().trim_end_matches(" (deleted)").to_owned();
+        let path = exe
+            .to_string_lossy()
+            .trim_end_matches(" (deleted)")
+            .to_owned();
         let path = CString::new(path)?;
-        let args =
-            std::env::args_os().map(|a| CString::new(a.as_os_str().as_bytes())).collect::<Result<Vec<_>, _>>()?;
-        nix::unistd::execv(&path, &args).with_context(|| format!("starting {}", path.to_string_lossy()))?;
+        let args = std::env::args_os()
+            .map(|a| CString::new(a.as_os_str().as_bytes()))
+            .collect::<Result<Vec<_>, _>>()?;
+        nix::unistd::execv(&path, &args)
+            .with_context(|| format!("starting {}", path.to_string_lossy()))?;
         Ok(())
     };
     match go() {

@@ -36,11 +36,17 @@ struct Open {
 impl Narrator {
     /// A narrator that knows these names.
     pub fn new(names: Names) -> Narrator {
-        Narrator { names, ..Narrator::default() }
+        Narrator {
+            names,
+            ..Narrator::default()
+        }
     }
 
     fn groups(&self, s: Set) -> String {
-        s.iter().map(|g| self.names.group(g)).collect::<Vec<_>>().join(", ")
+        s.iter()
+            .map(|g| self.names.group(g))
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 
     /// The drafts for an event of the core.
@@ -180,61 +186,101 @@ impl Narrator {
         let g = |id| names.group(id);
         let d = |kind, text: String| Draft::new(kind, text).at(at);
         vec![match e {
-            NetEvent::AddressUp { group, epoch, t_ns, .. } => {
+            NetEvent::AddressUp {
+                group, epoch, t_ns, ..
+            } => {
                 if let Some(o) = self.open.get_mut(&group).filter(|o| o.gain.epoch == epoch) {
                     o.phases.address_ns = t_ns;
                 }
                 return Vec::new();
             }
-            NetEvent::Announced { group, epoch, t_ns, .. } => {
+            NetEvent::Announced {
+                group, epoch, t_ns, ..
+            } => {
                 if let Some(o) = self.open.get_mut(&group).filter(|o| o.gain.epoch == epoch) {
                     o.phases.announced_ns = t_ns;
                     return self.close(group);
                 }
                 return Vec::new();
             }
-            NetEvent::AddressFailed { group, text, errno, .. } => {
-                d(EventKind::AddressFailed, text.to_string()).group(g(group)).with("errno", errno)
-            }
-            NetEvent::AddressAdopted { group, vip } => {
-                d(EventKind::Note, format!("VIP {vip} of {} was there already; it is ours now", g(group))).group(g(group))
-            }
-            NetEvent::AddressRestored { group, vip, .. } => {
-                d(EventKind::Note, format!("VIP {vip} of {} had vanished and is back", g(group))).group(g(group))
-            }
-            NetEvent::StrayRemoved { address, .. } => {
-                d(EventKind::StaleAddress, format!("{address} was here although this node does not own it; removed"))
-            }
-            NetEvent::WithoutDevice { group, vips, .. } => {
-                d(EventKind::DeviceGone, format!("{vips} VIPs of {} have lost their device", g(group))).group(g(group))
-            }
+            NetEvent::AddressFailed {
+                group, text, errno, ..
+            } => d(EventKind::AddressFailed, text.to_string())
+                .group(g(group))
+                .with("errno", errno),
+            NetEvent::AddressAdopted { group, vip } => d(
+                EventKind::Note,
+                format!(
+                    "VIP {vip} of {} was there already; it is ours now",
+                    g(group)
+                ),
+            )
+            .group(g(group)),
+            NetEvent::AddressRestored { group, vip, .. } => d(
+                EventKind::Note,
+                format!("VIP {vip} of {} had vanished and is back", g(group)),
+            )
+            .group(g(group)),
+            NetEvent::StrayRemoved { address, .. } => d(
+                EventKind::StaleAddress,
+                format!("{address} was here although this node does not own it; removed"),
+            ),
+            NetEvent::WithoutDevice { group, vips, .. } => d(
+                EventKind::DeviceGone,
+                format!("{vips} VIPs of {} have lost their device", g(group)),
+            )
+            .group(g(group)),
             // What is there at the start is no news.
-            NetEvent::DeviceNew { name, .. } if !self.devices_gone.remove(name.as_str()) => return Vec::new(),
-            NetEvent::DeviceNew { name, .. } => d(EventKind::DeviceReturned, format!("device {name} is there again")),
+            NetEvent::DeviceNew { name, .. } if !self.devices_gone.remove(name.as_str()) => {
+                return Vec::new();
+            }
+            NetEvent::DeviceNew { name, .. } => d(
+                EventKind::DeviceReturned,
+                format!("device {name} is there again"),
+            ),
             NetEvent::DeviceGone { name, .. } => {
                 self.devices_gone.insert(name.to_string());
                 d(EventKind::DeviceGone, format!("device {name} is gone"))
             }
-            NetEvent::DeviceUp { name, .. } if !self.devices_down.remove(name.as_str()) => return Vec::new(),
-            NetEvent::DeviceUp { name, .. } => d(EventKind::DeviceReturned, format!("device {name} has carrier again")),
+            NetEvent::DeviceUp { name, .. } if !self.devices_down.remove(name.as_str()) => {
+                return Vec::new();
+            }
+            NetEvent::DeviceUp { name, .. } => d(
+                EventKind::DeviceReturned,
+                format!("device {name} has carrier again"),
+            ),
             NetEvent::DeviceDown { name, .. } => {
                 self.devices_down.insert(name.to_string());
-                d(EventKind::DeviceGone, format!("device {name} has no carrier"))
+                d(
+                    EventKind::DeviceGone,
+                    format!("device {name} has no carrier"),
+                )
             }
-            NetEvent::Swept { removed, kept, failed } if removed + failed > 0 => d(
+            NetEvent::Swept {
+                removed,
+                kept,
+                failed,
+            } if removed + failed > 0 => d(
                 EventKind::StaleAddress,
-                format!("{removed} stale addresses of ours removed at start, {kept} kept, {failed} could not be removed"),
+                format!(
+                    "{removed} stale addresses of ours removed at start, {kept} kept, {failed} could not be removed"
+                ),
             ),
-            NetEvent::Resynced { removed, restored } => {
-                d(EventKind::Note, format!("read all devices and addresses anew: {removed} removed, {restored} restored"))
-            }
-            NetEvent::ResyncFailed { errno } => {
-                d(EventKind::AddressFailed, format!("devices and addresses could not be read: error {errno}; tried again"))
-            }
+            NetEvent::Resynced { removed, restored } => d(
+                EventKind::Note,
+                format!(
+                    "read all devices and addresses anew: {removed} removed, {restored} restored"
+                ),
+            ),
+            NetEvent::ResyncFailed { errno } => d(
+                EventKind::AddressFailed,
+                format!("devices and addresses could not be read: error {errno}; tried again"),
+            ),
             NetEvent::ConfigRefused { text } => d(EventKind::AddressFailed, text.to_string()),
-            NetEvent::RealtimeRefused { errno } => {
-                d(EventKind::Note, format!("the address thread has no real-time priority: error {errno}"))
-            }
+            NetEvent::RealtimeRefused { errno } => d(
+                EventKind::Note,
+                format!("the address thread has no real-time priority: error {errno}"),
+            ),
             NetEvent::AddressDown { .. }
             | NetEvent::StaleGain { .. }
             | NetEvent::StaleLose { .. }
@@ -250,24 +296,41 @@ impl Narrator {
     pub fn lost(&mut self, at: u64, group: u8, epoch: u64) -> Vec<Draft> {
         let mut drafts = self.close(group);
         let name = self.names.group(group);
-        drafts.push(Draft::new(EventKind::Lost, format!("{name} is not here any more")).at(at).group(name).epoch(epoch));
+        drafts.push(
+            Draft::new(EventKind::Lost, format!("{name} is not here any more"))
+                .at(at)
+                .group(name)
+                .epoch(epoch),
+        );
         drafts
     }
 
     /// Takeovers that wait for an announcement that does not come.
     pub fn tick(&mut self, now: u64) -> Vec<Draft> {
-        let late: Vec<u8> = self.open.iter().filter(|(_, o)| now > o.since + WAIT).map(|(g, _)| *g).collect();
+        let late: Vec<u8> = self
+            .open
+            .iter()
+            .filter(|(_, o)| now > o.since + WAIT)
+            .map(|(g, _)| *g)
+            .collect();
         late.into_iter().flat_map(|g| self.close(g)).collect()
     }
 
     fn close(&mut self, group: u8) -> Vec<Draft> {
-        let Some(Open { gain, phases, .. }) = self.open.remove(&group) else { return Vec::new() };
+        let Some(Open { gain, phases, .. }) = self.open.remove(&group) else {
+            return Vec::new();
+        };
         let name = self.names.group(group);
         let from = (gain.from != 0).then(|| self.names.node(gain.from));
         let (reason, why) = match (gain.reason, &from) {
             (GainReason::Start, _) => (TakeoverReason::Start, "nobody owned it".to_owned()),
-            (GainReason::OwnerLost, Some(f)) => (TakeoverReason::OwnerLost, format!("{f} fell silent")),
-            (GainReason::OwnerLost, None) => (TakeoverReason::OwnerLost, "its owner fell silent".to_owned()),
+            (GainReason::OwnerLost, Some(f)) => {
+                (TakeoverReason::OwnerLost, format!("{f} fell silent"))
+            }
+            (GainReason::OwnerLost, None) => (
+                TakeoverReason::OwnerLost,
+                "its owner fell silent".to_owned(),
+            ),
             (GainReason::Move, Some(f)) => (TakeoverReason::Move, format!("moved from {f}")),
             (GainReason::Move, None) => (TakeoverReason::Move, "moved".to_owned()),
         };

@@ -17,13 +17,19 @@ use crate::{
 impl Supervisor {
     /// Takes what differs in the file; all or nothing.
     pub(super) fn reload(&mut self) -> Result<ReloadReply, Refusal> {
-        let bad = |text: String| Refusal::new(Code::BadConfig, text).help("the old configuration stays in force");
+        let bad = |text: String| {
+            Refusal::new(Code::BadConfig, text).help("the old configuration stays in force")
+        };
         let answer = (|| {
             let new = setup::load(&self.args.config).map_err(|e| bad(format!("{e:#}")))?;
             let key = ClusterKey::load(&new.key_file).map_err(|e| bad(e.to_string()))?;
             let mut changes = diff(&self.config, &new);
             changes.extend(key_change(&self.key, &key));
-            let refused: Vec<String> = changes.iter().filter(|c| c.is_refused()).map(ToString::to_string).collect();
+            let refused: Vec<String> = changes
+                .iter()
+                .filter(|c| c.is_refused())
+                .map(ToString::to_string)
+                .collect();
             if !refused.is_empty() {
                 return Err(bad(refused.join("\n")));
             }
@@ -31,13 +37,26 @@ impl Supervisor {
             if !changed.is_empty() {
                 self.apply(new).map_err(|e| bad(format!("{e:#}")))?;
             }
-            Ok(ReloadReply { generation: u64::from(self.config.generation), changed, needs_restart: Vec::new() })
+            Ok(ReloadReply {
+                generation: u64::from(self.config.generation),
+                changed,
+                needs_restart: Vec::new(),
+            })
         })();
         let draft = match &answer {
-            Ok(r) if r.changed.is_empty() => Draft::new(EventKind::Reload, "configuration read again: nothing differs"),
-            Ok(r) => Draft::new(EventKind::Reload, format!("configuration read again: {}", r.changed.join("; ")))
-                .with("changed", &r.changed),
-            Err(e) => Draft::new(EventKind::Reload, format!("the new configuration is refused: {}", e.message)),
+            Ok(r) if r.changed.is_empty() => Draft::new(
+                EventKind::Reload,
+                "configuration read again: nothing differs",
+            ),
+            Ok(r) => Draft::new(
+                EventKind::Reload,
+                format!("configuration read again: {}", r.changed.join("; ")),
+            )
+            .with("changed", &r.changed),
+            Err(e) => Draft::new(
+                EventKind::Reload,
+                format!("the new configuration is refused: {}", e.message),
+            ),
         };
         self.record(vec![draft]);
         answer
@@ -46,12 +65,22 @@ impl Supervisor {
     fn apply(&mut self, new: Config) -> Result<()> {
         // New VIPs are gated before anybody can put them anywhere; old ones until their addresses are gone.
         let mut both = setup::vips(&self.config);
-        both.extend(setup::vips(&new).into_iter().filter(|e| !both.contains(e)).collect::<Vec<_>>());
+        both.extend(
+            setup::vips(&new)
+                .into_iter()
+                .filter(|e| !both.contains(e))
+                .collect::<Vec<_>>(),
+        );
         self.datapath.set_vips(&both)?;
         let net = setup::net_config(&new)?;
         let core = setup::core_config(&new, self.me);
-        self.net.control.send(NetControl::Reconfigure(Box::new(net))).map_err(|_| anyhow::anyhow!("the address thread is busy"))?;
-        self.rt.send(RtCommand::Reconfigure(Box::new(core))).map_err(|_| anyhow::anyhow!("the real-time thread is busy"))?;
+        self.net
+            .control
+            .send(NetControl::Reconfigure(Box::new(net)))
+            .map_err(|_| anyhow::anyhow!("the address thread is busy"))?;
+        self.rt
+            .send(RtCommand::Reconfigure(Box::new(core)))
+            .map_err(|_| anyhow::anyhow!("the real-time thread is busy"))?;
         self.table.digest.store(u64::from(new.digest()));
         crate::cli::logging::apply_config_level(&new.log)?;
         self.narrator.names = Names::of(&new);
@@ -65,14 +94,26 @@ impl Supervisor {
         let bad = |text: String| Refusal::new(Code::BadConfig, text).help("nothing was restarted");
         let new = setup::load(&self.args.config).map_err(|e| bad(format!("{e:#}")))?;
         let key = ClusterKey::load(&new.key_file).map_err(|e| bad(e.to_string()))?;
-        let harmless = |c: &Change| matches!(c, Change::Refused { what: What::Datapath, .. });
+        let harmless = |c: &Change| {
+            matches!(
+                c,
+                Change::Refused {
+                    what: What::Datapath,
+                    ..
+                }
+            )
+        };
         let refused: Vec<String> = diff(&self.config, &new)
             .into_iter()
             .chain(key_change(&self.key, &key))
             .filter(|c| c.is_refused() && !harmless(c))
             .map(|c| c.to_string())
             .collect();
-        if refused.is_empty() { Ok(()) } else { Err(bad(refused.join("\n"))) }
+        if refused.is_empty() {
+            Ok(())
+        } else {
+            Err(bad(refused.join("\n")))
+        }
     }
 
     /// The address thread has taken the new configuration: what is no VIP any more needs no gate.

@@ -163,21 +163,34 @@ pub fn spawn(parts: RtParts) -> std::io::Result<RtHandle> {
         changed: true,
         realtime: false,
     };
-    let thread = std::thread::Builder::new().name("hl-realtime".into()).spawn(move || {
-        match rt.parts.priority.map(crate::net::rt::set_realtime) {
-            Some(Ok(())) => rt.realtime = true,
-            Some(Err(e)) => tracing::warn!("{e}; takeovers may be late under load"),
-            None => {}
-        }
-        rt.run();
-    })?;
-    Ok(RtHandle { commands, wake, reports, reported, snapshot: output, thread })
+    let thread = std::thread::Builder::new()
+        .name("hl-realtime".into())
+        .spawn(move || {
+            match rt.parts.priority.map(crate::net::rt::set_realtime) {
+                Some(Ok(())) => rt.realtime = true,
+                Some(Err(e)) => tracing::warn!("{e}; takeovers may be late under load"),
+                None => {}
+            }
+            rt.run();
+        })?;
+    Ok(RtHandle {
+        commands,
+        wake,
+        reports,
+        reported,
+        snapshot: output,
+        thread,
+    })
 }
 
 /// Both clocks. They cannot fail on a kernel that runs BPF; a zero would only make this node wait.
 pub fn now() -> Now {
-    let wall = clock_gettime(ClockId::CLOCK_REALTIME).map_or(0, |t| Duration::from(t).as_millis() as u64);
-    Now { boot: boottime_ns(), wall_ms: wall }
+    let wall =
+        clock_gettime(ClockId::CLOCK_REALTIME).map_or(0, |t| Duration::from(t).as_millis() as u64);
+    Now {
+        boot: boottime_ns(),
+        wall_ms: wall,
+    }
 }
 
 impl RtThread {
@@ -221,7 +234,10 @@ impl RtThread {
     fn sleep(&self, ns: u64) {
         // SAFETY: the ring's descriptor lives as long as the ring, which outlives this call.
         let ring = unsafe { BorrowedFd::borrow_raw(self.parts.ring.as_raw_fd()) };
-        let mut fds = [PollFd::new(ring, PollFlags::POLLIN), PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
+        let mut fds = [
+            PollFd::new(ring, PollFlags::POLLIN),
+            PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
+        ];
         let timeout = TimeSpec::from(Duration::from_nanos(ns.min(1_000_000_000)));
         // EINTR and the like: the loop looks at everything anyway.
         let _ = ppoll(&mut fds, Some(timeout), None);
@@ -264,8 +280,17 @@ impl RtThread {
             match a {
                 Action::Broadcast(m) => broadcast(&mut self.parts.links, self.parts.key, 0, m),
                 Action::Send(to, m) => broadcast(&mut self.parts.links, self.parts.key, to, m),
-                Action::Gain(Gain { group, epoch, phases, .. }) => {
-                    self.parts.net.send(NetCommand::Gain { group, epoch, t_decided_ns: phases.agreed });
+                Action::Gain(Gain {
+                    group,
+                    epoch,
+                    phases,
+                    ..
+                }) => {
+                    self.parts.net.send(NetCommand::Gain {
+                        group,
+                        epoch,
+                        t_decided_ns: phases.agreed,
+                    });
                 }
                 Action::Lose { group, epoch } => {
                     self.parts.net.send(NetCommand::Lose { group, epoch });
@@ -295,7 +320,11 @@ impl RtThread {
     }
 
     fn publish(&mut self, at: u64) {
-        let wait = if self.changed { SNAPSHOT_AT_MOST } else { SNAPSHOT_EVERY };
+        let wait = if self.changed {
+            SNAPSHOT_AT_MOST
+        } else {
+            SNAPSHOT_EVERY
+        };
         if at < self.published + wait {
             return;
         }

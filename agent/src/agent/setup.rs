@@ -47,18 +47,30 @@ pub fn load(path: &Path) -> Result<Config> {
 /// # Errors
 /// No such node; the answer names those that there are.
 pub fn who_am_i(config: &Config, name: Option<&str>) -> Result<u8> {
-    let names = || config.nodes.iter().map(|n| n.name.as_str()).collect::<Vec<_>>().join(", ");
+    let names = || {
+        config
+            .nodes
+            .iter()
+            .map(|n| n.name.as_str())
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
     if let Some(name) = name {
-        return config
-            .node_by_name(name)
-            .map(|n| n.id)
-            .with_context(|| format!("no node {name:?} in the configuration (nodes: {})", names()));
+        return config.node_by_name(name).map(|n| n.id).with_context(|| {
+            format!("no node {name:?} in the configuration (nodes: {})", names())
+        });
     }
     let host = nix::unistd::gethostname().context("reading the host name")?;
     let host = host.to_string_lossy();
-    config.node_by_hostname(&host).map(|n| n.id).with_context(|| {
-        format!("this machine is called {host:?}, the configuration has {}; name it with --node", names())
-    })
+    config
+        .node_by_hostname(&host)
+        .map(|n| n.id)
+        .with_context(|| {
+            format!(
+                "this machine is called {host:?}, the configuration has {}; name it with --node",
+                names()
+            )
+        })
 }
 
 /// One agent per node: both locks are held until the process ends.
@@ -89,7 +101,10 @@ pub fn lock(run_dir: &Path, bpf_dir: &Path) -> Result<Locks> {
     fs::create_dir_all(bpf_dir).with_context(|| format!("creating {}", bpf_dir.display()))?;
     let pins = File::open(bpf_dir).with_context(|| format!("opening {}", bpf_dir.display()))?;
     let pins = exclusive(pins, bpf_dir)?;
-    Ok(Locks { _run_dir: lock, _pins: pins })
+    Ok(Locks {
+        _run_dir: lock,
+        _pins: pins,
+    })
 }
 
 fn exclusive(file: File, path: &Path) -> Result<Flock<File>> {
@@ -100,7 +115,10 @@ fn exclusive(file: File, path: &Path) -> Result<Flock<File>> {
         // A directory cannot say who holds it, the kernel can.
         let who = file.metadata().ok().and_then(|m| holder(m.ino()));
         let who = who.map_or_else(String::new, |pid| format!(" (process {pid})"));
-        anyhow::anyhow!("another agent{who} holds {}: one agent per node; stop it first", path.display())
+        anyhow::anyhow!(
+            "another agent{who} holds {}: one agent per node; stop it first",
+            path.display()
+        )
     })
 }
 
@@ -110,7 +128,13 @@ fn holder(inode: u64) -> Option<u32> {
     let suffix = format!(":{inode}");
     locks.lines().find_map(|line| {
         let mut words = line.split_whitespace().skip(1);
-        let (kind, _, _, pid, file) = (words.next()?, words.next()?, words.next()?, words.next()?, words.next()?);
+        let (kind, _, _, pid, file) = (
+            words.next()?,
+            words.next()?,
+            words.next()?,
+            words.next()?,
+            words.next()?,
+        );
         (kind == "FLOCK" && file.ends_with(&suffix)).then(|| pid.parse().ok())?
     })
 }
@@ -130,7 +154,9 @@ pub fn core_config(c: &Config, me: u8) -> CoreConfig {
     core.seed = u64::from(std::process::id());
     for n in &c.nodes {
         if let Some(slot) = core.nodes.get_mut(usize::from(n.id).wrapping_sub(1)) {
-            *slot = Some(NodeConfig { witness: n.role == config::Role::Witness });
+            *slot = Some(NodeConfig {
+                witness: n.role == config::Role::Witness,
+            });
         }
     }
     for g in &c.groups {
@@ -185,7 +211,10 @@ pub fn net_config(c: &Config) -> Result<NetConfig> {
 
 /// All VIPs with their groups.
 pub fn vips(c: &Config) -> Vec<(IpAddr, u8)> {
-    c.groups.iter().flat_map(|g| g.vips.iter().map(|v| (v.address, g.id))).collect()
+    c.groups
+        .iter()
+        .flat_map(|g| g.vips.iter().map(|v| (v.address, g.id)))
+        .collect()
 }
 
 /// The XDP modes to try, in turn.
@@ -214,10 +243,16 @@ impl Names {
     }
     /// A node's name, or its number.
     pub fn node(&self, id: u8) -> String {
-        self.nodes.get(&id).cloned().unwrap_or_else(|| format!("node {id}"))
+        self.nodes
+            .get(&id)
+            .cloned()
+            .unwrap_or_else(|| format!("node {id}"))
     }
     /// A group's name, or its number.
     pub fn group(&self, id: u8) -> String {
-        self.groups.get(&id).cloned().unwrap_or_else(|| format!("group {id}"))
+        self.groups
+            .get(&id)
+            .cloned()
+            .unwrap_or_else(|| format!("group {id}"))
     }
 }

@@ -84,7 +84,12 @@ impl Snapshot {
             self.unfit[i] = core
                 .config()
                 .node_ids()
-                .filter(|id| core.soft(Key::Unfit { node: *id, group: g }) != 0)
+                .filter(|id| {
+                    core.soft(Key::Unfit {
+                        node: *id,
+                        group: g,
+                    }) != 0
+                })
                 .fold(0, |m, id| m | agent_common::node_bit(id));
         }
     }

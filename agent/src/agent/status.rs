@@ -45,15 +45,24 @@ pub fn report(s: &Sources<'_>) -> StatusReport {
         reason: if halted {
             Some("another machine uses this node's id".into())
         } else {
-            (!active).then(|| "fresh state: waiting until every promise that it may have forgotten is over".into())
+            (!active).then(|| {
+                "fresh state: waiting until every promise that it may have forgotten is over".into()
+            })
         },
     };
     let lease = t.lease();
     let nodes: Vec<NodeStatus> = config.nodes.iter().map(|n| node(s, n, &ago)).collect();
-    let reachable =
-        1 + config.nodes.iter().filter(|n| n.id != s.me && snap.nodes[usize::from(n.id - 1) & 31].alive).count();
+    let reachable = 1 + config
+        .nodes
+        .iter()
+        .filter(|n| n.id != s.me && snap.nodes[usize::from(n.id - 1) & 31].alive)
+        .count();
     let groups: Vec<GroupStatus> = config.groups.iter().map(|g| group(s, g)).collect();
-    let mut counters: BTreeMap<String, u64> = s.counters.iter().map(|(n, v)| ((*n).to_owned(), *v)).collect();
+    let mut counters: BTreeMap<String, u64> = s
+        .counters
+        .iter()
+        .map(|(n, v)| ((*n).to_owned(), *v))
+        .collect();
     counters.insert("queue_dropped".into(), snap.dropped);
     counters.insert("send_refused".into(), snap.refused.iter().sum());
     counters.insert("realtime_rounds".into(), snap.rounds);
@@ -81,7 +90,11 @@ pub fn report(s: &Sources<'_>) -> StatusReport {
         uncovered_devices,
         rt: RtStatus {
             policy: if snap.realtime { "fifo" } else { "other" }.into(),
-            priority: if snap.realtime { u32::from(s.priority.unwrap_or(0)) } else { 0 },
+            priority: if snap.realtime {
+                u32::from(s.priority.unwrap_or(0))
+            } else {
+                0
+            },
             memory_locked: s.locked,
             max_loop_late_us: snap.late_ns / 1000,
         },
@@ -122,7 +135,11 @@ fn node(s: &Sources<'_>, n: &config::Node, ago: &dyn Fn(u64) -> Option<u64>) -> 
     let links = n.links.iter().enumerate().map(|(i, l)| LinkStatus {
         device: l.device.clone(),
         address: l.address.to_string(),
-        last_heard_ms: if me { None } else { p.heard.get(i).and_then(|h| ago(h.load())) },
+        last_heard_ms: if me {
+            None
+        } else {
+            p.heard.get(i).and_then(|h| ago(h.load()))
+        },
     });
     let known = me || seen != 0;
     NodeStatus {
@@ -133,14 +150,27 @@ fn node(s: &Sources<'_>, n: &config::Node, ago: &dyn Fn(u64) -> Option<u64>) -> 
             config::Role::Witness => Role::Witness,
         },
         state,
-        last_heard_ms: if me { None } else { ago(detector::last_heard(p)) },
+        last_heard_ms: if me {
+            None
+        } else {
+            ago(detector::last_heard(p))
+        },
         links: links.collect(),
-        incarnation: if me { Some(s.table.incarnation.load()) } else { Some(p.seen_incarnation.load()).filter(|i| *i != 0) },
+        incarnation: if me {
+            Some(s.table.incarnation.load())
+        } else {
+            Some(p.seen_incarnation.load()).filter(|i| *i != 0)
+        },
         generation: known.then_some(u64::from(if me { s.config.generation } else { generation })),
         digest_match: known.then_some(me || matches),
         drained: c.drained,
-        config_mismatch: (!me && seen != 0 && !matches)
-            .then(|| format!("digest {digest:08x}, generation {generation}; ours is {:08x}, {}", s.config.digest(), s.config.generation)),
+        config_mismatch: (!me && seen != 0 && !matches).then(|| {
+            format!(
+                "digest {digest:08x}, generation {generation}; ours is {:08x}, {}",
+                s.config.digest(),
+                s.config.generation
+            )
+        }),
     }
 }
 
@@ -191,7 +221,10 @@ fn group(s: &Sources<'_>, g: &config::Group) -> GroupStatus {
             .nodes
             .iter()
             .filter(|n| unfit & node_bit(n.id) != 0)
-            .map(|n| Unfit { node: n.name.clone(), reason: "its device has no carrier, or no gate".into() })
+            .map(|n| Unfit {
+                node: n.name.clone(),
+                reason: "its device has no carrier, or no gate".into(),
+            })
             .collect(),
         last_takeover: takeover.cloned(),
     }
@@ -200,37 +233,85 @@ fn group(s: &Sources<'_>, g: &config::Group) -> GroupStatus {
 fn warnings(s: &Sources<'_>, nodes: &[NodeStatus]) -> Vec<Warning> {
     let mut w = Vec::new();
     let mut add = |level, code: &str, text: String, help: Option<&str>| {
-        w.push(Warning { level, code: code.into(), text, help: help.map(Into::into) });
+        w.push(Warning {
+            level,
+            code: code.into(),
+            text,
+            help: help.map(Into::into),
+        });
     };
     if s.table.halted.load() != 0 {
-        let help = "give each node an id of its own; this node votes again when the other one is gone";
-        add(Level::Error, "duplicate_id", "another machine uses this node's id: all gates are shut".into(), Some(help));
+        let help =
+            "give each node an id of its own; this node votes again when the other one is gone";
+        add(
+            Level::Error,
+            "duplicate_id",
+            "another machine uses this node's id: all gates are shut".into(),
+            Some(help),
+        );
     }
     let (_, uncovered) = s.gates.status(s.config, s.me);
     for d in uncovered {
-        add(Level::Error, "gate_missing", format!("device {d} has no gate"), Some("see `heartline doctor`"));
+        add(
+            Level::Error,
+            "gate_missing",
+            format!("device {d} has no gate"),
+            Some("see `heartline doctor`"),
+        );
     }
     for n in nodes {
         if let Some(text) = &n.config_mismatch {
             let help = "copy the same configuration to all nodes and reload";
-            add(Level::Warning, "config_mismatch", format!("{} runs another configuration: {text}", n.name), Some(help));
+            add(
+                Level::Warning,
+                "config_mismatch",
+                format!("{} runs another configuration: {text}", n.name),
+                Some(help),
+            );
         }
     }
     let reachable = 1 + nodes.iter().filter(|n| n.state == NodeState::Alive).count();
     if reachable < s.config.majority() {
-        let text = format!("{reachable} of {} voters answer, {} are needed: nothing can be owned here", nodes.len(), s.config.majority());
-        add(Level::Error, "no_majority", text, Some("is this node cut off, or are the others down?"));
+        let text = format!(
+            "{reachable} of {} voters answer, {} are needed: nothing can be owned here",
+            nodes.len(),
+            s.config.majority()
+        );
+        add(
+            Level::Error,
+            "no_majority",
+            text,
+            Some("is this node cut off, or are the others down?"),
+        );
     }
     if !s.snapshot.realtime {
         let help = "see `heartline doctor`, real-time rights";
-        add(Level::Warning, "no_realtime", "the agent runs without real-time priority: takeovers may be late".into(), Some(help));
+        add(
+            Level::Warning,
+            "no_realtime",
+            "the agent runs without real-time priority: takeovers may be late".into(),
+            Some(help),
+        );
     }
     if !s.table.votes(s.now) && s.table.halted.load() == 0 {
         let left = s.table.vote_after.load().saturating_sub(s.now);
-        add(Level::Note, "rejoin_wait", format!("fresh state: voting in {}", show_ns(left / 1_000_000 * 1_000_000)), None);
+        add(
+            Level::Note,
+            "rejoin_wait",
+            format!(
+                "fresh state: voting in {}",
+                show_ns(left / 1_000_000 * 1_000_000)
+            ),
+            None,
+        );
     }
     let text = "never two owners rests on: a boot clock that runs whenever this node can run; no rollback; ids of their own; \
                 no way around the gate";
-    add(Level::Note, "assumptions", text.into(), Some("`heartline doctor` says what it finds here"));
+    add(
+        Level::Note,
+        "assumptions",
+        text.into(),
+        Some("`heartline doctor` says what it finds here"),
+    );
     w
 }

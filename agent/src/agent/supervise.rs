@@ -106,7 +106,9 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
     let names = Names::of(&config);
     let log = EventLog::new(names.node(me));
     let locked = !args.no_realtime
-        && net::rt::lock_memory().map_err(|e| tracing::warn!("{e}; takeovers may be late when memory is short")).is_ok();
+        && net::rt::lock_memory()
+            .map_err(|e| tracing::warn!("{e}; takeovers may be late when memory is short"))
+            .is_ok();
 
     let mut datapath = DataPath::load_logging(&args.bpf_dir, *key.as_bytes(), args.debug_datapath)?;
     if args.debug_datapath {
@@ -126,23 +128,52 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
         );
     }
     datapath.set_vips(&setup::vips(&config))?;
-    let links: Vec<_> = config.node_by_id(me).map(|n| n.links.iter().map(|l| l.address).collect()).unwrap_or_default();
+    let links: Vec<_> = config
+        .node_by_id(me)
+        .map(|n| n.links.iter().map(|l| l.address).collect())
+        .unwrap_or_default();
     datapath.set_links(&links)?;
-    datapath.identify(&setup::identity(&config, me), now.boot, now.wall_ms.saturating_mul(1_000_000));
+    datapath.identify(
+        &setup::identity(&config, me),
+        now.boot,
+        now.wall_ms.saturating_mul(1_000_000),
+    );
     // From here on the programs use the table; the gate is shut for every group that has no lease.
     let mut gates = Gates::default();
     let (drafts, _) = gates.check(&mut datapath, setup::modes(config.datapath));
     let ring = datapath.take_ring().context("the ring buffer is taken")?;
 
     let core = Core::new(setup::core_config(&config, me), table, rt::now());
-    let keep: Vec<_> = core.owned().iter().map(|g| (g, table.group_epoch[usize::from(g)].load())).collect();
+    let keep: Vec<_> = core
+        .owned()
+        .iter()
+        .map(|g| (g, table.group_epoch[usize::from(g)].load()))
+        .collect();
     let kept = keep.len();
     let priority = (!args.no_realtime).then_some(PRIORITY);
-    let start = Start { keep, covered: gates.covered(), priority: priority.map(|p| p - 1), ..Start::default() };
+    let start = Start {
+        keep,
+        covered: gates.covered(),
+        priority: priority.map(|p| p - 1),
+        ..Start::default()
+    };
     let net = net::spawn(&setup::net_config(&config)?, start)?;
-    let net::NetHandle { commands, control, events, stats, thread: _ } = net;
-    let net = Net { control, events, stats };
-    let (lo, hi) = (u128::from_le_bytes(*key.as_bytes()) as u64, (u128::from_le_bytes(*key.as_bytes()) >> 64) as u64);
+    let net::NetHandle {
+        commands,
+        control,
+        events,
+        stats,
+        thread: _,
+    } = net;
+    let net = Net {
+        control,
+        events,
+        stats,
+    };
+    let (lo, hi) = (
+        u128::from_le_bytes(*key.as_bytes()) as u64,
+        (u128::from_le_bytes(*key.as_bytes()) >> 64) as u64,
+    );
     let parts = RtParts {
         core,
         ring,
@@ -179,18 +210,34 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
     };
     s.record(drafts);
     let stale = s.datapath.removed_pins().iter().map(|path| {
-        Draft::new(EventKind::StalePins, format!("pins of another version are removed: {}", path.display()))
+        Draft::new(
+            EventKind::StalePins,
+            format!("pins of another version are removed: {}", path.display()),
+        )
     });
     s.record(stale.collect());
-    let how = if fresh { "with fresh state" } else { "with the state of an earlier run" };
-    let text = format!("agent {} started {how}, {kept} groups kept", env!("CARGO_PKG_VERSION"));
+    let how = if fresh {
+        "with fresh state"
+    } else {
+        "with the state of an earlier run"
+    };
+    let text = format!(
+        "agent {} started {how}, {kept} groups kept",
+        env!("CARGO_PKG_VERSION")
+    );
     s.record(vec![Draft::new(EventKind::AgentStarted, text)]);
     if kept > 0 {
-        s.record(vec![Draft::new(EventKind::Restart, format!("the new agent goes on with {kept} groups; nothing moved"))]);
+        s.record(vec![Draft::new(
+            EventKind::Restart,
+            format!("the new agent goes on with {kept} groups; nothing moved"),
+        )]);
     }
     if fresh {
         let wait = s.config.timing.max_promise_ns;
-        let text = format!("voting in {}: until then every promise that may have been forgotten runs out", crate::config::show_ns(wait));
+        let text = format!(
+            "voting in {}: until then every promise that may have been forgotten runs out",
+            crate::config::show_ns(wait)
+        );
         s.record(vec![Draft::new(EventKind::RejoinWait, text)]);
     }
     s.run().await
@@ -199,7 +246,10 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
 /// Passes on what the eBPF programs log.
 async fn read_log(logger: aya_log::EbpfLogger<&'static dyn log::Log>) {
     // SAFETY: the logger owns its descriptor and keeps it open for as long as it is registered.
-    let Ok(mut logger) = (unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) }) else { return };
+    let Ok(mut logger) = (unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) })
+    else {
+        return;
+    };
     while let Ok(mut guard) = logger.readable_mut().await {
         guard.get_inner_mut().flush();
         guard.clear_ready();
@@ -210,10 +260,17 @@ async fn read_log(logger: aya_log::EbpfLogger<&'static dyn log::Log>) {
 fn mount_bpffs(dir: &Path) {
     let root = Path::new("/sys/fs/bpf");
     if dir.starts_with(root)
-        && nix::sys::statfs::statfs(root).is_ok_and(|s| s.filesystem_type() != nix::sys::statfs::BPF_FS_MAGIC)
+        && nix::sys::statfs::statfs(root)
+            .is_ok_and(|s| s.filesystem_type() != nix::sys::statfs::BPF_FS_MAGIC)
     {
         let none: Option<&str> = None;
-        match nix::mount::mount(Some("bpf"), root, Some("bpf"), nix::mount::MsFlags::empty(), none) {
+        match nix::mount::mount(
+            Some("bpf"),
+            root,
+            Some("bpf"),
+            nix::mount::MsFlags::empty(),
+            none,
+        ) {
             Ok(()) => tracing::info!("mounted the BPF file system at {}", root.display()),
             Err(e) => tracing::warn!("mounting the BPF file system at {}: {e}", root.display()),
         }
@@ -222,7 +279,9 @@ fn mount_bpffs(dir: &Path) {
 
 fn clock_source() -> String {
     let path = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
-    fs::read_to_string(path).map(|s| s.trim().to_owned()).unwrap_or_default()
+    fs::read_to_string(path)
+        .map(|s| s.trim().to_owned())
+        .unwrap_or_default()
 }
 
 /// A descriptor to wait on: a duplicate, so that it stays valid whatever its owner does.
@@ -256,7 +315,11 @@ impl Supervisor {
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut quick = interval(Duration::from_millis(200));
         quick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        self.notifier.ready(format!("node {} of {}", self.narrator.names.node(self.me), self.config.cluster));
+        self.notifier.ready(format!(
+            "node {} of {}",
+            self.narrator.names.node(self.me),
+            self.config.cluster
+        ));
 
         let mut ending = Ending::No;
         let end = loop {
@@ -325,7 +388,12 @@ impl Supervisor {
             End::Restart => RtCommand::Quit,
         };
         let _ = self.rt.send(last);
-        let Supervisor { rt, mut net, notifier, .. } = self;
+        let Supervisor {
+            rt,
+            mut net,
+            notifier,
+            ..
+        } = self;
         if rt.thread.join().is_err() {
             tracing::error!("the real-time thread had failed; the gate shuts by itself");
         }
@@ -344,8 +412,12 @@ impl Supervisor {
         for d in drafts {
             let e = self.log.push(d);
             match e.kind.severity() {
-                crate::events::Severity::Bad => tracing::error!(kind = e.kind.name(), group = e.group, "{}", e.text),
-                crate::events::Severity::Warn => tracing::warn!(kind = e.kind.name(), group = e.group, "{}", e.text),
+                crate::events::Severity::Bad => {
+                    tracing::error!(kind = e.kind.name(), group = e.group, "{}", e.text)
+                }
+                crate::events::Severity::Warn => {
+                    tracing::warn!(kind = e.kind.name(), group = e.group, "{}", e.text)
+                }
                 crate::events::Severity::Good | crate::events::Severity::Plain => {
                     tracing::info!(kind = e.kind.name(), group = e.group, "{}", e.text);
                 }
@@ -375,7 +447,10 @@ impl Supervisor {
                             let _ = done.send(Ok(()));
                         }
                         self.notifier.reloading();
-                        self.record(vec![Draft::new(EventKind::Restart, "replacing the agent; nothing moves")]);
+                        self.record(vec![Draft::new(
+                            EventKind::Restart,
+                            "replacing the agent; nothing moves",
+                        )]);
                         return Some(End::Restart);
                     }
                 }
@@ -385,8 +460,13 @@ impl Supervisor {
                     }
                 }
                 RtReport::StoodStill(at, ns) => {
-                    let text = format!("this agent did not run for {} ms (frozen or starved?)", ns / 1_000_000);
-                    self.record(vec![Draft::new(EventKind::Note, text).at(at).with("late_ns", ns)]);
+                    let text = format!(
+                        "this agent did not run for {} ms (frozen or starved?)",
+                        ns / 1_000_000
+                    );
+                    self.record(vec![
+                        Draft::new(EventKind::Note, text).at(at).with("late_ns", ns),
+                    ]);
                 }
                 RtReport::Old(config) => drop(config),
                 RtReport::Ended => {}
@@ -405,13 +485,18 @@ impl Supervisor {
                     self.set_present(group, false);
                     self.vip_errors.retain(|(g, _), _| *g != group);
                 }
-                NetEvent::AddressFailed { group, vip, text, .. } => {
+                NetEvent::AddressFailed {
+                    group, vip, text, ..
+                } => {
                     self.vip_errors.insert((group, vip), text.to_string());
                 }
-                NetEvent::AddressRestored { group, vip, .. } | NetEvent::AddressAdopted { group, vip } => {
+                NetEvent::AddressRestored { group, vip, .. }
+                | NetEvent::AddressAdopted { group, vip } => {
                     self.vip_errors.remove(&(group, vip));
                 }
-                NetEvent::DeviceUp { .. } | NetEvent::DeviceDown { .. } | NetEvent::DeviceGone { .. } => check = true,
+                NetEvent::DeviceUp { .. }
+                | NetEvent::DeviceDown { .. }
+                | NetEvent::DeviceGone { .. } => check = true,
                 NetEvent::DeviceNew { .. } => {
                     check = true;
                     let _ = self.rt.send(RtCommand::Reopen { anew: true });
@@ -437,7 +522,9 @@ impl Supervisor {
 
     /// Rule 13, and what follows from it: a node whose device has no carrier or no gate is unfit for the group.
     fn check_gates(&mut self) {
-        let (drafts, changes) = self.gates.check(&mut self.datapath, setup::modes(self.config.datapath));
+        let (drafts, changes) = self
+            .gates
+            .check(&mut self.datapath, setup::modes(self.config.datapath));
         self.record(drafts);
         for (ifindex, covered) in changes {
             let _ = self.net.control.send(NetControl::Gate { ifindex, covered });
@@ -446,7 +533,10 @@ impl Supervisor {
         let mut changed = Vec::new();
         for g in &self.config.groups {
             let ok = g.vips.iter().all(|v| {
-                self.gates.has_carrier(&v.device) && devices.iter().any(|d| d.name == v.device && d.error.is_none())
+                self.gates.has_carrier(&v.device)
+                    && devices
+                        .iter()
+                        .any(|d| d.name == v.device && d.error.is_none())
             });
             if self.unfit.get(&g.id).copied().unwrap_or(false) == ok {
                 changed.push((g.id, ok));
@@ -476,7 +566,10 @@ impl Supervisor {
         self.check_gates();
         let source = clock_source();
         if source != self.clock_source {
-            let text = format!("the kernel's clock source is now {source}, was {}", self.clock_source);
+            let text = format!(
+                "the kernel's clock source is now {source}, was {}",
+                self.clock_source
+            );
             self.record(vec![Draft::new(EventKind::ClockSourceChanged, text)]);
             self.clock_source = source;
         }
@@ -490,17 +583,33 @@ impl Supervisor {
             if let Some(reason) = name.strip_prefix("drop_")
                 && reason != "stale_ack"
             {
-                let text = format!("{n} packets refused in the last second: {}", reason.replace('_', " "));
-                drafts.push(Draft::new(EventKind::PacketRejected, text).with("reason", reason).with("count", n));
+                let text = format!(
+                    "{n} packets refused in the last second: {}",
+                    reason.replace('_', " ")
+                );
+                drafts.push(
+                    Draft::new(EventKind::PacketRejected, text)
+                        .with("reason", reason)
+                        .with("count", n),
+                );
             } else if name == "ring_full" {
                 let text = format!("{n} records of the kernel were lost: the ring buffer was full");
-                drafts.push(Draft::new(EventKind::QueueFull, text).with("queue", "ring").with("count", n));
+                drafts.push(
+                    Draft::new(EventKind::QueueFull, text)
+                        .with("queue", "ring")
+                        .with("count", n),
+                );
             }
         }
         self.record(drafts);
         let s = self.status();
         let owned = s.groups.iter().filter(|g| g.owned_here).count();
-        let line = format!("{owned} of {} groups here, {} of {} nodes reachable", s.groups.len(), s.quorum.reachable, s.quorum.voters);
+        let line = format!(
+            "{owned} of {} groups here, {} of {} nodes reachable",
+            s.groups.len(),
+            s.quorum.reachable,
+            s.quorum.voters
+        );
         self.notifier.status(line);
     }
 
@@ -560,7 +669,10 @@ impl Supervisor {
             return;
         }
         self.notifier.stopping("handing over");
-        self.record(vec![Draft::new(EventKind::AgentStopping, "stopping: handing the groups over")]);
+        self.record(vec![Draft::new(
+            EventKind::AgentStopping,
+            "stopping: handing the groups over",
+        )]);
         *ending = Ending::Leaving(Instant::now() + HANDOVER);
         self.command(Command::Leave, Box::new(|_| {}));
     }

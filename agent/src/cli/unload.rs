@@ -20,19 +20,33 @@ pub(super) fn run(args: &Args, place: &Place) -> Result<(), Failure> {
         println!("nothing is pinned below {}", args.bpf_dir.display());
         return Ok(());
     }
-    let _lock = crate::agent::lock(&place.run_dir(), &args.bpf_dir)
-        .map_err(|e| Failure::Refused(format!("{e:#}; stop the agent first: systemctl stop heartline")))?;
+    let _lock = crate::agent::lock(&place.run_dir(), &args.bpf_dir).map_err(|e| {
+        Failure::Refused(format!(
+            "{e:#}; stop the agent first: systemctl stop heartline"
+        ))
+    })?;
     // An agent that was killed leaves its addresses for up to their lifetime; without a gate they would be open.
     let ours = net::list_devices()
         .map_err(|e| Failure::Refused(e.to_string()))?
         .into_iter()
-        .flat_map(|d| d.addresses.into_iter().filter(|a| a.ours).map(move |a| format!("{} on {}", a.address, d.name)))
+        .flat_map(|d| {
+            d.addresses
+                .into_iter()
+                .filter(|a| a.ours)
+                .map(move |a| format!("{} on {}", a.address, d.name))
+        })
         .collect::<Vec<_>>();
     if !ours.is_empty() {
-        let text = format!("VIPs are still here: {}; they go by themselves within 30 s of the agent's end", ours.join(", "));
+        let text = format!(
+            "VIPs are still here: {}; they go by themselves within 30 s of the agent's end",
+            ours.join(", ")
+        );
         return Err(Failure::Refused(text));
     }
     DataPath::unload(&args.bpf_dir);
-    println!("programs and maps below {} are gone; the next start waits max_promise before it votes", args.bpf_dir.display());
+    println!(
+        "programs and maps below {} are gone; the next start waits max_promise before it votes",
+        args.bpf_dir.display()
+    );
     Ok(())
 }

@@ -14,7 +14,11 @@ use aya::programs::{
     xdp::XdpLink,
 };
 
-use super::{DataPath, linkinfo::{ifindex_of, program_of}, pins};
+use super::{
+    DataPath,
+    linkinfo::{ifindex_of, program_of},
+    pins,
+};
 
 /// How XDP runs on a device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,9 +70,21 @@ impl DataPath {
         // Egress first: a node that can be heard as a VIP without a gate is worse than one that cannot hear.
         let egress = self.cover_egress(name, ifindex, &egress_pin)?;
         let (xdp, xdp_pin) = self.cover_ingress(ifindex, modes)?;
-        let coverage = Coverage { ifindex, xdp, egress, xdp_prog_id: program_of(&xdp_pin).ok() };
+        let coverage = Coverage {
+            ifindex,
+            xdp,
+            egress,
+            xdp_prog_id: program_of(&xdp_pin).ok(),
+        };
         let egress = (egress == EgressKind::Tcx).then_some(egress_pin);
-        self.links.0.insert(ifindex, Held { xdp: xdp_pin, egress, coverage: coverage.clone() });
+        self.links.0.insert(
+            ifindex,
+            Held {
+                xdp: xdp_pin,
+                egress,
+                coverage: coverage.clone(),
+            },
+        );
         Ok(coverage)
     }
 
@@ -94,7 +110,10 @@ impl DataPath {
     pub fn unload(bpf_dir: &Path) {
         if let Ok(entries) = fs::read_dir(bpf_dir) {
             // Only what the loader made: the directory may hold others' pins, too.
-            for e in entries.filter_map(Result::ok).filter(|e| pins::is_layout(&e.file_name())) {
+            for e in entries
+                .filter_map(Result::ok)
+                .filter(|e| pins::is_layout(&e.file_name()))
+            {
                 let _ = fs::remove_dir_all(e.path());
             }
         }
@@ -102,7 +121,11 @@ impl DataPath {
     }
 
     fn cover_ingress(&mut self, ifindex: u32, modes: &[XdpKind]) -> Result<(XdpKind, PathBuf)> {
-        let program: &mut Xdp = self.ebpf.program_mut("heartline_xdp").context("no program heartline_xdp")?.try_into()?;
+        let program: &mut Xdp = self
+            .ebpf
+            .program_mut("heartline_xdp")
+            .context("no program heartline_xdp")?
+            .try_into()?;
         // The kernel does not say in which mode a link runs, so its pin's name does.
         let pin_of = |kind: XdpKind| match kind {
             XdpKind::Native => self.dir.join(format!("xdp-native-{ifindex}")),
@@ -110,13 +133,17 @@ impl DataPath {
         };
         for kind in [XdpKind::Native, XdpKind::Generic] {
             let pin = pin_of(kind);
-            let Some(link) = adopt(&pin, ifindex) else { continue };
+            let Some(link) = adopt(&pin, ifindex) else {
+                continue;
+            };
             if !modes.contains(&kind) {
                 // Configured away; the other mode is attached below, once this link is closed.
                 let _ = fs::remove_file(&pin);
                 continue;
             }
-            let id = program.attach_to_link(XdpLink::try_from(link)?).context("updating the pinned XDP link")?;
+            let id = program
+                .attach_to_link(XdpLink::try_from(link)?)
+                .context("updating the pinned XDP link")?;
             repin(FdLink::try_from(program.take_link(id)?)?, &pin)?;
             return Ok((kind, pin));
         }
@@ -129,7 +156,8 @@ impl DataPath {
             match program.attach_to_if_index(ifindex, mode) {
                 Ok(id) => {
                     // aya falls back to netlink in silence; such an attachment cannot be pinned.
-                    let link = FdLink::try_from(program.take_link(id)?).context("the kernel gave no BPF link for XDP")?;
+                    let link = FdLink::try_from(program.take_link(id)?)
+                        .context("the kernel gave no BPF link for XDP")?;
                     let pin = pin_of(*kind);
                     repin(link, &pin)?;
                     return Ok((*kind, pin));
@@ -141,10 +169,15 @@ impl DataPath {
     }
 
     fn cover_egress(&mut self, name: &str, ifindex: u32, pin: &Path) -> Result<EgressKind> {
-        let program: &mut SchedClassifier =
-            self.ebpf.program_mut("heartline_egress").context("no program heartline_egress")?.try_into()?;
+        let program: &mut SchedClassifier = self
+            .ebpf
+            .program_mut("heartline_egress")
+            .context("no program heartline_egress")?
+            .try_into()?;
         if let Some(link) = adopt(pin, ifindex) {
-            let id = program.attach_to_link(SchedClassifierLink::try_from(link)?).context("updating the pinned egress link")?;
+            let id = program
+                .attach_to_link(SchedClassifierLink::try_from(link)?)
+                .context("updating the pinned egress link")?;
             repin(FdLink::try_from(program.take_link(id)?)?, pin)?;
             return Ok(EgressKind::Tcx);
         }
@@ -159,7 +192,11 @@ impl DataPath {
                 let _ = tc::qdisc_add_clsact(name);
                 let _ = tc::qdisc_detach_program(name, TcAttachType::Egress, "heartline_egress");
                 let id = program
-                    .attach_with_options(name, TcAttachType::Egress, TcAttachOptions::Netlink(NlOptions::default()))
+                    .attach_with_options(
+                        name,
+                        TcAttachType::Egress,
+                        TcAttachOptions::Netlink(NlOptions::default()),
+                    )
                     .with_context(|| format!("egress gate: TCX: {tcx_error}; clsact"))?;
                 // Dropping the link would detach the filter; it must outlive us.
                 std::mem::forget(program.take_link(id)?);
@@ -171,10 +208,17 @@ impl DataPath {
 
 /// Removes pins of links whose device is gone: it vanished while no agent ran.
 pub(super) fn remove_dead_links(dir: &Path) {
-    let Ok(entries) = fs::read_dir(dir) else { return };
+    let Ok(entries) = fs::read_dir(dir) else {
+        return;
+    };
     for path in entries.filter_map(Result::ok).map(|e| e.path()) {
-        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-        if (name.starts_with("xdp-") || name.starts_with("egress-")) && ifindex_of(&path).is_ok_and(|i| i == 0) {
+        let name = path
+            .file_name()
+            .and_then(|n| n.to_str())
+            .unwrap_or_default();
+        if (name.starts_with("xdp-") || name.starts_with("egress-"))
+            && ifindex_of(&path).is_ok_and(|i| i == 0)
+        {
             let _ = fs::remove_file(&path);
         }
     }
@@ -195,6 +239,9 @@ fn adopt(pin: &Path, ifindex: u32) -> Option<FdLink> {
 fn repin(link: FdLink, pin: &Path) -> Result<()> {
     let _ = fs::remove_file(pin);
     // A PinnedLink closes its descriptor when dropped; the pin keeps the link.
-    drop(link.pin(pin).with_context(|| format!("pinning {}", pin.display()))?);
+    drop(
+        link.pin(pin)
+            .with_context(|| format!("pinning {}", pin.display()))?,
+    );
     Ok(())
 }

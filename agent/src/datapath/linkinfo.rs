@@ -42,7 +42,11 @@ struct LinkInfo {
 fn bpf<T>(cmd: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
     // SAFETY: attr is a live, initialised struct of the size passed, laid out as this command of bpf(2) expects.
     let r = unsafe { libc::syscall(libc::SYS_bpf, cmd, attr as *mut T, size_of::<T>()) };
-    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(r) }
+    if r < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(r)
+    }
 }
 
 /// The device of the link pinned at `pin`; 0 if that device is gone.
@@ -63,7 +67,13 @@ pub fn program_of(pin: &Path) -> io::Result<u32> {
 
 fn link_info(pin: &Path) -> io::Result<LinkInfo> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
-    let fd = bpf(BPF_OBJ_GET, &mut ObjGet { pathname: path.as_ptr() as u64, ..Default::default() })?;
+    let fd = bpf(
+        BPF_OBJ_GET,
+        &mut ObjGet {
+            pathname: path.as_ptr() as u64,
+            ..Default::default()
+        },
+    )?;
     // SAFETY: a new descriptor that nobody else owns.
     let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
     let mut info = LinkInfo::default();

@@ -31,7 +31,9 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The pin directory cannot be used.
-    #[error("{path}: {source} (is a BPF file system mounted there? `mount -t bpf bpf /sys/fs/bpf`)")]
+    #[error(
+        "{path}: {source} (is a BPF file system mounted there? `mount -t bpf bpf /sys/fs/bpf`)"
+    )]
     PinDir {
         /// The directory.
         path: PathBuf,
@@ -123,14 +125,21 @@ impl DataPath {
         let name = format!("v{:x}", LAYOUT as u32);
         let dir = bpf_dir.join(&name);
         let maps = dir.join("maps");
-        fs::create_dir_all(&maps).map_err(|source| LoadError::PinDir { path: maps.clone(), source })?;
+        fs::create_dir_all(&maps).map_err(|source| LoadError::PinDir {
+            path: maps.clone(),
+            source,
+        })?;
         pins::check_file_system(&maps)?;
         let removed = remove_other_layouts(bpf_dir, &name);
         attach::remove_dead_links(&dir);
         pins::check(&maps)?;
         let mut ebpf = EbpfLoader::new()
             .default_map_pin_directory(&maps)
-            .override_global(aya_log::LEVEL, &(if log { aya_log::Level::Debug as u8 } else { 0 }), true)
+            .override_global(
+                aya_log::LEVEL,
+                &(if log { aya_log::Level::Debug as u8 } else { 0 }),
+                true,
+            )
             .load(OBJECT)
             .map_err(refused)?;
 
@@ -140,22 +149,36 @@ impl DataPath {
         };
         let fresh = table.layout.load() != LAYOUT;
         let mut keys: Array<_, [u64; 2]> =
-            Array::try_from(Map::Array(take!(ebpf, "KEY", Map::Array))).map_err(|_| LoadError::Map("KEY"))?;
-        let (lo, hi) = (u128::from_le_bytes(key) as u64, (u128::from_le_bytes(key) >> 64) as u64);
-        keys.set(0, [lo, hi], 0).map_err(|e| LoadError::Write("KEY", e))?;
-        let ring = RingBuf::try_from(Map::RingBuf(take!(ebpf, "EVENTS", Map::RingBuf))).map_err(|_| LoadError::Map("EVENTS"))?;
-        let counters = PerCpuArray::try_from(Map::PerCpuArray(take!(ebpf, "COUNTERS", Map::PerCpuArray)))
-            .map_err(|_| LoadError::Map("COUNTERS"))?;
-        let vips =
-            HashMap::try_from(Map::HashMap(take!(ebpf, "VIPS", Map::HashMap))).map_err(|_| LoadError::Map("VIPS"))?;
-        let link_addresses =
-            HashMap::try_from(Map::HashMap(take!(ebpf, "LINKS", Map::HashMap))).map_err(|_| LoadError::Map("LINKS"))?;
+            Array::try_from(Map::Array(take!(ebpf, "KEY", Map::Array)))
+                .map_err(|_| LoadError::Map("KEY"))?;
+        let (lo, hi) = (
+            u128::from_le_bytes(key) as u64,
+            (u128::from_le_bytes(key) >> 64) as u64,
+        );
+        keys.set(0, [lo, hi], 0)
+            .map_err(|e| LoadError::Write("KEY", e))?;
+        let ring = RingBuf::try_from(Map::RingBuf(take!(ebpf, "EVENTS", Map::RingBuf)))
+            .map_err(|_| LoadError::Map("EVENTS"))?;
+        let counters =
+            PerCpuArray::try_from(Map::PerCpuArray(take!(ebpf, "COUNTERS", Map::PerCpuArray)))
+                .map_err(|_| LoadError::Map("COUNTERS"))?;
+        let vips = HashMap::try_from(Map::HashMap(take!(ebpf, "VIPS", Map::HashMap)))
+            .map_err(|_| LoadError::Map("VIPS"))?;
+        let link_addresses = HashMap::try_from(Map::HashMap(take!(ebpf, "LINKS", Map::HashMap)))
+            .map_err(|_| LoadError::Map("LINKS"))?;
         for program in ["heartline_xdp", "heartline_pass"] {
-            let p: &mut Xdp = ebpf.program_mut(program).ok_or(LoadError::Map("program"))?.try_into().map_err(refused)?;
+            let p: &mut Xdp = ebpf
+                .program_mut(program)
+                .ok_or(LoadError::Map("program"))?
+                .try_into()
+                .map_err(refused)?;
             p.load().map_err(refused)?;
         }
-        let p: &mut SchedClassifier =
-            ebpf.program_mut("heartline_egress").ok_or(LoadError::Map("program"))?.try_into().map_err(refused)?;
+        let p: &mut SchedClassifier = ebpf
+            .program_mut("heartline_egress")
+            .ok_or(LoadError::Map("program"))?
+            .try_into()
+            .map_err(refused)?;
         p.load().map_err(refused)?;
         Ok(DataPath {
             dir,
@@ -198,11 +221,13 @@ impl DataPath {
     /// and gives up what it owned (rule 10; changing members on a running cluster is not built yet).
     pub fn identify(&self, id: &Identity, now: u64, wall_ns: u64) {
         let t = &self.table;
-        let same = t.voters.load() == u64::from(id.voters) && t.generation.load() == u64::from(id.generation);
+        let same = t.voters.load() == u64::from(id.voters)
+            && t.generation.load() == u64::from(id.generation);
         if !self.fresh && !same {
             while !t.gate.remove(Set([u64::MAX; 4])) {}
             t.lease.store(0);
-            t.vote_after.store(now + id.max_promise_ns.max(t.max_promise.load()));
+            t.vote_after
+                .store(now + id.max_promise_ns.max(t.max_promise.load()));
         }
         t.id.store(u64::from(id.id));
         t.cluster.store(u64::from(id.cluster));
@@ -224,7 +249,10 @@ impl DataPath {
     /// # Errors
     /// The map is full, or the kernel refuses.
     pub fn set_vips(&mut self, vips: &[(IpAddr, u8)]) -> Result<(), LoadError> {
-        let want: Vec<_> = vips.iter().map(|(a, g)| (address_key(*a), u32::from(*g))).collect();
+        let want: Vec<_> = vips
+            .iter()
+            .map(|(a, g)| (address_key(*a), u32::from(*g)))
+            .collect();
         sync("VIPS", &mut self.vips, &want)
     }
 
@@ -233,7 +261,11 @@ impl DataPath {
     /// # Errors
     /// The map is full, or the kernel refuses.
     pub fn set_links(&mut self, links: &[IpAddr]) -> Result<(), LoadError> {
-        let want: Vec<_> = links.iter().enumerate().map(|(i, a)| (address_key(*a), i as u32)).collect();
+        let want: Vec<_> = links
+            .iter()
+            .enumerate()
+            .map(|(i, a)| (address_key(*a), i as u32))
+            .collect();
         sync("LINKS", &mut self.link_addresses, &want)
     }
 
@@ -241,7 +273,15 @@ impl DataPath {
     pub fn counters(&self) -> Vec<(&'static str, u64)> {
         COUNTERS
             .iter()
-            .map(|(c, name)| (*name, self.counters.get(&(*c as u32), 0).map(|v| v.iter().sum()).unwrap_or(0)))
+            .map(|(c, name)| {
+                (
+                    *name,
+                    self.counters
+                        .get(&(*c as u32), 0)
+                        .map(|v| v.iter().sum())
+                        .unwrap_or(0),
+                )
+            })
             .collect()
     }
 
@@ -257,19 +297,28 @@ impl DataPath {
     pub fn program_fd(&self, name: &str) -> Option<i32> {
         match self.ebpf.program(name)? {
             aya::programs::Program::Xdp(p) => p.fd().ok().map(|fd| fd.as_fd().as_raw_fd()),
-            aya::programs::Program::SchedClassifier(p) => p.fd().ok().map(|fd| fd.as_fd().as_raw_fd()),
+            aya::programs::Program::SchedClassifier(p) => {
+                p.fd().ok().map(|fd| fd.as_fd().as_raw_fd())
+            }
             _ => None,
         }
     }
 }
 
-fn sync(name: &'static str, map: &mut HashMap<MapData, AddressKey, u32>, want: &[(AddressKey, u32)]) -> Result<(), LoadError> {
+fn sync(
+    name: &'static str,
+    map: &mut HashMap<MapData, AddressKey, u32>,
+    want: &[(AddressKey, u32)],
+) -> Result<(), LoadError> {
     // Additions first: an address that stays must never be without its entry.
     for (k, v) in want {
         map.insert(k, v, 0).map_err(|e| LoadError::Write(name, e))?;
     }
-    let stale: Vec<AddressKey> =
-        map.keys().filter_map(Result::ok).filter(|k| !want.iter().any(|(w, _)| w == k)).collect();
+    let stale: Vec<AddressKey> = map
+        .keys()
+        .filter_map(Result::ok)
+        .filter(|k| !want.iter().any(|(w, _)| w == k))
+        .collect();
     for k in stale {
         map.remove(&k).map_err(|e| LoadError::Write(name, e))?;
     }
@@ -280,13 +329,18 @@ fn sync(name: &'static str, map: &mut HashMap<MapData, AddressKey, u32>, want: &
 /// out (the table here is fresh then), and its programs must go.
 fn remove_other_layouts(bpf_dir: &Path, keep: &str) -> Vec<PathBuf> {
     let mut removed = Vec::new();
-    let Ok(entries) = fs::read_dir(bpf_dir) else { return removed };
+    let Ok(entries) = fs::read_dir(bpf_dir) else {
+        return removed;
+    };
     for entry in entries.filter_map(Result::ok) {
         let (name, path) = (entry.file_name(), entry.path());
         if name != keep && pins::is_layout(&name) && path.is_dir() {
             match fs::remove_dir_all(&path) {
                 Ok(()) => removed.push(path),
-                Err(e) => tracing::warn!("pins of another version cannot be removed: {}: {e}", path.display()),
+                Err(e) => tracing::warn!(
+                    "pins of another version cannot be removed: {}: {e}",
+                    path.display()
+                ),
             }
         }
     }

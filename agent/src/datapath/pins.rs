@@ -29,7 +29,10 @@ pub(super) fn is_layout(name: &OsStr) -> bool {
 /// # Errors
 /// Not a BPF file system.
 pub(super) fn check_file_system(dir: &Path) -> Result<(), LoadError> {
-    let refused = |source| LoadError::PinDir { path: dir.to_owned(), source };
+    let refused = |source| LoadError::PinDir {
+        path: dir.to_owned(),
+        source,
+    };
     let found = statfs(dir).map_err(|e| refused(e.into()))?;
     if found.filesystem_type() != BPF_FS_MAGIC {
         return Err(refused(io::Error::other("not on a BPF file system")));
@@ -47,12 +50,21 @@ pub(super) fn check(dir: &Path) -> Result<(), LoadError> {
         if !path.try_exists().unwrap_or(true) {
             continue;
         }
-        let foreign = |found: String| LoadError::ForeignPin { path: path.clone(), found };
+        let foreign = |found: String| LoadError::ForeignPin {
+            path: path.clone(),
+            found,
+        };
         let info = info(&path).map_err(|e| foreign(format!("no map that can be opened ({e})")))?;
-        let found = (info.map_type().map_err(|e| foreign(e.to_string()))?, info.key_size(), info.value_size());
+        let found = (
+            info.map_type().map_err(|e| foreign(e.to_string()))?,
+            info.key_size(),
+            info.value_size(),
+        );
         if found != (kind, key, value) {
             let (kind, key, value) = found;
-            return Err(foreign(format!("a map of type {kind:?} with keys of {key} and values of {value} bytes")));
+            return Err(foreign(format!(
+                "a map of type {kind:?} with keys of {key} and values of {value} bytes"
+            )));
         }
     }
     Ok(())

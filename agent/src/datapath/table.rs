@@ -36,7 +36,8 @@ impl Table {
         if p == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let p = NonNull::new(p.cast::<Shared>()).ok_or_else(|| io::Error::other("mmap gave a null pointer"))?;
+        let p = NonNull::new(p.cast::<Shared>())
+            .ok_or_else(|| io::Error::other("mmap gave a null pointer"))?;
         // SAFETY: page-aligned, big enough, zero-initialised or written by us; Shared consists of atomic words only.
         Ok(Table(unsafe { p.as_ref() }))
     }

@@ -1,6 +1,9 @@
 //! `status --watch` on a terminal.
 
-#![expect(clippy::disallowed_methods, reason = "a test has its runner's deadline")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a test has its runner's deadline"
+)]
 
 use std::fs::File;
 use std::io::Read;

@@ -91,7 +91,10 @@ pub fn fault(
         let now = boot_ns();
         Ok(rig.hit_the_owner(&old, now).is_ok())
     })?;
-    ensure!(alone, "{old} should own the VIP, but did not answer for it alone");
+    ensure!(
+        alone,
+        "{old} should own the VIP, but did not answer for it alone"
+    );
     let at = boot_ns();
     act(rig, &old, &others)?;
     rig.hit_the_owner(&old, at)?;
