@@ -7,7 +7,7 @@ use agent_common::{
     MAX_GROUPS, MAX_NODES, Set,
     record::{Record, RecordKind},
     rules::{Rule, Rules},
-    state::{LeaseWord, PromiseWord, Shared},
+    state::Shared,
     wire::{self, Kind, Message, flags},
 };
 
@@ -16,7 +16,7 @@ use crate::{
     claimant::Pending,
     command::{Command, CommandError},
     config::CoreConfig,
-    detector::{self, Health},
+    detector::Health,
     rng::Rng,
     soft::{Key, Soft},
 };
@@ -68,20 +68,20 @@ pub struct Core<S: Deref<Target = Shared>> {
     pub(crate) health: [Health; MAX_NODES],
     pub(crate) alive_since: [u64; MAX_NODES],
     pub(crate) started: u64,
-    mismatch: [bool; MAX_NODES],
-    told_regressed: [u64; MAX_NODES],
+    pub(crate) mismatch: [bool; MAX_NODES],
+    pub(crate) told_regressed: [u64; MAX_NODES],
     /// Another incarnation that is refused because the known one stands, and since when.
     pub(crate) twin: [(u64, u64); MAX_NODES],
     pub(crate) planned: Option<Planned>,
     pub(crate) leaving: bool,
-    left: bool,
-    voting: bool,
+    pub(crate) left: bool,
+    pub(crate) voting: bool,
     pub(crate) voting_since: u64,
-    duplicate_at: u64,
-    next_heartbeat: u64,
-    beats: u64,
-    actions: VecDeque<Action>,
-    dropped_actions: u64,
+    pub(crate) duplicate_at: u64,
+    pub(crate) next_heartbeat: u64,
+    pub(crate) beats: u64,
+    pub(crate) actions: VecDeque<Action>,
+    pub(crate) dropped_actions: u64,
 }
 
 impl<S: Deref<Target = Shared>> Core<S> {
@@ -441,84 +441,6 @@ impl<S: Deref<Target = Shared>> Core<S> {
         self.push(Action::Broadcast(m));
     }
 
-    /// Rule 7: a lapsed lease is lost.
-    pub(crate) fn check_lease(&mut self, now: Now) {
-        if !self.rules.hold(Rule::LapsedIsLost) {
-            return;
-        }
-        let set = self.sh.run_set.load();
-        let lease = self.sh.lease();
-        if !set.is_empty() && !lease.holds(now.boot) {
-            self.event(Event::LeaseLapsed {
-                groups: set,
-                ended: lease.expiry_ns(),
-            });
-            self.drop_all(now, true);
-        }
-    }
-
-    /// Gates shut, then everything given up under a fresh version.
-    pub(crate) fn drop_all(&mut self, now: Now, tell: bool) {
-        let set = self.sh.run_set.load();
-        self.reask = None;
-        self.shut_gates(Set([u64::MAX; 4]));
-        self.sh.run_set.store(Set::EMPTY);
-        for group in set.iter() {
-            let epoch = self.sh.group_epoch[group as usize].load();
-            self.push(Action::Lose { group, epoch });
-        }
-        self.bump(now);
-        if tell && !set.is_empty() {
-            self.heartbeat(now);
-        }
-    }
-
-    /// Gates shut, then these groups given up under a fresh version, and all told.
-    pub(crate) fn give_up(&mut self, groups: Set, now: Now) {
-        let set = self.sh.run_set.load().and(groups);
-        if set.is_empty() {
-            return;
-        }
-        self.shut_gates(set);
-        self.sh.run_set.store(self.sh.run_set.load().minus(set));
-        for group in set.iter() {
-            let epoch = self.sh.group_epoch[group as usize].load();
-            self.push(Action::Lose { group, epoch });
-        }
-        self.bump(now);
-        self.heartbeat(now);
-    }
-
-    fn shut_gates(&self, groups: Set) {
-        // The kernel only ever clears bits, too, so this ends.
-        while !self.sh.gate.remove(groups) {}
-    }
-
-    /// A fresh claim version for what runs (rule 3); an attempt that was under way is over.
-    pub(crate) fn bump(&mut self, now: Now) {
-        self.pend = None;
-        let cv = if self.rules.hold(Rule::VersionOnce) {
-            let cv = self.sh.cv_max.load().max(self.sh.run_cv.load()) + 1;
-            self.sh.cv_max.store(cv);
-            cv
-        } else {
-            self.sh.run_cv.load() + 1
-        };
-        // Late acks of the old version find another running version, or another lease word (rule 8).
-        self.sh.run_cv.store(cv);
-        loop {
-            let old = self.sh.lease();
-            if self
-                .sh
-                .lease
-                .cas(old.0, LeaseWord::until(old.expiry_ns(), cv).0)
-            {
-                break;
-            }
-        }
-        let _ = now;
-    }
-
     fn merge_soft(&mut self, m: &Message) {
         match self.soft.merge(m.soft, m.soft_version) {
             Some((Key::Drain(node), v)) => self.event(Event::Drained { node, on: v != 0 }),
@@ -535,145 +457,5 @@ impl<S: Deref<Target = Shared>> Core<S> {
     pub(crate) fn set_soft(&mut self, key: Key, value: u8, now: Now) {
         self.soft.set(key, value, now.wall_ms, self.cfg.me);
         self.heartbeat(now);
-    }
-
-    /// Once per timeout: health, configuration and incarnation of the others.
-    fn check_peers(&mut self, now: Now) {
-        for id in 1..=MAX_NODES as u8 {
-            if id == self.cfg.me || self.cfg.nodes[id as usize - 1].is_none() {
-                continue;
-            }
-            let i = id as usize - 1;
-            let p = self.sh.peer(id);
-            let health = detector::health(p, now.boot, &self.cfg.timing);
-            let (config, epoch) = (p.seen_config.load(), p.seen_epoch.load());
-            self.see_epoch(epoch);
-            if health != self.health[i] {
-                if health == Health::Alive {
-                    self.alive_since[i] = now.boot;
-                    // A part of the network has come back, and what it learned meanwhile may be wrong.
-                    if self.health[i] != Health::NeverSeen {
-                        for group in self.sh.run_set.load().iter() {
-                            self.push(Action::Announce { group });
-                        }
-                    }
-                }
-                self.health[i] = health;
-                self.event(Event::NodeHealth { peer: id, health });
-            }
-            if config != 0 {
-                let (digest, generation) = ((config >> 32) as u32, config as u32);
-                let differs = digest != self.cfg.digest || generation != self.cfg.generation;
-                if differs != self.mismatch[i] {
-                    self.mismatch[i] = differs;
-                    self.event(Event::ConfigMismatch {
-                        peer: id,
-                        digest,
-                        generation,
-                        matches: !differs,
-                    });
-                }
-            }
-        }
-    }
-
-    fn check_own_state(&mut self, now: Now) {
-        // What the kernel did although its record was lost (ring full, agent restarted).
-        if self.sh.halted.load() != 0 && self.duplicate_at == 0 {
-            self.duplicate_heard(now);
-        }
-        let shut = self.sh.run_set.load().minus(self.sh.gate.load());
-        if !shut.is_empty() {
-            self.event(Event::GateShut {
-                peer: 0,
-                groups: shut,
-            });
-            self.give_up(shut, now);
-        }
-        if self.duplicate_at != 0 && now.boot > self.duplicate_at + self.cfg.timing.max_promise {
-            self.duplicate_at = 0;
-            self.sh
-                .vote_after
-                .store(now.boot + self.cfg.timing.max_promise);
-            self.sh.halted.store(0);
-            self.event(Event::DuplicateGone);
-        }
-        let votes = self.sh.votes(now.boot);
-        if votes && !self.voting {
-            self.voting_since = now.boot;
-            self.event(Event::Voting);
-        }
-        self.voting = votes;
-        if let Some(p) = self.planned {
-            let lease = self.sh.lease().expiry_ns();
-            let ready = self.sh.run_set.load().is_empty()
-                || lease > now.boot + self.cfg.timing.lease_for(p.promise) / 4 * 3;
-            if ready && !p.told {
-                self.planned = Some(Planned { told: true, ..p });
-                self.sh.pause_until.store(lease);
-                self.push(Action::PauseReady { until: lease });
-            }
-            if now.boot > p.give_up {
-                self.planned = None;
-                self.sh.pause_until.store(0);
-            }
-        }
-        if self.leaving && !self.left && self.sh.run_set.load().is_empty() {
-            self.left = true;
-            self.push(Action::Left);
-        }
-    }
-
-    fn duplicate_heard(&mut self, now: Now) {
-        if self.duplicate_at == 0 {
-            self.event(Event::DuplicateId);
-            self.drop_all(now, true);
-        }
-        self.duplicate_at = now.boot;
-    }
-
-    fn tell_regressed(&mut self, m: &Message, now: Now) {
-        let i = (m.from.wrapping_sub(1) & 31) as usize;
-        // A straggler of a node that goes on as ever says nothing; a node that went back is heard no more.
-        if now.boot < self.told_regressed[i] + self.cfg.timing.max_promise.min(1_000_000_000)
-            || self.is_alive(m.from, now.boot)
-        {
-            return;
-        }
-        self.told_regressed[i] = now.boot;
-        let mut r = self.message(Kind::Regressed, now);
-        r.to = m.from;
-        r.re_incarnation = m.incarnation;
-        let known = self.sh.peer(m.from).incarnation.load();
-        if m.incarnation < known {
-            self.event(Event::PeerReplaced { peer: m.from });
-            r.re_seq = known;
-        } else {
-            self.event(Event::PeerRegressed { peer: m.from });
-            r.re_clock = self.sh.peer(m.from).hi_clock.load();
-        }
-        self.push(Action::Send(m.from, r));
-    }
-
-    /// Rule 4: a voter has seen us further on than we are; what we remember is not what we promised.
-    fn on_regressed(&mut self, m: &Message, now: Now) {
-        // Only a clock that has not yet been where the voter saw it proves that, or a newer incarnation; else an old
-        // message of ours came late.
-        let mine = self.sh.incarnation.load();
-        if m.re_incarnation != mine || m.re_clock <= now.boot && m.re_seq <= mine {
-            return;
-        }
-        self.drop_all(now, false);
-        for p in &self.sh.peers {
-            let generation = PromiseWord(p.word.load()).generation() + 1;
-            p.word.store(PromiseWord::closed(generation).0);
-            p.incarnation.store(0);
-        }
-        let incarnation = (now.wall_ms * 1_000_000).max(mine.max(m.re_seq) + 1);
-        self.sh
-            .vote_after
-            .store(now.boot + self.cfg.timing.max_promise);
-        self.sh.incarnation.store(incarnation);
-        self.event(Event::StartedAfresh);
     }
 }

@@ -25,8 +25,10 @@ pub mod detector;
 pub mod placement;
 mod rng;
 pub mod soft;
+mod upkeep;
 pub mod view;
 mod voter;
+mod withdraw;
 
 pub use action::{Action, Event, GainReason, Phases};
 pub use command::{Command, CommandError};

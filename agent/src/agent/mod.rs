@@ -19,6 +19,7 @@ mod setup;
 mod snapshot;
 mod status;
 mod supervise;
+mod watch;
 
 use std::{ffi::CString, os::unix::ffi::OsStrExt, process::ExitCode};
 

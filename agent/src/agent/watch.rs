@@ -1,0 +1,149 @@
+//! What the main task looks at by itself: the address thread's events, gates, counters, the clock source.
+
+use agent_core::Command;
+
+use super::{rt::RtCommand, setup, supervise::{Supervisor, clock_source};
+use crate::{
+    events::{Draft, EventKind},
+    net::{NetControl, NetEvent, rt::boottime_ns},
+};
+
+impl Supervisor {
+    pub(super) fn net_events(&mut self) {
+        let mut check = false;
+        while let Some(e) = self.net.events.pop() {
+            match e {
+                NetEvent::AddressUp { group, up, .. } => self.set_present(group, up > 0),
+                NetEvent::Reconfigured { .. } => self.ungate_removed(),
+                NetEvent::AddressDown { group, .. } => {
+                    self.set_present(group, false);
+                    self.vip_errors.retain(|(g, _), _| *g != group);
+                }
+                NetEvent::AddressFailed {
+                    group, vip, text, ..
+                } => {
+                    self.vip_errors.insert((group, vip), text.to_string());
+                }
+                NetEvent::AddressRestored { group, vip, .. }
+                | NetEvent::AddressAdopted { group, vip } => {
+                    self.vip_errors.remove(&(group, vip));
+                }
+                NetEvent::DeviceUp { .. }
+                | NetEvent::DeviceDown { .. }
+                | NetEvent::DeviceGone { .. } => check = true,
+                NetEvent::DeviceNew { .. } => {
+                    check = true;
+                    let _ = self.rt.send(RtCommand::Reopen { anew: true });
+                }
+                _ => {}
+            }
+            let drafts = self.narrator.net(boottime_ns(), e);
+            self.record(drafts);
+        }
+        if check {
+            self.check_gates();
+        }
+    }
+
+    fn set_present(&mut self, group: u8, on: bool) {
+        let (word, bit) = (usize::from(group) / 64, 1u64 << (group % 64));
+        if on {
+            self.present[word] |= bit;
+        } else {
+            self.present[word] &= !bit;
+        }
+    }
+
+    /// Rule 13, and what follows from it: a node whose device has no carrier or no gate is unfit for the group.
+    fn check_gates(&mut self) {
+        let (drafts, changes) = self
+            .gates
+            .check(&mut self.datapath, setup::modes(self.config.datapath));
+        self.record(drafts);
+        for (ifindex, covered) in changes {
+            let _ = self.net.control.send(NetControl::Gate { ifindex, covered });
+        }
+        let (devices, _) = self.gates.status(&self.config, self.me);
+        let mut changed = Vec::new();
+        for g in &self.config.groups {
+            let ok = g.vips.iter().all(|v| {
+                self.gates.has_carrier(&v.device)
+                    && devices
+                        .iter()
+                        .any(|d| d.name == v.device && d.error.is_none())
+            });
+            if self.unfit.get(&g.id).copied().unwrap_or(false) == ok {
+                changed.push((g.id, ok));
+            }
+        }
+        for (group, fit) in changed {
+            if self.command(Command::Fit { group, fit }, Box::new(|_| {})) {
+                self.unfit.insert(group, !fit);
+            }
+        }
+    }
+
+    pub(super) fn quick(&mut self) {
+        // A device that returned may get its address a while later.
+        let _ = self.rt.send(RtCommand::Reopen { anew: false });
+        let drafts = self.narrator.tick(boottime_ns());
+        self.record(drafts);
+        // A sign of life only while the real-time thread goes round.
+        let rounds = self.rt.snapshot.read().rounds;
+        if rounds != self.rounds {
+            self.rounds = rounds;
+            self.notifier.watchdog();
+        }
+    }
+
+    pub(super) fn second(&mut self) {
+        self.check_gates();
+        let source = clock_source();
+        if source != self.clock_source {
+            let text = format!(
+                "the kernel's clock source is now {source}, was {}",
+                self.clock_source
+            );
+            self.record(vec![Draft::new(EventKind::ClockSourceChanged, text)]);
+            self.clock_source = source;
+        }
+        let mut drafts = Vec::new();
+        for (name, value) in self.datapath.counters() {
+            let before = self.rejected.insert(name, value).unwrap_or(value);
+            if value <= before {
+                continue;
+            }
+            let n = value - before;
+            if let Some(reason) = name.strip_prefix("drop_")
+                && reason != "stale_ack"
+            {
+                let text = format!(
+                    "{n} packets refused in the last second: {}",
+                    reason.replace('_', " ")
+                );
+                drafts.push(
+                    Draft::new(EventKind::PacketRejected, text)
+                        .with("reason", reason)
+                        .with("count", n),
+                );
+            } else if name == "ring_full" {
+                let text = format!("{n} records of the kernel were lost: the ring buffer was full");
+                drafts.push(
+                    Draft::new(EventKind::QueueFull, text)
+                        .with("queue", "ring")
+                        .with("count", n),
+                );
+            }
+        }
+        self.record(drafts);
+        let s = self.status();
+        let owned = s.groups.iter().filter(|g| g.owned_here).count();
+        let line = format!(
+            "{owned} of {} groups here, {} of {} nodes reachable",
+            s.groups.len(),
+            s.quorum.reachable,
+            s.quorum.voters
+        );
+        self.notifier.status(line);
+    }
+}
