@@ -2,7 +2,11 @@
 
 use agent_core::Command;
 
-use super::{rt::RtCommand, setup, supervise::{Supervisor, clock_source};
+use super::{
+    rt::RtCommand,
+    setup,
+    supervise::{Supervisor, clock_source},
+};
 use crate::{
     events::{Draft, EventKind},
     net::{NetControl, NetEvent, rt::boottime_ns},
