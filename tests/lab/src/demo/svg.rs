@@ -21,12 +21,12 @@ const STYLE: &str = "
   .n { font-size: 12px } .bg { fill: #ffffff } .t { fill: #1f2328 } .s { fill: #59636e }
   .grid { stroke: #d1d9e0 } .fault { stroke: #cf222e } .ok { fill: #2da44e } .gap { fill: #cf222e }
   .n0 { fill: #0969da } .n1 { fill: #8250df } .n2 { fill: #1b7c83 }
-  .p0 { fill: #bf8700 } .p1 { fill: #0969da } .p2 { fill: #8250df } .p3 { fill: #cf222e } .p4 { fill: #2da44e }
+  .p0 { fill: #bf8700 } .p1 { fill: #57606a } .p2 { fill: #e16f24 } .p3 { fill: #bf3989 } .p4 { fill: #2da44e }
   @media (prefers-color-scheme: dark) {
     .bg { fill: #0d1117 } .t { fill: #e6edf3 } .s { fill: #9198a1 }
     .grid { stroke: #3d444d } .fault { stroke: #f85149 } .ok { fill: #3fb950 } .gap { fill: #f85149 }
     .n0 { fill: #4493f8 } .n1 { fill: #ab7df8 } .n2 { fill: #39c5cf }
-    .p0 { fill: #d29922 } .p1 { fill: #4493f8 } .p2 { fill: #ab7df8 } .p3 { fill: #f85149 } .p4 { fill: #3fb950 }
+    .p0 { fill: #d29922 } .p1 { fill: #b1bac4 } .p2 { fill: #f0883e } .p3 { fill: #db61a2 } .p4 { fill: #3fb950 }
   }";
 
 /// A window of time and the strip of paper that it goes to.
@@ -187,13 +187,12 @@ fn owners(
 ) {
     for (node, name) in nodes.iter().enumerate() {
         label(out, name, *y);
-        for span in spans.iter().filter(|span| span.node == node) {
-            // The first span of a window began before it.
-            let from = if span.from < axis.from + 8_000_000 {
-                axis.from
-            } else {
-                span.from
-            };
+        for (number, span) in spans.iter().enumerate() {
+            if span.node != node {
+                continue;
+            }
+            // The owner of the first moment owned it before, too: the window is cut there.
+            let from = if number == 0 { axis.from } else { span.from };
             let to = if span.to + 20_000_000 > seen_to {
                 axis.to
             } else {
@@ -228,7 +227,9 @@ fn grid(out: &mut String, axis: Axis, zero: u64, top: f64, bottom: f64) {
         } else {
             format!("{:.0} ms", ms(at - zero))
         };
-        text(out, "s n", x + 3.0, bottom + 11.0, &words);
+        if x < WIDTH - 2.0 * RIGHT {
+            text(out, "s n", x + 3.0, bottom + 11.0, &words);
+        }
         at += step;
     }
 }
