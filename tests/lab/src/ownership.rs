@@ -35,6 +35,16 @@ pub struct Ownership {
 }
 
 impl Ownership {
+    /// How often the VIP went from one node to another. A node that answers again after a pause (of
+    /// its own, or of the prober's) begins another span, but nothing has changed hands.
+    #[must_use]
+    pub fn changes(&self) -> usize {
+        let pairs = self.spans.windows(2);
+        pairs
+            .filter(|pair| matches!(pair, [a, b] if a.node != b.node))
+            .count()
+    }
+
     /// From rounds in order of time, `interval` ns apart.
     ///
     /// Two answers in one round are two owners at once, with one exception: the probes of a round
@@ -143,6 +153,15 @@ mod tests {
             (seen.dual_rounds, seen.dual_ns, seen.handovers),
             (2, 200, 0)
         );
+    }
+
+    #[test]
+    fn a_pause_is_no_change_of_owner() {
+        let mut list = rounds(&[[101, 0], [0, 0], [0, 0], [0, 0], [0, 0], [601, 0]]);
+        let seen = Ownership::of(&list, 100);
+        assert_eq!((seen.spans.len(), seen.changes()), (2, 0));
+        list.extend(rounds(&[[0, 701]]));
+        assert_eq!(Ownership::of(&list, 100).changes(), 1);
     }
 
     #[test]

@@ -236,7 +236,7 @@ fn once(subject: &mut dyn Subject, fault: Fault) -> Result<One> {
         outage_ns: outage.ns(),
         dual_ns: seen.dual_ns,
         noisy: outage.stall_ns > 5 * MS_NS,
-        early: before.spans.len().saturating_sub(1),
+        early: before.changes(),
     })
 }
 
@@ -279,6 +279,6 @@ fn idle(subject: &mut dyn Subject) -> Result<Idle> {
         seconds,
         cpu_percent: (after - before) as f64 / per_second / seconds * 100.0,
         rss_mb: memory as f64 / 1024.0,
-        false_takeovers: seen.spans.len().saturating_sub(1),
+        false_takeovers: seen.changes(),
     })
 }
