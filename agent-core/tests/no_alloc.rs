@@ -4,7 +4,8 @@ mod bench;
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
-    sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    cell::Cell,
+    sync::atomic::{AtomicU64, Ordering::SeqCst},
 };
 
 use agent_core::Command;
@@ -12,20 +13,23 @@ use bench::Bench;
 
 struct Counting;
 
-static ARMED: AtomicBool = AtomicBool::new(false);
+thread_local! {
+    /// Of this thread alone: the test runner's own threads allocate when they please.
+    static ARMED: Cell<bool> = const { Cell::new(false) };
+}
 static COUNT: AtomicU64 = AtomicU64::new(0);
 
 // SAFETY: hands everything on to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, l: Layout) -> *mut u8 {
-        if ARMED.load(SeqCst) {
+        if ARMED.get() {
             COUNT.fetch_add(1, SeqCst);
         }
         // SAFETY: the caller's promise.
         unsafe { System.alloc(l) }
     }
     unsafe fn dealloc(&self, p: *mut u8, l: Layout) {
-        if ARMED.load(SeqCst) {
+        if ARMED.get() {
             COUNT.fetch_add(1, SeqCst);
         }
         // SAFETY: the caller's promise.
@@ -42,7 +46,7 @@ fn takeover_move_and_release_allocate_nothing() {
     let mut b = Bench::new(5, 4);
     b.run(30);
     assert!(b.open(1, 0));
-    b.around = |on| ARMED.store(on, SeqCst);
+    b.around = |on| ARMED.set(on);
     b.freeze(1, true);
     b.run(70);
     assert!(b.open(2, 0), "taken over");
