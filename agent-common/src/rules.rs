@@ -40,9 +40,34 @@ pub enum Rule {
     Majority,
     /// 2/promise: acks only for the version granted.
     AckGrantedVersion,
+    /// 10: acks and grants count only within one generation.
+    GenerationsApart,
+    /// 10: one member is added, or one removed, per generation.
+    OneMember,
+    /// 10: a node leaves a generation only after a majority of its voters was heard in it or later.
+    LeaveHeard,
+    /// 10: and only when every promise that these gave before has run out.
+    LeaveWaits,
+    /// 10: who does not come from the generation before votes only after somebody who does.
+    JoinerProven,
+    /// 10: a promise to a node that is removed stands to its end.
+    RemovedStands,
+    /// 10: a group that gets another's VIP is granted when the promises for the other have run out.
+    MovedVipWaits,
 }
 
-/// All rules, for tests that walk through them.
+/// The parts of rule 10, which matter only while members change.
+pub const GENERATIONS: [Rule; 7] = [
+    Rule::GenerationsApart,
+    Rule::OneMember,
+    Rule::LeaveHeard,
+    Rule::LeaveWaits,
+    Rule::JoinerProven,
+    Rule::RemovedStands,
+    Rule::MovedVipWaits,
+];
+
+/// All other rules, for tests that walk through them.
 pub const ALL: [Rule; 17] = [
     Rule::FreshWaits,
     Rule::PromisesGrow,

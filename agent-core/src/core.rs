@@ -7,7 +7,7 @@ use agent_common::{
     MAX_GROUPS, MAX_NODES, Set,
     record::{Record, RecordKind},
     rules::{Rule, Rules},
-    state::Shared,
+    state::{Shared, UNPROVEN},
     wire::{self, Kind, Message, flags},
 };
 
@@ -17,6 +17,7 @@ use crate::{
     command::{Command, CommandError},
     config::CoreConfig,
     detector::Health,
+    generation::Next,
     rng::Rng,
     soft::{Key, Soft},
 };
@@ -80,6 +81,16 @@ pub struct Core<S: Deref<Target = Shared>> {
     pub(crate) duplicate_at: u64,
     pub(crate) next_heartbeat: u64,
     pub(crate) beats: u64,
+    /// A configuration of a later generation, to be entered.
+    pub(crate) next: Option<Box<Next>>,
+    /// The one that was left, to be freed.
+    pub(crate) retired: Option<Box<Next>>,
+    /// Since when a majority of this generation's voters has been heard in it or later; 0: not yet.
+    pub(crate) heard_since: u64,
+    /// Groups that wait until the gate's map follows the configuration.
+    pub(crate) held_back: Set,
+    /// The end of rule 1's wait, for a node that is not proven yet.
+    pub(crate) vote_after: u64,
     pub(crate) actions: VecDeque<Action>,
     pub(crate) dropped_actions: u64,
 }
@@ -119,9 +130,17 @@ impl<S: Deref<Target = Shared>> Core<S> {
             duplicate_at: 0,
             next_heartbeat: now.boot,
             beats: 0,
+            next: None,
+            retired: None,
+            heard_since: 0,
+            held_back: Set::EMPTY,
+            vote_after: 0,
             actions: VecDeque::with_capacity(ACTIONS),
             dropped_actions: 0,
         };
+        if core.sh.vote_after.load() == UNPROVEN {
+            core.vote_after = now.boot + core.cfg.timing.max_promise;
+        }
         // Groups that the configuration does not know any more are not ours to run.
         let unknown = core.sh.run_set.load().minus(core.groups);
         core.sh.gate.remove(unknown);
@@ -150,6 +169,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
     /// An authentic message that the kernel delivered.
     pub fn handle_message(&mut self, m: &Message, now: Now) {
         self.check_lease(now);
+        self.follow_message(m, now);
         self.see_epoch(m.epoch);
         if m.flags & flags::SOFT != 0 {
             self.merge_soft(m);
@@ -282,6 +302,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
         self.check_lease(now);
         self.check_peers(now);
         self.check_own_state(now);
+        self.check_generation(now);
         self.advance(now);
         if now.boot >= self.next_heartbeat {
             let hb = self.cfg.timing.heartbeat;
@@ -369,6 +390,9 @@ impl<S: Deref<Target = Shared>> Core<S> {
         }
         if !self.sh.votes(now.boot) {
             f |= flags::WAITING;
+        }
+        if self.ready(now.boot) {
+            f |= flags::READY;
         }
         Message {
             magic: wire::MAGIC,

@@ -70,9 +70,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
         }
         if self.duplicate_at != 0 && now.boot > self.duplicate_at + self.cfg.timing.max_promise {
             self.duplicate_at = 0;
-            self.sh
-                .vote_after
-                .store(now.boot + self.cfg.timing.max_promise);
+            self.wait_to_vote(now.boot + self.cfg.timing.max_promise);
             self.sh.halted.store(0);
             self.event(Event::DuplicateGone);
         }
@@ -148,9 +146,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
             p.incarnation.store(0);
         }
         let incarnation = (now.wall_ms * 1_000_000).max(mine.max(m.re_seq) + 1);
-        self.sh
-            .vote_after
-            .store(now.boot + self.cfg.timing.max_promise);
+        self.wait_to_vote(now.boot + self.cfg.timing.max_promise);
         self.sh.incarnation.store(incarnation);
         self.event(Event::StartedAfresh);
     }

@@ -100,7 +100,9 @@ impl<S: Deref<Target = Shared>> Core<S> {
             waiting: if me {
                 !self.sh.votes(now)
             } else {
-                f & flags::WAITING != 0
+                // Who is in another generation cannot be granted anything here, nor grant anything.
+                let seen = self.sh.peer(id).seen_config.load() as u32;
+                f & flags::WAITING != 0 || seen != self.cfg.generation
             },
             unfit: false,
             settled: now.saturating_sub(if me {
