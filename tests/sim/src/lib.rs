@@ -9,8 +9,10 @@
 //!
 //! One seed derives everything: shape, clocks, weather, faults, latencies. The same seed gives the same hash.
 
+mod call;
 pub mod check;
 pub mod clock;
+mod deliver;
 pub mod directed;
 pub mod fault;
 mod heal;

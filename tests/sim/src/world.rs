@@ -1,19 +1,12 @@
 //! The run: events on virtual time, the real kernel logic on arrival, the real core after it.
 
-use agent_common::{
-    Set,
-    kernel::{self, Verdict},
-    record::{Record, RecordKind},
-    wire::Message,
-};
-use agent_core::{Action, Command, Event as CoreEvent};
+use agent_common::Set;
 
 use crate::{
-    check::{Broken, Check, Violation, violation},
+    check::{Check, Violation},
     clock::Clock,
-    fault::PlannedEnd,
     net::Net,
-    node::{Node, RING},
+    node::Node,
     options::{MS, Options},
     queue::{Event, Queue, What},
     rng::Rng,
@@ -56,8 +49,8 @@ pub struct World {
     pub check: Check,
     pub(crate) queue: Queue,
     pub(crate) rng_fault: Rng,
-    rng_net: Rng,
-    rng_late: Rng,
+    pub(crate) rng_net: Rng,
+    pub(crate) rng_late: Rng,
     /// Hash over everything that happened.
     pub hash: u64,
     /// Events handled.
@@ -275,245 +268,6 @@ impl World {
         self.hash = (self.hash.rotate_left(5) ^ v).wrapping_mul(0x517c_c1b7_2722_0a95);
     }
 
-    /// A message reaches a kernel.
-    fn arrive(&mut self, i: usize, mut m: Message) {
-        let n = &self.nodes[i];
-        let now = n.clock.at(self.t);
-        if kernel::precheck(&n.sh, &m).is_err() {
-            return;
-        }
-        let verdict = kernel::on_message(&n.sh, &m, now, self.o.rules);
-        self.hash =
-            (self.hash ^ m.seq ^ u64::from(m.from) << 40).wrapping_mul(0x517c_c1b7_2722_0a95);
-        if self.o.trace && !matches!(verdict, Verdict::Done) {
-            say!(
-                self,
-                "n{} <- n{} {} {verdict:?}",
-                i + 1,
-                m.from,
-                describe(&m)
-            );
-        }
-        let (kind, ack) = match verdict {
-            Verdict::Drop(_) | Verdict::Done => return,
-            Verdict::Ack => (None, true),
-            Verdict::AckAndDeliver => (Some(RecordKind::Message), true),
-            Verdict::Deliver => (Some(RecordKind::Message), false),
-            Verdict::GateShut => (Some(RecordKind::GateShut), false),
-            Verdict::Duplicate => (Some(RecordKind::DuplicateId), false),
-            Verdict::Regression => (Some(RecordKind::Regression), false),
-        };
-        if let Some(kind) = kind {
-            let late = self.lateness();
-            let n = &mut self.nodes[i];
-            if n.ring.len() < RING {
-                n.ring.push_back(Record {
-                    kind: kind as u32,
-                    ifindex: u32::from(m.link),
-                    now,
-                    message: m,
-                });
-            } else {
-                n.ring_lost += 1;
-            }
-            if n.core.is_some() && n.paused_until == 0 && !n.ring_armed {
-                n.ring_armed = true;
-                self.queue.push(self.t + late, n.id, n.life, What::Ring);
-            }
-        }
-        if ack {
-            let sh = &self.nodes[i].sh;
-            kernel::make_ack(sh, &mut m, now);
-            let link = m.link;
-            self.transmit(i as u8 + 1, m.to, link, &m);
-        }
-    }
-
-    /// How late a thread wakes up.
-    #[inline]
-    fn lateness(&mut self) -> u64 {
-        let unit = self.o.unit();
-        let r = &mut self.rng_late;
-        if self.o.weather.spikes > 0 && r.chance(5) {
-            r.between(60_000, 60_000 + 4 * unit)
-        } else {
-            r.between(4_000, 60_000)
-        }
-    }
-
-    pub(crate) fn timeout(&mut self, i: usize) {
-        let n = &mut self.nodes[i];
-        let slice = self.t / (10 * MS);
-        n.spins = if n.spins.0 == slice {
-            (slice, n.spins.1 + 1)
-        } else {
-            (slice, 1)
-        };
-        if n.spins.1 > 100 {
-            let text = format!("the timer of n{} fires again and again", n.id);
-            return self.fail(violation(Broken::Spin, self.t, text));
-        }
-        self.call(i, |core, now| core.handle_timeout(now));
-    }
-
-    pub(crate) fn drain_ring(&mut self, i: usize) {
-        while let Some(r) = self.nodes[i].ring.pop_front() {
-            if self.nodes[i].core.is_none() {
-                return;
-            }
-            self.call(i, |core, now| core.handle_record(&r, now));
-        }
-    }
-
-    /// A person's command at a node (by id - 1), if its agent runs.
-    pub fn command(&mut self, i: usize, c: Command) {
-        if self.nodes[i].core.is_none() || self.nodes[i].paused_until != 0 {
-            return;
-        }
-        self.call(i, |core, now| {
-            // Refused commands change nothing.
-            let _ = core.handle_command(c, now);
-        });
-    }
-
-    /// One call of the core, its actions, its timer.
-    pub(crate) fn call(&mut self, i: usize, f: impl FnOnce(&mut CoreOf, agent_core::Now)) {
-        let n = &mut self.nodes[i];
-        let Some(mut core) = n.core.take() else {
-            return;
-        };
-        let now = n.now(self.t);
-        let held = n.sh.run_set.load();
-        f(&mut core, now);
-        if let Some(down) = n.kill_next.take() {
-            say!(self, "n{} dies in a call", i + 1);
-            self.nodes[i].core = Some(core);
-            self.kill(i, down);
-            return;
-        }
-        let mut failed = false;
-        let mut taken = false;
-        let mut stop = None;
-        while let Some(a) = core.poll_action() {
-            match a {
-                Action::Broadcast(m) => {
-                    self.nodes[i].last_beat = self.t;
-                    if let Err(v) = self.check.heartbeat(&m, self.t) {
-                        self.fail(v);
-                    }
-                    for to in 1..=self.nodes.len() as u8 {
-                        if to != m.from {
-                            self.send(to, &m);
-                        }
-                    }
-                }
-                Action::Send(to, m) => self.send(to, &m),
-                Action::Gain(g) => {
-                    self.gains += 1;
-                    self.last_gain = (self.t, i as u8 + 1, g.group);
-                    say!(
-                        self,
-                        "n{} GAINS {} epoch {} {:?}",
-                        i + 1,
-                        g.group,
-                        g.epoch & 0xfffff,
-                        g.reason
-                    );
-                }
-                Action::Lose { group, .. } => say!(self, "n{} LOSES {group}", i + 1),
-                Action::PauseReady { .. } => stop = Some(false),
-                Action::Left => stop = Some(true),
-                Action::Announce { .. } => {}
-                Action::Event(e) => {
-                    match e {
-                        CoreEvent::ClaimFailed { .. } => failed = true,
-                        CoreEvent::LeaseLapsed { .. }
-                        | CoreEvent::Released { .. }
-                        | CoreEvent::GateShut { .. }
-                        | CoreEvent::StartedAfresh
-                        | CoreEvent::DuplicateId => taken = true,
-                        _ => {}
-                    }
-                    if self.o.trace
-                        && !matches!(e, CoreEvent::Gained(_) | CoreEvent::NodeHealth { .. })
-                    {
-                        say!(self, "n{} {e:?}", i + 1);
-                    }
-                }
-            }
-        }
-        let lost = held.minus(core.owned());
-        if failed && !taken && !lost.is_empty() && self.o.rules == agent_common::rules::Rules::all()
-        {
-            let text = format!(
-                "n{}: a failed attempt cost {:?}",
-                i + 1,
-                lost.iter().collect::<Vec<_>>()
-            );
-            self.fail(violation(Broken::CostlyFailure, self.t, text));
-        }
-        if core.dropped_actions() > 0 {
-            self.fail(violation(Broken::Dropped, self.t, format!("n{}", i + 1)));
-        }
-        let deadline = core.deadline(now);
-        self.nodes[i].core = Some(core);
-        match stop {
-            Some(true) => self.left(i),
-            Some(false) if self.nodes[i].plan.is_some() => self.pause_ready(i),
-            _ => {
-                let at = self.nodes[i].clock.when(deadline);
-                if at < self.nodes[i].timer_at {
-                    let late = self.lateness();
-                    self.set_timer(i, at.max(self.t) + late);
-                }
-            }
-        }
-    }
-
-    pub(crate) fn set_timer(&mut self, i: usize, at: u64) {
-        let n = &mut self.nodes[i];
-        n.timer_life += 1;
-        n.timer_at = at;
-        self.queue.push(at, n.id, n.timer_life, What::Timer);
-    }
-
-    fn send(&mut self, to: u8, m: &Message) {
-        for link in 0..self.o.shape.links {
-            let mut copy = *m;
-            copy.link = link;
-            self.transmit(m.from, to, link, &copy);
-        }
-    }
-
-    #[inline]
-    fn transmit(&mut self, from: u8, to: u8, link: u8, m: &Message) {
-        self.messages += 1;
-        for delay in self
-            .net
-            .delays(from, to, link, m.kind, &mut self.rng_net)
-            .into_iter()
-            .flatten()
-        {
-            self.queue.push_message(self.t + delay, to, m);
-        }
-    }
-
-    pub(crate) fn pause_ready(&mut self, i: usize) {
-        let Some(plan) = self.nodes[i].plan.take() else {
-            return;
-        };
-        say!(self, "n{} may pause", i + 1);
-        match plan.end {
-            PlannedEnd::CalledOff => {
-                // A new agent at once, or none: the promise is long either way.
-                let at = self.t + 10 * MS;
-                self.set_timer(i, at);
-            }
-            PlannedEnd::Reboot => self.reboot(i, plan.down / 4 + MS),
-            PlannedEnd::Restart | PlannedEnd::Hasty => self.kill(i, plan.down),
-        }
-    }
-
     /// What was broken, if anything.
     pub fn broken(&self) -> Option<&Violation> {
         self.broken.as_ref()
@@ -531,24 +285,4 @@ impl World {
             .find(|n| n.open(self.t) >> group & 1 == 1)
             .map(|n| n.id)
     }
-}
-
-/// The core as simulated.
-pub type CoreOf = agent_core::Core<std::rc::Rc<agent_common::state::Shared>>;
-
-fn describe(m: &Message) -> String {
-    let kind = agent_common::wire::Kind::from_u8(m.kind);
-    format!(
-        "{kind:?} seq {} clock {:.3} inc {} cv {} set {:x} ask {} set {:x} promise {} ms flags {:x} re {}",
-        m.seq,
-        m.clock as f64 / 1e6,
-        m.incarnation / 1_000_000 % 1_000_000,
-        m.cv,
-        m.set.0[0],
-        m.ask_cv,
-        m.ask_set.0[0],
-        m.promise_us / 1000,
-        m.flags,
-        m.re_seq
-    )
 }

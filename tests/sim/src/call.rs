@@ -1,0 +1,159 @@
+//! Calls of the real core: timeouts, commands, and what its actions do to the world.
+
+use agent_core::{Action, Command, Event as CoreEvent};
+
+use crate::{
+    check::{Broken, violation},
+    fault::PlannedEnd,
+    options::MS,
+    queue::What,
+    world::{World, say},
+};
+
+/// The core as simulated.
+pub type CoreOf = agent_core::Core<std::rc::Rc<agent_common::state::Shared>>;
+
+impl World {
+    pub(crate) fn timeout(&mut self, i: usize) {
+        let n = &mut self.nodes[i];
+        let slice = self.t / (10 * MS);
+        n.spins = if n.spins.0 == slice {
+            (slice, n.spins.1 + 1)
+        } else {
+            (slice, 1)
+        };
+        if n.spins.1 > 100 {
+            let text = format!("the timer of n{} fires again and again", n.id);
+            return self.fail(violation(Broken::Spin, self.t, text));
+        }
+        self.call(i, |core, now| core.handle_timeout(now));
+    }
+
+    /// A person's command at a node (by id - 1), if its agent runs.
+    pub fn command(&mut self, i: usize, c: Command) {
+        if self.nodes[i].core.is_none() || self.nodes[i].paused_until != 0 {
+            return;
+        }
+        self.call(i, |core, now| {
+            // Refused commands change nothing.
+            let _ = core.handle_command(c, now);
+        });
+    }
+
+    /// One call of the core, its actions, its timer.
+    pub(crate) fn call(&mut self, i: usize, f: impl FnOnce(&mut CoreOf, agent_core::Now)) {
+        let n = &mut self.nodes[i];
+        let Some(mut core) = n.core.take() else {
+            return;
+        };
+        let now = n.now(self.t);
+        let held = n.sh.run_set.load();
+        f(&mut core, now);
+        if let Some(down) = n.kill_next.take() {
+            say!(self, "n{} dies in a call", i + 1);
+            self.nodes[i].core = Some(core);
+            self.kill(i, down);
+            return;
+        }
+        let mut failed = false;
+        let mut taken = false;
+        let mut stop = None;
+        while let Some(a) = core.poll_action() {
+            match a {
+                Action::Broadcast(m) => {
+                    self.nodes[i].last_beat = self.t;
+                    if let Err(v) = self.check.heartbeat(&m, self.t) {
+                        self.fail(v);
+                    }
+                    for to in 1..=self.nodes.len() as u8 {
+                        if to != m.from {
+                            self.send(to, &m);
+                        }
+                    }
+                }
+                Action::Send(to, m) => self.send(to, &m),
+                Action::Gain(g) => {
+                    self.gains += 1;
+                    self.last_gain = (self.t, i as u8 + 1, g.group);
+                    say!(
+                        self,
+                        "n{} GAINS {} epoch {} {:?}",
+                        i + 1,
+                        g.group,
+                        g.epoch & 0xfffff,
+                        g.reason
+                    );
+                }
+                Action::Lose { group, .. } => say!(self, "n{} LOSES {group}", i + 1),
+                Action::PauseReady { .. } => stop = Some(false),
+                Action::Left => stop = Some(true),
+                Action::Announce { .. } => {}
+                Action::Event(e) => {
+                    match e {
+                        CoreEvent::ClaimFailed { .. } => failed = true,
+                        CoreEvent::LeaseLapsed { .. }
+                        | CoreEvent::Released { .. }
+                        | CoreEvent::GateShut { .. }
+                        | CoreEvent::StartedAfresh
+                        | CoreEvent::DuplicateId => taken = true,
+                        _ => {}
+                    }
+                    if self.o.trace
+                        && !matches!(e, CoreEvent::Gained(_) | CoreEvent::NodeHealth { .. })
+                    {
+                        say!(self, "n{} {e:?}", i + 1);
+                    }
+                }
+            }
+        }
+        let lost = held.minus(core.owned());
+        if failed && !taken && !lost.is_empty() && self.o.rules == agent_common::rules::Rules::all()
+        {
+            let text = format!(
+                "n{}: a failed attempt cost {:?}",
+                i + 1,
+                lost.iter().collect::<Vec<_>>()
+            );
+            self.fail(violation(Broken::CostlyFailure, self.t, text));
+        }
+        if core.dropped_actions() > 0 {
+            self.fail(violation(Broken::Dropped, self.t, format!("n{}", i + 1)));
+        }
+        let deadline = core.deadline(now);
+        self.nodes[i].core = Some(core);
+        match stop {
+            Some(true) => self.left(i),
+            Some(false) if self.nodes[i].plan.is_some() => self.pause_ready(i),
+            _ => {
+                let at = self.nodes[i].clock.when(deadline);
+                if at < self.nodes[i].timer_at {
+                    let late = self.lateness();
+                    self.set_timer(i, at.max(self.t) + late);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn set_timer(&mut self, i: usize, at: u64) {
+        let n = &mut self.nodes[i];
+        n.timer_life += 1;
+        n.timer_at = at;
+        self.queue.push(at, n.id, n.timer_life, What::Timer);
+    }
+
+    pub(crate) fn pause_ready(&mut self, i: usize) {
+        let Some(plan) = self.nodes[i].plan.take() else {
+            return;
+        };
+        say!(self, "n{} may pause", i + 1);
+        match plan.end {
+            PlannedEnd::CalledOff => {
+                // A new agent at once, or none: the promise is long either way.
+                let at = self.t + 10 * MS;
+                self.set_timer(i, at);
+            }
+            PlannedEnd::Reboot => self.reboot(i, plan.down / 4 + MS),
+            PlannedEnd::Restart | PlannedEnd::Hasty => self.kill(i, plan.down),
+        }
+    }
+}
