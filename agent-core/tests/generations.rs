@@ -113,17 +113,19 @@ fn a_member_is_added_and_removed_and_the_lease_goes_on() {
     }
     assert!((1..=4).all(|id| generation(&b, id) == 2));
     assert!(b.open(owner, 0));
-    assert!(b.events(4).contains(&Event::Proven {
-        peer: b
-            .events(4)
-            .iter()
-            .find_map(|e| match e {
-                Event::Proven { peer, .. } => Some(*peer),
-                _ => None,
-            })
-            .unwrap(),
-        generation: 2
-    }));
+    assert!(
+        b.events(4).contains(&Event::Proven {
+            peer: b
+                .events(4)
+                .iter()
+                .find_map(|e| match e {
+                    Event::Proven { peer, .. } => Some(*peer),
+                    _ => None,
+                })
+                .unwrap(),
+            generation: 2
+        })
+    );
     let wait = b.timing.max_promise / MS + 50;
     run_served(&mut b, wait, 0);
     assert!(b.sh(4).votes(b.t));
