@@ -79,6 +79,9 @@ impl<S: Deref<Target = Shared>> Core<S> {
                 refused: p.refused,
             });
         }
+        if !self.rules.hold(Rule::FailureKeeps) {
+            self.give_up(self.sh.run_set.load(), now);
+        }
         if self.sh.run_set.load().is_empty() {
             self.bump(now);
         } else {

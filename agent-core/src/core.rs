@@ -260,7 +260,12 @@ impl<S: Deref<Target = Shared>> Core<S> {
                 }
             }
             Command::PreparePause { promise } => {
-                let promise = promise.min(self.cfg.timing.max_promise);
+                let longest = self.cfg.timing.max_promise;
+                let promise = if self.rules.hold(Rule::PromiseBounded) {
+                    promise.min(longest)
+                } else {
+                    promise
+                };
                 self.planned = Some(Planned {
                     promise,
                     give_up: now.boot + promise,
