@@ -21,7 +21,7 @@ use crate::{
 const COLD_START: u64 = 1_000_000_000;
 
 /// An attempt under way.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Pending {
     /// Its claim version.
     pub cv: u64,

@@ -34,14 +34,14 @@ pub struct Now {
 const ACTIONS: usize = 2048;
 
 /// An ask that waits for a promise to end or for a release.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Parked {
     pub message: Message,
     pub until: u64,
 }
 
 /// A planned pause that is being prepared.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Planned {
     pub promise: u64,
     pub give_up: u64,

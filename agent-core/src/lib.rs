@@ -24,6 +24,8 @@ pub mod core;
 pub mod detector;
 pub mod placement;
 mod rng;
+#[cfg(feature = "broken-rules")]
+pub mod saved;
 pub mod soft;
 mod upkeep;
 pub mod view;
