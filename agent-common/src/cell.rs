@@ -19,6 +19,51 @@ impl Cell64 {
     }
 }
 
+/// For the simulator: something else happens between two accesses, as another CPU would have it.
+#[cfg(all(feature = "broken-rules", not(target_arch = "bpf")))]
+pub mod race {
+    extern crate std;
+    use std::{
+        boxed::Box,
+        cell::{Cell, RefCell},
+        thread_local,
+    };
+
+    type Other = Box<dyn FnOnce()>;
+
+    thread_local! {
+        static LEFT: Cell<u32> = const { Cell::new(0) };
+        static OTHER: RefCell<Option<Other>> = const { RefCell::new(None) };
+    }
+
+    /// `other` runs right before the `n`th access of this thread from now on, counted from 1.
+    pub fn arm(n: u32, other: Other) {
+        OTHER.with(|o| *o.borrow_mut() = Some(other));
+        LEFT.with(|l| l.set(n.max(1)));
+    }
+
+    /// Nothing else happens any more; what has not yet happened is given back.
+    pub fn disarm() -> Option<Other> {
+        LEFT.with(|l| l.set(0));
+        OTHER.with(|o| o.borrow_mut().take())
+    }
+
+    #[inline]
+    pub(super) fn step() {
+        LEFT.with(|l| {
+            let left = l.get();
+            if left != 0 {
+                l.set(left - 1);
+                if left == 1
+                    && let Some(other) = disarm()
+                {
+                    other();
+                }
+            }
+        });
+    }
+}
+
 #[cfg(not(target_arch = "bpf"))]
 mod imp {
     use super::Cell64;
@@ -33,21 +78,29 @@ mod imp {
         /// The value now.
         #[inline]
         pub fn load(&self) -> u64 {
+            #[cfg(feature = "broken-rules")]
+            super::race::step();
             self.atomic().load(SeqCst)
         }
         /// The value now, with nothing after it read earlier.
         #[inline]
         pub fn load_ordered(&self) -> u64 {
+            #[cfg(feature = "broken-rules")]
+            super::race::step();
             self.atomic().load(SeqCst)
         }
         /// Sets the value.
         #[inline]
         pub fn store(&self, v: u64) {
+            #[cfg(feature = "broken-rules")]
+            super::race::step();
             self.atomic().store(v, SeqCst)
         }
         /// Swaps `old` for `new`; false if the value was another one.
         #[inline]
         pub fn cas(&self, old: u64, new: u64) -> bool {
+            #[cfg(feature = "broken-rules")]
+            super::race::step();
             self.atomic()
                 .compare_exchange(old, new, SeqCst, SeqCst)
                 .is_ok()

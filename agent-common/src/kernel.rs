@@ -64,7 +64,7 @@ pub fn on_message(sh: &Shared, m: &Message, now: u64, rules: Rules) -> Verdict {
     if m.from == me {
         // A frame of our own that came back through a loop is harmless, and so is a replayed one from before our
         // reboot: no voter acks an older incarnation. Another machine with our id is not.
-        if m.incarnation <= sh.incarnation.load() {
+        if m.incarnation <= sh.incarnation.load() || !rules.hold(Rule::TwinHalts) {
             return Verdict::Drop(Counter::BadSender);
         }
         sh.halted.store(1);
@@ -79,17 +79,18 @@ pub fn on_message(sh: &Shared, m: &Message, now: u64, rules: Rules) -> Verdict {
         return Verdict::Drop(Counter::BadSender);
     }
     if m.max_promise_ms as u64 * 1_000_000 != sh.max_promise.load()
-        || m.promise_us as u64 * 1000 > sh.max_promise.load()
+        || m.promise_us as u64 * 1000 > sh.max_promise.load() && rules.hold(Rule::PromiseBounded)
     {
         return Verdict::Drop(Counter::BadPromise);
     }
     let p = sh.peer(m.from);
     let inc = p.incarnation.load();
-    if m.incarnation < inc {
+    if m.incarnation < inc && rules.hold(Rule::OlderNever) {
         // A replayed packet of a node that lives costs nothing. A node that is not heard under its newer incarnation
         // was set back (its wall clock was wrong at boot) and must learn that, or it could never take part again.
         let heard = p.heard[(m.link & 7) as usize].load();
-        if m.kind == Kind::Heartbeat as u8 && now > heard.wrapping_add(sh.max_promise.load()) {
+        let silent = now > heard.wrapping_add(sh.max_promise.load());
+        if m.kind == Kind::Heartbeat as u8 && silent && rules.hold(Rule::RegressedTold) {
             return Verdict::Regression;
         }
         // Two nodes that were both set back must hear it from each other; being told costs a wait, and only the truth of
@@ -104,10 +105,13 @@ pub fn on_message(sh: &Shared, m: &Message, now: u64, rules: Rules) -> Verdict {
         Some(Kind::Heartbeat) => {
             let mut copy = false;
             if m.incarnation == inc {
-                if m.clock.wrapping_add(CLOCK_TOLERANCE) < p.hi_clock.load() {
+                if m.clock.wrapping_add(CLOCK_TOLERANCE) < p.hi_clock.load()
+                    && rules.hold(Rule::RegressedTold)
+                {
                     return Verdict::Regression;
                 }
                 match replay(p, m) {
+                    _ if !rules.hold(Rule::ReplayWindow) => {}
                     Replay::New => {}
                     // The network's own copies are acked again: acks are idempotent, and the first may have been lost.
                     // One that comes later is somebody's who holds a dead node's promise with its last words.
@@ -131,6 +135,7 @@ pub fn on_message(sh: &Shared, m: &Message, now: u64, rules: Rules) -> Verdict {
         Some(Kind::Grant | Kind::Refuse | Kind::Nack | Kind::Regressed) => {
             if m.incarnation == inc {
                 match replay(p, m) {
+                    _ if !rules.hold(Rule::ReplayWindow) => {}
                     Replay::New => {}
                     Replay::Copy | Replay::Stale => return Verdict::Drop(Counter::Replayed),
                     Replay::Contended => return Verdict::Drop(Counter::Contended),
@@ -198,7 +203,7 @@ fn on_heartbeat(
     rules: Rules,
 ) -> Verdict {
     // A copy is no sign of life, and what it says was dealt with when it was new.
-    if !copy && let Some(verdict) = on_news(sh, p, m, now) {
+    if !copy && let Some(verdict) = on_news(sh, p, m, now, rules) {
         return verdict;
     }
     let deliver = if copy {
@@ -214,9 +219,12 @@ fn on_heartbeat(
     }
 
     // Rule 9: the word first, then what it stands for, then swap that very word.
-    let word = PromiseWord(p.word.load_ordered());
+    let mut word = PromiseWord(p.word.load_ordered());
     if word.is_closed() || p.incarnation.load() != m.incarnation || !granted(p, m, rules) {
         return deliver;
+    }
+    if !rules.hold(Rule::WordFirst) {
+        word = PromiseWord(p.word.load_ordered());
     }
     if !extend(p, word, now + m.promise_us as u64 * 1000, rules) {
         return Verdict::Drop(Counter::Contended);
@@ -230,7 +238,7 @@ fn on_heartbeat(
 
 /// Notes what a heartbeat says; a verdict if that settles it.
 #[inline(always)]
-fn on_news(sh: &Shared, p: &PeerCell, m: &Message, now: u64) -> Option<Verdict> {
+fn on_news(sh: &Shared, p: &PeerCell, m: &Message, now: u64, rules: Rules) -> Option<Verdict> {
     p.heard[(m.link & 7) as usize].store(now);
     p.seen_config
         .store((m.digest as u64) << 32 | m.generation as u64);
@@ -245,6 +253,7 @@ fn on_news(sh: &Shared, p: &PeerCell, m: &Message, now: u64) -> Option<Verdict> 
     if !overlap.is_empty()
         && m.epoch > sh.epoch.load()
         && sh.generation.load() == m.generation as u64
+        && rules.hold(Rule::LaterEpochShuts)
     {
         sh.gate.remove(overlap);
         return Some(Verdict::GateShut);
@@ -378,7 +387,8 @@ pub fn count_ack(
             return true;
         }
         let running = sh.run_cv.load();
-        if rules.hold(Rule::AckRunningVersion) && (running != cv || !old.is_for(cv)) {
+        let other = running != cv || !old.is_for(cv) && rules.hold(Rule::LeaseOfVersion);
+        if other && rules.hold(Rule::AckRunningVersion) {
             return true;
         }
         let new = LeaseWord::until(

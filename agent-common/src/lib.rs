@@ -41,7 +41,7 @@ pub const MAX_LINKS: usize = 8;
 pub const SLOTS: usize = 64;
 
 /// A set of groups, one bit each.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
 #[repr(transparent)]
 pub struct Set(pub [u64; 4]);
 

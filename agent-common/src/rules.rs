@@ -10,18 +10,28 @@ pub enum Rule {
     FreshWaits,
     /// 2: promises only grow.
     PromisesGrow,
+    /// 2: no promise is longer than `max_promise`.
+    PromiseBounded,
     /// 3: a claim version names one set for ever.
     VersionOnce,
     /// 3: XDP compares the set, too.
     CompareSet,
     /// 4: an older incarnation's promise is waited out.
     IncarnationWaits,
+    /// 4: an older incarnation is never taken.
+    OlderNever,
+    /// 4: a node that went back is told, and starts afresh.
+    RegressedTold,
     /// 5: while asking for a group a node grants it to nobody.
     OwnVotePending,
     /// 5: giving away a held group takes it from the own set first.
     OwnVoteGiven,
     /// 6: the union of running and asked set stands.
     Union,
+    /// 6: a running version below the kept one is ignored.
+    OldRunningIgnored,
+    /// 6: a lost attempt costs no group held.
+    FailureKeeps,
     /// 7: a lapsed lease is lost.
     LapsedIsLost,
     /// 7: a closed entry reopens only by a higher version.
@@ -32,6 +42,8 @@ pub enum Rule {
     AckPerHeartbeat,
     /// 8: only acks of the running version extend the lease.
     AckRunningVersion,
+    /// 8: the lease word is of one version: a late swap for another fails.
+    LeaseOfVersion,
     /// 8: on growth the lease starts at the claim.
     GrowthRestarts,
     /// The lease is shorter than the promise.
@@ -40,6 +52,14 @@ pub enum Rule {
     Majority,
     /// 2/promise: acks only for the version granted.
     AckGrantedVersion,
+    /// 9: the word is read before what it stands for.
+    WordFirst,
+    /// 11: a later epoch that is heard shuts the gate.
+    LaterEpochShuts,
+    /// 11: the own id from a newer incarnation halts the node.
+    TwinHalts,
+    /// 14: what was seen before, or long ago, is not taken again.
+    ReplayWindow,
     /// 10: acks and grants count only within one generation.
     GenerationsApart,
     /// 10: one member is added, or one removed, per generation.
@@ -68,31 +88,41 @@ pub const GENERATIONS: [Rule; 7] = [
 ];
 
 /// All other rules, for tests that walk through them.
-pub const ALL: [Rule; 17] = [
+pub const ALL: [Rule; 27] = [
     Rule::FreshWaits,
     Rule::PromisesGrow,
+    Rule::PromiseBounded,
     Rule::VersionOnce,
     Rule::CompareSet,
     Rule::IncarnationWaits,
+    Rule::OlderNever,
+    Rule::RegressedTold,
     Rule::OwnVotePending,
     Rule::OwnVoteGiven,
     Rule::Union,
+    Rule::OldRunningIgnored,
+    Rule::FailureKeeps,
     Rule::LapsedIsLost,
     Rule::ClosedStays,
     Rule::TakeCloses,
     Rule::AckPerHeartbeat,
     Rule::AckRunningVersion,
+    Rule::LeaseOfVersion,
     Rule::GrowthRestarts,
     Rule::LeaseShorter,
     Rule::Majority,
     Rule::AckGrantedVersion,
+    Rule::WordFirst,
+    Rule::LaterEpochShuts,
+    Rule::TwinHalts,
+    Rule::ReplayWindow,
 ];
 
 /// Which rules hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Rules {
     #[cfg(feature = "broken-rules")]
-    broken: u32,
+    broken: u64,
 }
 
 impl Rules {
@@ -108,7 +138,7 @@ impl Rules {
     #[cfg(feature = "broken-rules")]
     pub const fn without(self, rule: Rule) -> Rules {
         Rules {
-            broken: self.broken | 1 << rule as u32,
+            broken: self.broken | 1 << rule as u64,
         }
     }
 

@@ -289,6 +289,18 @@ impl Default for Shared {
     }
 }
 
+#[cfg(feature = "broken-rules")]
+impl Shared {
+    /// Words of the table.
+    pub const WORDS: usize = SHARED_SIZE / 8;
+
+    /// The table as words, for the model checker and for rollbacks in the simulator.
+    pub fn cells(&self) -> &[Cell64; Self::WORDS] {
+        // SAFETY: repr(C), made of Cell64 alone (the size is asserted above), and Cell64 is repr(transparent).
+        unsafe { &*(self as *const Shared as *const [Cell64; Self::WORDS]) }
+    }
+}
+
 impl Shared {
     /// The peer with this id; ids outside 1 to 32 give some peer, so check them before.
     #[inline(always)]

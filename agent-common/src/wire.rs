@@ -69,7 +69,7 @@ pub mod flags {
 }
 
 /// One message. Plain integers in little-endian order; the whole is copied to and from packets as bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[repr(C)]
 pub struct Message {
     /// [`MAGIC`].

@@ -21,7 +21,7 @@ use crate::{
 const COLD_START: u64 = 1_000_000_000;
 
 /// An attempt under way.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Pending {
     /// Its claim version.
     pub cv: u64,
@@ -78,6 +78,9 @@ impl<S: Deref<Target = Shared>> Core<S> {
                 granted: p.granted,
                 refused: p.refused,
             });
+        }
+        if !self.rules.hold(Rule::FailureKeeps) {
+            self.give_up(self.sh.run_set.load(), now);
         }
         if self.sh.run_set.load().is_empty() {
             self.bump(now);

@@ -35,14 +35,14 @@ pub struct Now {
 const ACTIONS: usize = 2048;
 
 /// An ask that waits for a promise to end or for a release.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Parked {
     pub message: Message,
     pub until: u64,
 }
 
 /// A planned pause that is being prepared.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Planned {
     pub promise: u64,
     pub give_up: u64,
@@ -280,7 +280,12 @@ impl<S: Deref<Target = Shared>> Core<S> {
                 }
             }
             Command::PreparePause { promise } => {
-                let promise = promise.min(self.cfg.timing.max_promise);
+                let longest = self.cfg.timing.max_promise;
+                let promise = if self.rules.hold(Rule::PromiseBounded) {
+                    promise.min(longest)
+                } else {
+                    promise
+                };
                 self.planned = Some(Planned {
                     promise,
                     give_up: now.boot + promise,

@@ -5,7 +5,7 @@ use agent_common::state::PeerCell;
 use crate::Timing;
 
 /// How a node looks from here.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Health {
     /// Never heard since this agent began.
     #[default]

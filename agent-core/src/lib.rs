@@ -25,6 +25,8 @@ pub mod detector;
 pub mod generation;
 pub mod placement;
 mod rng;
+#[cfg(feature = "broken-rules")]
+pub mod saved;
 pub mod soft;
 mod upkeep;
 pub mod view;

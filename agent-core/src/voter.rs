@@ -159,7 +159,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
             return true;
         }
         let word = PromiseWord(p.word.load_ordered());
-        if m.incarnation < known
+        if m.incarnation < known && self.rules.hold(Rule::OlderNever)
             || known != 0 && word.stands(now.boot) && self.rules.hold(Rule::IncarnationWaits)
         {
             if m.incarnation > known {
@@ -241,10 +241,10 @@ impl<S: Deref<Target = Shared>> Core<S> {
         let (running, asked) = (p.claim[0].cv.load(), p.claim[1].cv.load());
         let closed = PromiseWord(p.word.load_ordered()).is_closed();
         // Rule 6: a running version below the kept one is ignored.
-        if m.cv < running {
+        if m.cv < running && self.rules.hold(Rule::OldRunningIgnored) {
             return;
         }
-        if m.cv > running || closed {
+        if m.cv != running || closed {
             let promoted = !closed && asked != 0 && asked == m.cv && p.claim[1].set.load() == m.set;
             // Rule 7: a closed entry reopens by an ask; a running set would be the one that it was closed for. An empty one
             // stands for nothing.
