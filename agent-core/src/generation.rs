@@ -153,6 +153,19 @@ impl<S: Deref<Target = Shared>> Core<S> {
         self.advance(now);
     }
 
+    /// The generation is left behind, as far as this node is concerned, when older promises have run out.
+    pub fn settled(&self, now: u64) -> bool {
+        self.proven()
+            && self.heard_since != 0
+            && now >= self.heard_since + self.cfg.timing.max_promise
+    }
+
+    /// Nodes that this one must speak to: members, and those of a staged configuration.
+    pub fn audience(&self) -> u32 {
+        let next = self.next.as_ref().map_or(0, |n| n.cfg.voters());
+        self.cfg.voters() | next
+    }
+
     /// The change under way, for people.
     pub fn progress(&self, now: u64) -> Progress {
         let newest = (1..=MAX_NODES as u8).filter(|id| *id != self.cfg.me);
@@ -211,8 +224,18 @@ impl<S: Deref<Target = Shared>> Core<S> {
         if self.heard_since == 0 && self.heard().count_ones() >= self.cfg.majority() {
             self.heard_since = now.boot;
         }
-        if self.next.is_some() && self.waits(now.boot) == Waits::Nothing {
-            self.enter(now);
+        if self.next.is_some() {
+            match self.waits(now.boot) {
+                Waits::Nothing => self.enter(now),
+                // Somebody may have ended the drain meanwhile.
+                Waits::HandsOver(..) => self.set_removed(true, now),
+                Waits::Heard(_)
+                | Waits::Settling(_)
+                | Waits::Ready(_)
+                | Waits::Differs(_)
+                | Waits::Majority(_)
+                | Waits::Proof => {}
+            }
         }
         // What a message said may have been lost with its record; the table remembers the sender's last word.
         for id in 1..=MAX_NODES as u8 {
@@ -307,12 +330,12 @@ impl<S: Deref<Target = Shared>> Core<S> {
                 if !owns.is_empty() && generation == mine {
                     return Waits::HandsOver(id, owns);
                 }
-            } else if generation == theirs {
-                if digest != next.cfg.digest {
+            } else if generation >= theirs {
+                if generation == theirs && digest != next.cfg.digest {
                     return Waits::Differs(id);
                 }
-                // A new node is ready when its fresh state has waited (rule 1).
-                if f & flags::WAITING == 0 || f & flags::READY != 0 {
+                // A new node is ready when its fresh state has waited (rule 1); one that is further on will not come back.
+                if f & flags::WAITING == 0 || f & flags::READY != 0 || generation > theirs {
                     ready |= bit;
                 }
             } else if f & flags::READY != 0 && generation == mine {
@@ -321,7 +344,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
                 return Waits::Ready(id);
             }
         }
-        if ready.count_ones() < next.cfg.majority() {
+        if ready.count_ones() < next.cfg.majority() && self.rules.hold(Rule::LeaveHeard) {
             return Waits::Majority(ready);
         }
         Waits::Nothing

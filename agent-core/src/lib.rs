@@ -23,6 +23,7 @@ pub mod config;
 pub mod core;
 pub mod detector;
 pub mod generation;
+pub mod history;
 pub mod placement;
 mod rng;
 #[cfg(feature = "broken-rules")]
@@ -39,3 +40,4 @@ pub use config::{CoreConfig, Failback, GroupConfig, NodeConfig, Timing};
 pub use core::{Core, Now};
 pub use detector::Health;
 pub use generation::{Next, Progress, StageError, Waits};
+pub use history::{History, StartError};

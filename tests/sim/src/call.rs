@@ -65,8 +65,9 @@ impl World {
                     if let Err(v) = self.check.heartbeat(&m, self.t) {
                         self.fail(v);
                     }
+                    let audience = core.audience();
                     for to in 1..=self.nodes.len() as u8 {
-                        if to != m.from {
+                        if to != m.from && audience & agent_common::node_bit(to) != 0 {
                             self.send(to, &m);
                         }
                     }
@@ -87,6 +88,9 @@ impl World {
                 Action::Lose { group, .. } => say!(self, "n{} LOSES {group}", i + 1),
                 Action::PauseReady { .. } => stop = Some(false),
                 Action::Left => stop = Some(true),
+                Action::Entered { generation } => {
+                    say!(self, "n{} ENTERS generation {generation}", i + 1);
+                }
                 Action::Announce { .. } => {}
                 Action::Event(e) => {
                     match e {
@@ -95,6 +99,7 @@ impl World {
                         | CoreEvent::Released { .. }
                         | CoreEvent::GateShut { .. }
                         | CoreEvent::StartedAfresh
+                        | CoreEvent::GenerationEntered { .. }
                         | CoreEvent::DuplicateId => taken = true,
                         _ => {}
                     }
@@ -119,6 +124,7 @@ impl World {
         if core.dropped_actions() > 0 {
             self.fail(violation(Broken::Dropped, self.t, format!("n{}", i + 1)));
         }
+        self.after_call(i, &mut core);
         let deadline = core.deadline(now);
         self.nodes[i].core = Some(core);
         match stop {

@@ -61,6 +61,8 @@ pub struct Check {
     nodes: usize,
     groups: u8,
     strict: bool,
+    /// VIPs change their groups: a voter then stands by the new group for the old one's owner as well.
+    pub(crate) vips_move: bool,
     last_owner: [u8; GROUPS],
     used: [[(u64, u64); MAX_NODES]; GROUPS],
     seen: Vec<Seen>,
@@ -82,6 +84,7 @@ impl Check {
             nodes: nodes as usize,
             groups,
             strict,
+            vips_move: false,
             last_owner: [0; GROUPS],
             used: [[(0, 0); MAX_NODES]; GROUPS],
             seen: vec![Seen::default(); nodes as usize],
@@ -220,7 +223,7 @@ impl Check {
                         held |= c.set.0[0].load();
                     }
                 }
-                if held & stood != 0 {
+                if held & stood != 0 && !self.vips_move {
                     let text = format!(
                         "n{} stands by groups {:#x} for n{} and another",
                         n.id,

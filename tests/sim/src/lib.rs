@@ -17,6 +17,7 @@ pub mod directed;
 pub mod fault;
 mod heal;
 pub mod measure;
+pub mod members;
 pub mod net;
 pub mod node;
 pub mod options;

@@ -25,6 +25,10 @@ pub enum What {
     Fault,
     /// The next step of a directed history.
     Script(u32),
+    /// A file of this generation is copied to a node and read.
+    Reload(u32),
+    /// A node's gate follows a generation that it has entered.
+    Map,
     /// A phase of the run begins.
     Phase(u8),
 }
