@@ -17,6 +17,15 @@ pub fn handle(ctx: &XdpContext) -> Result<u32, Short> {
     if sh.is_none() {
         maps::count(Counter::NoState);
     }
+    // What goes to a gateway's virtual MAC is for others as often as not: no address in it tells, only the MAC does.
+    if let Ok(mac) = packet::at::<[u8; 6]>(ctx, 0) {
+        // SAFETY: bounds checked by at().
+        if let Some(group) = maps::vmac(unsafe { &*mac })
+            && gate(open(sh, group), None) == xdp_action::XDP_DROP
+        {
+            return Ok(xdp_action::XDP_DROP);
+        }
+    }
     let (proto, offset) = packet::network(ctx)?;
     match proto {
         packet::ETH_ARP => arp(ctx, sh, offset),
@@ -96,7 +105,12 @@ fn is_heartbeat(ctx: &XdpContext, sh: &Shared, l4: usize, dst: &AddressKey) -> b
 /// May frames for this address pass now? None if it is no VIP.
 #[inline(always)]
 fn right(sh: Option<&Shared>, address: &AddressKey) -> Option<bool> {
-    let group = maps::vip(address)?;
+    open(sh, maps::vip(address)?)
+}
+
+/// Is the gate of the group in the low byte open now?
+#[inline(always)]
+fn open(sh: Option<&Shared>, group: u32) -> Option<bool> {
     let Some(sh) = sh else { return Some(false) };
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };
@@ -135,7 +149,7 @@ fn foreign(ctx: &XdpContext, sh: Option<&Shared>, address: &AddressKey) {
     // SAFETY: bounds checked by at().
     let mac = unsafe { *mac };
     m.seq = u64::from_le_bytes([mac[0], mac[1], mac[2], mac[3], mac[4], mac[5], 0, 0]);
-    m.re_seq = group as u64;
+    m.re_seq = (group as u8) as u64;
     let a = address;
     m.set.0[0] = u64::from_le_bytes([a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]]);
     m.set.0[1] = u64::from_le_bytes([a[8], a[9], a[10], a[11], a[12], a[13], a[14], a[15]]);
