@@ -31,18 +31,9 @@ enum Task {
         #[arg(long)]
         keep: bool,
     },
-    /// The same faults many times, and beside them keepalived, if it is installed
-    Bench {
-        /// Times that each fault is repeated
-        #[arg(long, default_value_t = 10)]
-        runs: usize,
-        /// Print JSON instead of tables
-        #[arg(long)]
-        json: bool,
-        /// Only this system: heartline or keepalived
-        #[arg(long, value_name = "SYSTEM")]
-        only: Option<String>,
-    },
+    /// Measure
+    #[command(subcommand)]
+    Bench(BenchTask),
     /// A lab to play with
     #[command(subcommand)]
     Lab(LabTask),
@@ -57,6 +48,12 @@ enum Task {
         #[arg(long)]
         seconds: Option<u64>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum BenchTask {
+    /// The same faults many times against Heartline and keepalived: table, plot, failover.json
+    Failover(bench::Options),
 }
 
 #[derive(Debug, Subcommand)]
@@ -128,7 +125,7 @@ fn run(task: Task) -> Result<bool> {
                 keep,
             });
         }
-        Task::Bench { runs, json, only } => bench::run(&bench::Options { runs, json, only })?,
+        Task::Bench(BenchTask::Failover(options)) => return bench::run(&options),
         Task::Load {
             device,
             netns,
