@@ -1,6 +1,6 @@
 //! One core with its kernel half: any sequence of messages, records, commands, pauses and restarts.
 
-use std::{collections::BTreeMap, rc::Rc};
+use std::{collections::{BTreeMap, BTreeSet}, rc::Rc};
 
 use agent_common::{
     Set,
@@ -40,7 +40,7 @@ struct World {
     now: Now,
     /// Every claim version that left, with its set: rule 3.
     versions: BTreeMap<u64, Set>,
-    seq: u64,
+    sequences: BTreeSet<u64>,
     cv_max: u64,
     incarnation: u64,
 }
@@ -91,7 +91,7 @@ fn sequence(u: &mut Unstructured<'_>) -> Result<()> {
         core,
         now,
         versions: BTreeMap::new(),
-        seq: 0,
+        sequences: BTreeSet::new(),
         cv_max: 0,
         incarnation: MY_INCARNATION,
     };
@@ -257,10 +257,10 @@ impl World {
                 assert!(m.incarnation > self.incarnation);
                 self.incarnation = m.incarnation;
                 self.versions.clear();
-                (self.seq, self.cv_max) = (0, 0);
+                self.sequences.clear();
+                self.cv_max = 0;
             }
-            assert!(m.seq > self.seq, "a sequence is used once");
-            self.seq = m.seq;
+            assert!(self.sequences.insert(m.seq), "a sequence is used once");
             if m.kind == Kind::Heartbeat as u8 {
                 for (cv, set) in [(m.cv, m.set), (m.ask_cv, m.ask_set)] {
                     if cv == 0 {

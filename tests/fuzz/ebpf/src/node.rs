@@ -84,11 +84,21 @@ impl Node {
         let md = XdpMd {
             ingress_ifindex: ifindex,
         };
+        // The program reads the words of a message wherever they lie, as BPF may; here they must lie straight.
+        let skew = skew(frame);
+        let mut room = vec![0u64; (skew + frame.len()).div_ceil(8)];
+        // SAFETY: the same bytes.
+        let bytes =
+            unsafe { std::slice::from_raw_parts_mut(room.as_mut_ptr().cast(), room.len() * 8) };
+        let place: &mut [u8] = &mut bytes[skew..skew + frame.len()];
+        place.copy_from_slice(frame);
         // As `heartline_xdp` in main.rs, which cannot be compiled here.
-        match ingress::handle(&XdpContext::over(frame, &md)) {
+        let action = match ingress::handle(&XdpContext::over(place, &md)) {
             Ok(action) => action,
             Err(packet::Short) => xdp_action::XDP_PASS,
-        }
+        };
+        frame.copy_from_slice(place);
+        action
     }
 
     /// Runs the egress program.
@@ -128,4 +138,18 @@ impl Node {
         }
         m
     }
+}
+
+/// How far from a word's border a frame must begin, so that a message in it begins on one.
+fn skew(frame: &[u8]) -> usize {
+    let mut l3 = packet::ETH_LEN;
+    let kind = |at: usize| frame.get(at..at + 2).map(|b| u16::from_be_bytes([b[0], b[1]]));
+    while kind(l3 - 2).is_some_and(packet::is_tag) {
+        l3 += 4;
+    }
+    let header = match kind(l3 - 2) {
+        Some(packet::ETH_IPV6) => packet::IPV6_LEN,
+        _ => packet::IPV4_LEN,
+    };
+    (8 - (l3 + header + packet::UDP_LEN) % 8) % 8
 }
