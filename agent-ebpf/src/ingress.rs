@@ -31,6 +31,7 @@ pub fn handle(ctx: &XdpContext) -> Result<u32, Short> {
         packet::ETH_ARP => arp(ctx, sh, offset),
         packet::ETH_IPV4 => ipv4(ctx, sh, offset),
         packet::ETH_IPV6 => ipv6(ctx, sh, offset),
+        packet::ETH_VLAN | packet::ETH_QINQ => Ok(gate(Some(false), None)),
         _ => Ok(xdp_action::XDP_PASS),
     }
 }
@@ -62,21 +63,26 @@ fn ipv6(ctx: &XdpContext, sh: Option<&Shared>, l3: usize) -> Result<u32, Short> 
         return Ok(heartbeat::handle(ctx, sh, l3, l4, true));
     }
     let mut target = None;
-    if next == packet::PROTO_ICMPV6 {
-        // One without its target asks nothing, but is a frame to `dst` all the same.
-        match (packet::byte(ctx, l4), packet::ipv6(ctx, l4 + 8)) {
-            (Ok(packet::ICMPV6_NS), Ok(t)) => target = right(sh, &t),
-            (Ok(packet::ICMPV6_NA), Ok(t)) => foreign(ctx, sh, &t),
-            _ => {}
+    // One without its target asks nothing, but is a frame to `dst` all the same.
+    match packet::upper(ctx, l3) {
+        Ok((packet::PROTO_ICMPV6, l4)) => {
+            match (packet::byte(ctx, l4), packet::ipv6(ctx, l4 + 8)) {
+                (Ok(packet::ICMPV6_NS), Ok(t)) => target = right(sh, &t),
+                (Ok(packet::ICMPV6_NA), Ok(t)) => foreign(ctx, sh, &t),
+                _ => {}
+            }
         }
+        Ok((next, _)) if packet::is_extension(next) => target = Some(false),
+        Ok(_) | Err(Short) => {}
     }
     Ok(gate(right(sh, &dst), target))
 }
 
 #[inline(always)]
 fn arp(ctx: &XdpContext, sh: Option<&Shared>, l3: usize) -> Result<u32, Short> {
-    // Only Ethernet/IPv4 (RFC 826): hardware 1, protocol 0x0800, lengths 6 and 4.
-    if packet::be16(ctx, l3)? != 1
+    // Only IPv4 (RFC 826): protocol 0x0800, lengths 6 and 4. Linux takes hardware 1 (Ethernet) and 6 (IEEE 802) alike.
+    let hardware = packet::be16(ctx, l3)?;
+    if hardware != 1 && hardware != 6
         || packet::be16(ctx, l3 + 2)? != packet::ETH_IPV4
         || packet::be16(ctx, l3 + 4)? != 0x0604
     {
