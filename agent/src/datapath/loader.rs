@@ -218,7 +218,7 @@ impl DataPath {
     /// the layout word, which lets the programs use the table, is written last.
     ///
     /// A table of other members or of another generation is no state to go on with: this node then waits as if fresh,
-    /// and gives up what it owned (rule 10; changing members on a running cluster is not built yet).
+    /// and gives up what it owned. (A running agent goes from one generation to the next and keeps both: rule 10.)
     pub fn identify(&self, id: &Identity, now: u64, wall_ns: u64) {
         let t = &self.table;
         let same = t.voters.load() == u64::from(id.voters)
@@ -242,6 +242,11 @@ impl DataPath {
             t.vote_after.store(now + id.max_promise_ns);
             t.layout.store(LAYOUT);
         }
+    }
+
+    /// This node votes only after it has heard somebody who votes in its generation (rule 10).
+    pub fn await_proof(&self) {
+        self.table.vote_after.store(agent_common::state::UNPROVEN);
     }
 
     /// Makes the VIP map hold exactly these addresses and groups.
