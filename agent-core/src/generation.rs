@@ -84,7 +84,7 @@ pub enum Waits {
 }
 
 /// A change as it stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     /// The generation to be entered; `None`: no change is staged.
     pub next: Option<u32>,

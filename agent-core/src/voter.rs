@@ -91,7 +91,8 @@ impl<S: Deref<Target = Shared>> Core<S> {
         }
         let me = self.cfg.me;
         for h in 1..=MAX_NODES as u8 {
-            if h == x || h == me {
+            let gone = self.cfg.nodes[usize::from(h) - 1].is_none();
+            if h == x || h == me || gone && !self.rules.hold(Rule::RemovedStands) {
                 continue;
             }
             let p = self.sh.peer(h);

@@ -49,6 +49,8 @@ pub enum EventKind {
     NodeLate,
     /// Nothing is heard from a node.
     NodeSilent,
+    /// Members, or the group of a VIP, change: what is waited for, and what was entered.
+    GenerationChange,
     /// Another MAC address claimed one of our virtual addresses.
     ForeignClaim,
     /// Another machine uses this node's id: all gates shut, no more votes.
@@ -125,8 +127,8 @@ impl EventKind {
             Gained | NodeAlive | DeviceReturned | GateReturned | Moved | Resumed | Undrained | Fit => {
                 Severity::Good
             }
-            AgentStarted | AgentStopping | Reload | Restart | Drained | Paused | StaleAddress
-            | Note | Unknown => Severity::Plain,
+            AgentStarted | AgentStopping | Reload | GenerationChange | Restart | Drained
+            | Paused | StaleAddress | Note | Unknown => Severity::Plain,
         }
     }
 }

@@ -20,14 +20,41 @@ use crate::config::Config;
 /// DSCP CS6, network control: heartbeats go first where a network has classes.
 const TOS: i32 = 0xc0;
 
+/// Where the other nodes are on one link, by id - 1.
+pub type Peers = [Option<SockaddrStorage>; 32];
+
+/// The others' addresses on each link of node `me`, in all of these configurations together.
+pub fn peers(configs: &[&Config], me: u8) -> Vec<Peers> {
+    let links = configs
+        .iter()
+        .filter_map(|c| c.node_by_id(me))
+        .map(|n| n.links.len())
+        .max();
+    (0..links.unwrap_or(0))
+        .map(|i| {
+            let mut all: Peers = [None; 32];
+            for config in configs {
+                for node in config.nodes.iter().filter(|n| n.id != me) {
+                    if let (Some(peer), Some(slot)) = (
+                        node.links.get(i),
+                        all.get_mut(usize::from(node.id).wrapping_sub(1)),
+                    ) {
+                        *slot = Some(std::net::SocketAddr::new(peer.address, config.port).into());
+                    }
+                }
+            }
+            all
+        })
+        .collect()
+}
+
 /// A link of this node: where the others are, and the socket towards them.
 pub struct LinkSender {
     address: IpAddr,
     device: String,
     port: u16,
     socket: Option<OwnedFd>,
-    /// By node id - 1.
-    peers: [Option<SockaddrStorage>; 32],
+    peers: Peers,
     /// Messages that the kernel did not take.
     pub refused: u64,
 }
@@ -40,17 +67,8 @@ impl LinkSender {
         };
         own.links
             .iter()
-            .enumerate()
-            .map(|(i, link)| {
-                let mut peers = [None; 32];
-                for node in config.nodes.iter().filter(|n| n.id != me) {
-                    if let (Some(peer), Some(slot)) = (
-                        node.links.get(i),
-                        peers.get_mut(usize::from(node.id).wrapping_sub(1)),
-                    ) {
-                        *slot = Some(std::net::SocketAddr::new(peer.address, config.port).into());
-                    }
-                }
+            .zip(peers(&[config], me))
+            .map(|(link, peers)| {
                 let mut sender = LinkSender {
                     address: link.address,
                     device: link.device.clone(),
@@ -102,6 +120,11 @@ impl LinkSender {
         )?;
         self.socket = Some(fd);
         Ok(())
+    }
+
+    /// Speaks to other nodes from now on; the old list comes back for freeing.
+    pub fn set_peers(&mut self, peers: &mut Peers) {
+        std::mem::swap(&mut self.peers, peers);
     }
 
     /// Sends one message to a node, or to all if `to` is 0. Never waits.

@@ -11,6 +11,7 @@
 mod asks;
 mod backend;
 mod devices;
+pub(crate) mod generations;
 mod link;
 mod narrate;
 mod reload;

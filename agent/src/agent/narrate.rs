@@ -122,6 +122,15 @@ impl Narrator {
             CoreEvent::NewIncarnation { peer } => {
                 d(EventKind::Note, format!("{} came back with fresh state", n.node(peer))).peer(n.node(peer))
             }
+            CoreEvent::GenerationEntered { from, to } => {
+                d(EventKind::GenerationChange, format!("generation {to} is entered, {from} is left; leases go on"))
+                    .with("from", from)
+                    .with("to", to)
+            }
+            CoreEvent::Proven { peer, generation } => {
+                let text = format!("{} votes in generation {generation}: this node may, too", n.node(peer));
+                d(EventKind::GenerationChange, text).peer(n.node(peer))
+            }
             CoreEvent::GateShut { peer, groups } => {
                 let text = format!("{} runs {} with a later epoch: our gate shut at once", n.node(peer), self.groups(groups));
                 d(EventKind::GateShutByHigherEpoch, text).peer(n.node(peer))

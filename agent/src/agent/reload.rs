@@ -33,13 +33,30 @@ impl Supervisor {
             if !refused.is_empty() {
                 return Err(bad(refused.join("\n")));
             }
-            let changed: Vec<String> = changes.iter().map(ToString::to_string).collect();
-            if !changed.is_empty() {
+            let mut changed: Vec<String> = changes.iter().map(ToString::to_string).collect();
+            let mut entering = None;
+            if new.generation > self.config.generation {
+                self.may_enter(&new).map_err(&bad)?;
+                entering = Some(u64::from(new.generation));
+                self.stage(new).map_err(|e| bad(format!("{e:#}")))?;
+            } else if let Some(staged) = self.staged.as_ref().map(|s| s.config.generation) {
+                if !changed.is_empty() {
+                    let text = format!(
+                        "generation {staged} is on its way; to take it back, reload the file of generation {} as it was",
+                        self.config.generation
+                    );
+                    return Err(bad(text));
+                }
+                if self.unstage() {
+                    changed.push(format!("generation {staged} is taken back"));
+                }
+            } else if !changed.is_empty() {
                 self.apply(new).map_err(|e| bad(format!("{e:#}")))?;
             }
             Ok(ReloadReply {
                 generation: u64::from(self.config.generation),
                 changed,
+                entering,
                 needs_restart: Vec::new(),
             })
         })();
@@ -64,14 +81,8 @@ impl Supervisor {
 
     fn apply(&mut self, new: Config) -> Result<()> {
         // New VIPs are gated before anybody can put them anywhere; old ones until their addresses are gone.
-        let mut both = setup::vips(&self.config);
-        both.extend(
-            setup::vips(&new)
-                .into_iter()
-                .filter(|e| !both.contains(e))
-                .collect::<Vec<_>>(),
-        );
-        self.datapath.set_gated(new.cluster_id, &both)?;
+        self.datapath
+            .set_gated(new.cluster_id, &setup::both_vips(&self.config, &new))?;
         let net = setup::net_config(&new)?;
         let core = setup::core_config(&new, self.me);
         self.net
@@ -85,6 +96,26 @@ impl Supervisor {
         crate::cli::logging::apply_config_level(&new.log)?;
         self.narrator.names = Names::of(&new);
         self.config = new;
+        Ok(())
+    }
+
+    /// May a later generation be staged here? What makes it unsafe the core refuses; this is what people get wrong.
+    fn may_enter(&mut self, new: &Config) -> Result<(), String> {
+        let (from, to) = (self.config.generation, new.generation);
+        if new.node_by_id(self.me).is_none() {
+            return Err(format!(
+                "{} is no member of generation {to}: reload the other nodes; when they have entered it, stop the agent here \
+                 (systemctl disable --now heartline)",
+                self.narrator.names.node(self.me)
+            ));
+        }
+        let newest = self.rt.snapshot.read().progress.newest;
+        if to > from + 1 && newest < to {
+            return Err(format!(
+                "the generation jumps from {from} to {to}, and no node was heard in {to}: one generation after the other \
+                 (`heartline plan` shows the steps)"
+            ));
+        }
         Ok(())
     }
 
@@ -103,6 +134,12 @@ impl Supervisor {
                 }
             )
         };
+        if new.generation != self.config.generation {
+            return Err(bad(format!(
+                "the file is of generation {}, this node is in {}: `heartline reload` first, and wait until it is entered",
+                new.generation, self.config.generation
+            )));
+        }
         let refused: Vec<String> = diff(&self.config, &new)
             .into_iter()
             .chain(key_change(&self.key, &key))

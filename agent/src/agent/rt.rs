@@ -11,7 +11,9 @@ use std::{
 };
 
 use agent_common::siphash::Key;
-use agent_core::{Action, Command, CommandError, Core, CoreConfig, Event, Now, action::Gain};
+use agent_core::{
+    Action, Command, CommandError, Core, CoreConfig, Event, Next, Now, StageError, action::Gain,
+};
 use nix::{
     poll::{PollFd, PollFlags, ppoll},
     sys::{
@@ -24,7 +26,7 @@ use rtrb::{Consumer, Producer, RingBuffer};
 use triple_buffer::{Input, Output};
 
 use super::{
-    link::{LinkSender, broadcast},
+    link::{LinkSender, Peers, broadcast},
     snapshot::Snapshot,
 };
 use crate::{
@@ -47,6 +49,14 @@ pub enum RtCommand {
     Core(u64, Command),
     /// A changed configuration; the old one comes back for freeing.
     Reconfigure(Box<CoreConfig>),
+    /// A configuration of a later generation, to be entered when that is safe; what it replaces comes back for freeing.
+    Stage(Box<Next>),
+    /// Take the staged configuration back.
+    Unstage,
+    /// Addresses and gates follow the generation that was entered.
+    Mapped,
+    /// Speak to these nodes from now on, by link.
+    Peers(Vec<Peers>),
     /// Open the links that are not open; `anew`: a device has returned, bind all again.
     Reopen {
         /// Close first?
@@ -74,6 +84,16 @@ pub enum RtReport {
     Left,
     /// An old configuration, to be freed elsewhere.
     Old(Box<CoreConfig>),
+    /// A staged configuration was not taken.
+    NotStaged(StageError),
+    /// The staged configuration was given back.
+    Unstaged,
+    /// The staged generation was entered.
+    Entered(u32),
+    /// To be freed elsewhere.
+    OldNext(Box<Next>),
+    /// To be freed elsewhere.
+    OldPeers(Vec<Peers>),
     /// The thread has ended.
     Ended,
 }
@@ -256,6 +276,34 @@ impl RtThread {
                 self.act();
                 self.tell(RtReport::Old(cfg));
             }
+            RtCommand::Stage(next) => {
+                match self.parts.core.stage(next, now()) {
+                    Ok(None) => {}
+                    Ok(Some(old)) => self.tell(RtReport::OldNext(old)),
+                    Err((e, next)) => {
+                        self.tell(RtReport::NotStaged(e));
+                        self.tell(RtReport::OldNext(next));
+                    }
+                }
+                self.act();
+            }
+            RtCommand::Unstage => {
+                if let Some(old) = self.parts.core.unstage(now()) {
+                    self.tell(RtReport::Unstaged);
+                    self.tell(RtReport::OldNext(old));
+                }
+                self.act();
+            }
+            RtCommand::Mapped => {
+                self.parts.core.mapped(now());
+                self.act();
+            }
+            RtCommand::Peers(mut peers) => {
+                for (link, p) in self.parts.links.iter_mut().zip(&mut peers) {
+                    link.set_peers(p);
+                }
+                self.tell(RtReport::OldPeers(peers));
+            }
             RtCommand::Reopen { anew } => {
                 for l in &mut self.parts.links {
                     if anew {
@@ -299,6 +347,12 @@ impl RtThread {
                 Action::Announce { group } => self.parts.net.send(NetCommand::Announce { group }),
                 Action::PauseReady { until: _ } => self.tell(RtReport::PauseReady),
                 Action::Left => self.tell(RtReport::Left),
+                Action::Entered { generation } => {
+                    self.tell(RtReport::Entered(generation));
+                    if let Some(old) = self.parts.core.take_retired() {
+                        self.tell(RtReport::OldNext(old));
+                    }
+                }
                 Action::Event(e) => self.tell(RtReport::Event(boottime_ns(), e)),
             }
         }

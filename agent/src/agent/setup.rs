@@ -180,8 +180,22 @@ pub fn identity(c: &Config, me: u8) -> Identity {
         digest: c.digest(),
         port: c.port,
         max_promise_ns: c.timing.max_promise_ns,
-        voters: c.nodes.iter().fold(0, |m, n| m | node_bit(n.id)),
+        voters: voters(c),
     }
+}
+
+/// The members, one bit each.
+pub fn voters(c: &Config) -> u32 {
+    c.nodes.iter().fold(0, |m, n| m | node_bit(n.id))
+}
+
+/// All VIPs with their groups, those of the new configuration first: one that stays nowhere is gated until its address is
+/// gone.
+pub fn both_vips(old: &Config, new: &Config) -> Vec<(IpAddr, u8, bool)> {
+    let mut all = vips(new);
+    let gone: Vec<_> = vips(old).into_iter().filter(|v| !all.contains(v)).collect();
+    all.extend(gone);
+    all
 }
 
 /// The address thread's view of the configuration.
@@ -253,6 +267,14 @@ impl Names {
             nodes: c.nodes.iter().map(|n| (n.id, n.name.clone())).collect(),
             groups: c.groups.iter().map(|g| (g.id, g.name.clone())).collect(),
         }
+    }
+    /// With those of another configuration.
+    #[must_use]
+    pub fn with(&self, c: &Config) -> Names {
+        let mut all = Names::of(c);
+        all.nodes.extend(self.nodes.clone());
+        all.groups.extend(self.groups.clone());
+        all
     }
     /// A node's name, or its number.
     pub fn node(&self, id: u8) -> String {

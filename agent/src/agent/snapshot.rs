@@ -2,7 +2,7 @@
 
 use agent_common::{MAX_GROUPS, MAX_NODES, Set};
 use agent_core::{
-    Core, Health,
+    Core, Health, Progress,
     placement::{Candidate, Reason},
     soft::Key,
 };
@@ -28,6 +28,12 @@ pub struct Snapshot {
     pub unfit: Box<[u32; MAX_GROUPS]>,
     /// What runs here.
     pub owned: Set,
+    /// The generation that the core is in.
+    pub generation: u32,
+    /// A change of generation.
+    pub progress: Progress,
+    /// The generation may be left, as far as this node is concerned.
+    pub settled: bool,
     /// Hands off.
     pub paused: bool,
     /// Does the real-time thread have its priority?
@@ -53,6 +59,9 @@ impl Default for Snapshot {
             reason: Box::new([Reason::Nobody; MAX_GROUPS]),
             unfit: Box::new([0; MAX_GROUPS]),
             owned: Set::EMPTY,
+            generation: 0,
+            progress: Progress::default(),
+            settled: false,
             paused: false,
             realtime: false,
             late_ns: 0,
@@ -70,6 +79,9 @@ impl Snapshot {
         self.at = now;
         self.nodes = view.nodes;
         self.owned = core.owned();
+        self.generation = core.config().generation;
+        self.progress = core.progress(now);
+        self.settled = core.settled(now);
         self.paused = core.is_paused();
         *self.owner = view.owner;
         for id in 1..=MAX_NODES as u8 {

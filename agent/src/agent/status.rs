@@ -21,6 +21,7 @@ pub struct Sources<'a> {
     pub table: &'a Table,
     pub gates: &'a Gates,
     pub counters: Vec<(&'static str, u64)>,
+    pub change: Option<ChangeStatus>,
     pub takeovers: &'a BTreeMap<u8, Takeover>,
     pub errors: &'a BTreeMap<(u8, u16), String>,
     pub present: &'a [u64; 4],
@@ -37,13 +38,17 @@ pub fn report(s: &Sources<'_>) -> StatusReport {
     let ago = |at: u64| (at != 0).then(|| now.saturating_sub(at) / 1_000_000);
     let vote_after = t.vote_after.load();
     let halted = t.halted.load() != 0;
+    let proven = vote_after != agent_common::state::UNPROVEN;
     let active = t.votes(now);
     let voting = VotingStatus {
         active,
         since_boot_ns: active.then_some(vote_after),
-        waits_ms: (!active && !halted).then(|| vote_after.saturating_sub(now) / 1_000_000),
+        waits_ms: (!active && !halted && proven)
+            .then(|| vote_after.saturating_sub(now) / 1_000_000),
         reason: if halted {
             Some("another machine uses this node's id".into())
+        } else if !proven {
+            Some("its generation is new to it: waiting to hear a member that votes in it".into())
         } else {
             (!active).then(|| {
                 "fresh state: waiting until every promise that it may have forgotten is over".into()
@@ -74,6 +79,7 @@ pub fn report(s: &Sources<'_>) -> StatusReport {
         node_id: s.me,
         cluster: config.cluster.clone(),
         generation: u64::from(config.generation),
+        change: s.change.clone(),
         digest: format!("{:08x}", config.digest()),
         incarnation: t.incarnation.load(),
         boot_ns: now,
@@ -293,7 +299,33 @@ fn warnings(s: &Sources<'_>, nodes: &[NodeStatus]) -> Vec<Warning> {
             Some(help),
         );
     }
-    if !s.table.votes(s.now) && s.table.halted.load() == 0 {
+    let newest = s.snapshot.progress.newest;
+    if newest > s.config.generation && s.change.is_none() {
+        let text = format!(
+            "others are in generation {newest}, this node is in {}: nobody listens to it there",
+            s.config.generation
+        );
+        let help = "copy their configuration here and `heartline reload`; if this node was left out: stop its agent";
+        add(Level::Warning, "generation_behind", text, Some(help));
+    }
+    if let Some(c) = &s.change
+        && c.code != "nothing"
+    {
+        add(
+            Level::Note,
+            "generation_change",
+            format!("generation {} {}", c.to, c.waits),
+            None,
+        );
+    }
+    if !s.snapshot.progress.proven && s.snapshot.at != 0 {
+        let text = format!(
+            "generation {} is new to this node: it votes when it hears a member that votes in it",
+            s.config.generation
+        );
+        let help = "a cluster begins with generation = 1; else: is a node of this generation up, with the same file?";
+        add(Level::Warning, "generation_unproven", text, Some(help));
+    } else if !s.table.votes(s.now) && s.table.halted.load() == 0 {
         let left = s.table.vote_after.load().saturating_sub(s.now);
         add(
             Level::Note,

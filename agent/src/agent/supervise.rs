@@ -10,7 +10,7 @@ use std::{
 };
 
 use agent_common::siphash::Key;
-use agent_core::{Command, CommandError, Core};
+use agent_core::{Command, CommandError, Core, History};
 use anyhow::{Context, Result};
 use tokio::{
     io::{Interest, unix::AsyncFd},
@@ -23,6 +23,7 @@ use super::{
     End,
     backend::{ASKS, AgentBackend},
     devices::Gates,
+    generations::{self, Staged},
     link::LinkSender,
     narrate::Narrator,
     rt::{self, RtCommand, RtHandle, RtParts, RtReport},
@@ -80,6 +81,14 @@ pub(super) struct Supervisor {
     pub(super) rounds: u64,
     pub(super) started_ns: u64,
     pub(super) locked: bool,
+    /// What is on disk about generations.
+    pub(super) history: History,
+    /// A change to a later generation.
+    pub(super) staged: Option<Staged>,
+    /// The address thread has not followed the newest generation yet.
+    pub(super) mapping: bool,
+    /// When nodes that are no members any more are told nothing any more, boot ns; 0: they are not.
+    pub(super) shrink_peers_at: u64,
 }
 
 /// Whom to tell what became of a command.
@@ -118,14 +127,21 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
     let table = datapath.table();
     let now = rt::now();
     let fresh = datapath.is_fresh();
-    let before = table.generation.load();
-    if !fresh && before > u64::from(config.generation) {
-        anyhow::bail!(
-            "{}: generation {} is older than the {before} that this node has been in: a generation never goes back \
-             (raise it in the file on all nodes, or, with the whole cluster stopped: heartline unload)",
-            args.config.display(),
-            config.generation
-        );
+    let history = generations::start(
+        &args.state_dir,
+        &config,
+        &args.config,
+        (!fresh).then_some(table),
+    )?;
+    generations::write(&args.state_dir, history)?;
+    // Before the gate's map: gates of another generation are shut here.
+    datapath.identify(
+        &setup::identity(&config, me),
+        now.boot,
+        now.wall_ms.saturating_mul(1_000_000),
+    );
+    if !history.proven {
+        datapath.await_proof();
     }
     datapath.set_gated(config.cluster_id, &setup::vips(&config))?;
     let links: Vec<_> = config
@@ -133,11 +149,6 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
         .map(|n| n.links.iter().map(|l| l.address).collect())
         .unwrap_or_default();
     datapath.set_links(&links)?;
-    datapath.identify(
-        &setup::identity(&config, me),
-        now.boot,
-        now.wall_ms.saturating_mul(1_000_000),
-    );
     // From here on the programs use the table; the gate is shut for every group that has no lease.
     let mut gates = Gates::default();
     let (drafts, _) = gates.check(&mut datapath, setup::modes(config.datapath));
@@ -204,6 +215,10 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
         rounds: 0,
         started_ns: now.boot,
         locked,
+        history,
+        staged: None,
+        mapping: false,
+        shrink_peers_at: 0,
         config,
         key,
         datapath,
@@ -232,7 +247,13 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
             format!("the new agent goes on with {kept} groups; nothing moved"),
         )]);
     }
-    if fresh {
+    if !s.history.proven {
+        let text = format!(
+            "generation {} is new to this node: it votes when it has heard a member that does",
+            s.config.generation
+        );
+        s.record(vec![Draft::new(EventKind::GenerationChange, text)]);
+    } else if fresh {
         let wait = s.config.timing.max_promise_ns;
         let text = format!(
             "voting in {}: until then every promise that may have been forgotten runs out",
@@ -469,6 +490,15 @@ impl Supervisor {
                     ]);
                 }
                 RtReport::Old(config) => drop(config),
+                RtReport::OldNext(next) => drop(next),
+                RtReport::OldPeers(peers) => drop(peers),
+                RtReport::Entered(generation) => self.entered(generation),
+                RtReport::Unstaged => self.unstaged(),
+                RtReport::NotStaged(e) => {
+                    let text = format!("the new generation cannot be entered from here: {e:?}");
+                    self.record(vec![Draft::new(EventKind::Note, text)]);
+                    self.unstaged();
+                }
                 RtReport::Ended => {}
             }
         }
@@ -495,6 +525,7 @@ impl Supervisor {
 
     pub(super) fn status(&mut self) -> StatusReport {
         let counters = self.counters();
+        let change = self.change_status();
         let snapshot = self.rt.snapshot.read();
         status::report(&status::Sources {
             config: &self.config,
@@ -504,6 +535,7 @@ impl Supervisor {
             table: &self.table,
             gates: &self.gates,
             counters,
+            change,
             takeovers: &self.narrator.takeovers,
             errors: &self.vip_errors,
             present: &self.present,

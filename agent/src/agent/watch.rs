@@ -18,7 +18,10 @@ impl Supervisor {
         while let Some(e) = self.net.events.pop() {
             match e {
                 NetEvent::AddressUp { group, up, .. } => self.set_present(group, up > 0),
-                NetEvent::Reconfigured { .. } => self.ungate_removed(),
+                NetEvent::Reconfigured { .. } => {
+                    self.ungate_removed();
+                    self.mapped();
+                }
                 NetEvent::AddressDown { group, .. } => {
                     self.set_present(group, false);
                     self.vip_errors.retain(|(g, _), _| *g != group);
@@ -102,6 +105,7 @@ impl Supervisor {
 
     pub(super) fn second(&mut self) {
         self.check_gates();
+        self.check_generations();
         let source = clock_source();
         if source != self.clock_source {
             let text = format!(

@@ -22,6 +22,9 @@ pub struct AgentArgs {
     /// Where maps and programs are pinned (on a BPF file system)
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/heartline")]
     pub bpf_dir: PathBuf,
+    /// Where the generation is kept that this node has been in: must outlast a reboot
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/heartline")]
+    pub state_dir: PathBuf,
     /// What to log: error, warn, info, debug, trace, or a filter like info,heartline::control=debug
     /// [default: as configured]
     #[arg(long, value_name = "LEVEL")]

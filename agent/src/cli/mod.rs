@@ -14,6 +14,7 @@ pub mod logging;
 pub mod move_group;
 pub mod output;
 pub mod pause;
+pub mod plan;
 pub mod reload;
 pub mod render;
 pub mod restart;
@@ -110,6 +111,8 @@ pub enum Command {
     Events(events::Args),
     /// Read the configuration again; moves nothing that need not move
     Reload(reload::Args),
+    /// Say what a changed configuration would do, and in which steps; changes nothing
+    Plan(plan::Args),
     /// Replace the agent process; moves nothing
     Restart(restart::Args),
     /// Check a configuration file
@@ -140,6 +143,7 @@ pub fn run(cli: Cli) -> ExitCode {
     let result = match command {
         Command::Agent(args) => return agent::run(args, &place),
         Command::Check(args) => return check::run(args),
+        Command::Plan(args) => return plan::run(&args),
         Command::Keygen(args) => return keygen::run(args),
         Command::Doctor(args) => return doctor::run(args),
         Command::Status(args) => block_on(status::run(args, place.client())),

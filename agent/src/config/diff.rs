@@ -1,6 +1,6 @@
 //! What a reload would change, and what it refuses.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use serde::Serialize;
@@ -102,6 +102,36 @@ pub enum Change {
         /// New value.
         to: String,
     },
+    /// A later generation: members, or the group of a VIP, change with it.
+    Generation {
+        /// Old.
+        from: u32,
+        /// New.
+        to: u32,
+    },
+    /// A node joins.
+    MemberAdded {
+        /// Its id.
+        id: u8,
+        /// Its name.
+        name: String,
+    },
+    /// A node leaves: it hands over first.
+    MemberRemoved {
+        /// Its id.
+        id: u8,
+        /// Its name.
+        name: String,
+    },
+    /// A VIP goes from one group to another; both are given up for a moment.
+    VipMoved {
+        /// The VIP.
+        address: IpAddr,
+        /// Old group's id.
+        from: u8,
+        /// New group's id.
+        to: u8,
+    },
     /// Cannot be changed while the agent runs.
     Refused {
         /// What.
@@ -184,6 +214,14 @@ impl std::fmt::Display for Change {
             Self::AnnounceInterval { to_ns } => {
                 write!(f, "announce_interval is now {}", show_ns(*to_ns))
             }
+            Self::Generation { from, to } => write!(f, "generation {from} becomes {to}"),
+            Self::MemberAdded { id, name } => write!(f, "node {name} (id {id}) joins"),
+            Self::MemberRemoved { id, name } => {
+                write!(f, "node {name} (id {id}) leaves: it hands over first")
+            }
+            Self::VipMoved { address, from, to } => {
+                write!(f, "VIP {address} goes from group {from} to group {to}")
+            }
             Self::Log { to } => write!(f, "log is now {to:?}"),
             Self::Refused { why, mend, .. } => write!(f, "refused: {why}; {mend}"),
         }
@@ -205,8 +243,11 @@ fn refused(what: Refusal, why: impl Into<String>, mend: &str) -> Change {
 pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     let mut changes = Vec::new();
     diff_fixed(old, new, &mut changes);
+    diff_members(old, new, &mut changes);
     diff_moved_vips(old, new, &mut changes);
     diff_groups(old, new, &mut changes);
+    // Stable: within both halves the order stays.
+    changes.sort_by_key(|c| !c.is_refused());
     if old.announce_interval_ns != new.announce_interval_ns {
         changes.push(Change::AnnounceInterval {
             to_ns: new.announce_interval_ns,
@@ -244,23 +285,6 @@ fn diff_fixed(old: &Config, new: &Config, changes: &mut Vec<Change>) {
             why,
             "stop all agents, change it on all nodes and start them",
         ));
-    }
-    if old.generation != new.generation {
-        let why = format!(
-            "the generation changes from {} to {}",
-            old.generation, new.generation
-        );
-        let mend = "changing members on a running cluster comes in a later release: stop all agents, change all nodes and start them";
-        changes.push(refused(Refusal::Generation, why, mend));
-    }
-    let members = changed_members(&old.nodes, &new.nodes);
-    if !members.is_empty() {
-        let why = format!(
-            "the members change ({}), and majorities of two lists need not meet",
-            members.join(", ")
-        );
-        let mend = "changing members on a running cluster comes in a later release: stop all agents, change all nodes, count generation up and start them";
-        changes.push(refused(Refusal::Members, why, mend));
     }
     if old.port != new.port {
         let why = format!(
@@ -321,30 +345,97 @@ fn diff_fixed(old: &Config, new: &Config, changes: &mut Vec<Change>) {
     }
 }
 
-/// "n3 is new", "n2 is gone", "n1 has other links", ...
-fn changed_members(old: &[Node], new: &[Node]) -> Vec<String> {
-    let by_id = |nodes: &[Node]| {
-        nodes
+/// Members change with the generation, one at a time (rule 10).
+fn diff_members(old: &Config, new: &Config, changes: &mut Vec<Change>) {
+    let (from, to) = (old.generation, new.generation);
+    if to < from {
+        let why = format!("the generation goes back from {from} to {to}, and it never does");
+        let mend = format!("count it up to {} on all nodes", from + 1);
+        return changes.push(refused(Refusal::Generation, why, &mend));
+    }
+    let altered = altered_members(&old.nodes, &new.nodes);
+    if !altered.is_empty() {
+        let why = format!(
+            "{}, and every node must know that at once",
+            altered.join(", ")
+        );
+        let mend = "remove the node and add it again with a new id, or stop all agents, change all nodes and start them";
+        changes.push(refused(Refusal::Members, why, mend));
+    }
+    let steps = member_steps(&old.nodes, &new.nodes);
+    if to == from {
+        if !steps.is_empty() {
+            let why = format!(
+                "the members change ({}) and the generation does not, and majorities of two lists need not meet",
+                sentences(&steps)
+            );
+            let mend = format!("set generation = {}", from + 1);
+            changes.push(refused(Refusal::Members, why, &mend));
+        }
+        return;
+    }
+    if to == from + 1 && steps.len() > 1 {
+        let why = format!(
+            "{} members change at once ({}), and majorities of two such lists need not meet",
+            steps.len(),
+            sentences(&steps)
+        );
+        let each: Vec<String> = steps
             .iter()
-            .map(|n| (n.id, n.clone()))
-            .collect::<BTreeMap<_, _>>()
-    };
-    let (old, new) = (by_id(old), by_id(new));
-    let ids: BTreeSet<u8> = old.keys().chain(new.keys()).copied().collect();
-    ids.iter()
-        .filter_map(|id| match (old.get(id), new.get(id)) {
-            (None, Some(node)) => Some(format!("{} is new", node.name)),
-            (Some(node), None) => Some(format!("{} is gone", node.name)),
-            (Some(a), Some(b)) if a.name != b.name => Some(format!("{} is now {}", a.name, b.name)),
-            (Some(a), Some(b)) if a.role != b.role => Some(format!("{} has another role", a.name)),
-            (Some(a), Some(b)) if a.links != b.links => Some(format!("{} has other links", a.name)),
-            _ => None,
+            .zip(to..)
+            .map(|(step, g)| format!("generation {g}: {step}"))
+            .collect();
+        let mend = format!("one file after the other: {}", each.join("; "));
+        return changes.push(refused(Refusal::Members, why, &mend));
+    }
+    changes.push(Change::Generation { from, to });
+    changes.extend(steps);
+}
+
+fn sentences(steps: &[Change]) -> String {
+    let each: Vec<String> = steps.iter().map(ToString::to_string).collect();
+    each.join("; ")
+}
+
+/// Who joins and who leaves, one step each; first those who join, so that the cluster never shrinks on the way.
+#[must_use]
+pub fn member_steps(old: &[Node], new: &[Node]) -> Vec<Change> {
+    let missing = |from: &[Node], node: &Node| !from.iter().any(|n| n.id == node.id);
+    let joins = new.iter().filter(|n| missing(old, n));
+    let leaves = old.iter().filter(|n| missing(new, n));
+    joins
+        .map(|n| Change::MemberAdded {
+            id: n.id,
+            name: n.name.clone(),
+        })
+        .chain(leaves.map(|n| Change::MemberRemoved {
+            id: n.id,
+            name: n.name.clone(),
+        }))
+        .collect()
+}
+
+/// "n1 has other links", ...
+fn altered_members(old: &[Node], new: &[Node]) -> Vec<String> {
+    old.iter()
+        .filter_map(|a| Some((a, new.iter().find(|b| b.id == a.id)?)))
+        .filter_map(|(a, b)| {
+            if a.name != b.name {
+                Some(format!("{} is now {}", a.name, b.name))
+            } else if a.role != b.role {
+                Some(format!("{} has another role", a.name))
+            } else if a.links != b.links {
+                Some(format!("{} has other links", a.name))
+            } else {
+                None
+            }
         })
         .collect()
 }
 
-/// A VIP that goes from one group to another could be granted twice: once as part of each (rule 10).
-fn diff_moved_vips(old: &Config, new: &Config, changes: &mut Vec<Change>) {
+/// VIPs that go from one group to another: address, old group, new group.
+#[must_use]
+pub fn moved_vips(old: &Config, new: &Config) -> Vec<(IpAddr, u8, u8)> {
     let home = |c: &Config| -> HashMap<IpAddr, u8> {
         c.groups
             .iter()
@@ -352,19 +443,29 @@ fn diff_moved_vips(old: &Config, new: &Config, changes: &mut Vec<Change>) {
             .collect()
     };
     let before = home(old);
-    for group in &new.groups {
-        for vip in &group.vips {
-            if let Some(from) = before.get(&vip.address)
-                && *from != group.id
-            {
-                let why = format!(
-                    "VIP {} would go from group {from} to group {}, and both could be granted at once",
-                    vip.address, group.id
-                );
-                let mend = "remove it from its group, reload all nodes, wait for max_promise, then add it to the other and reload again";
-                changes.push(refused(Refusal::VipGroup, why, mend));
-            }
+    new.groups
+        .iter()
+        .flat_map(|g| g.vips.iter().map(move |v| (v.address, g.id)))
+        .filter_map(|(address, to)| {
+            let from = *before.get(&address)?;
+            (from != to).then_some((address, from, to))
+        })
+        .collect()
+}
+
+/// A VIP that goes from one group to another could be granted twice, once as part of each, but for a new generation, which
+/// waits for the promises of the old one (rule 10).
+fn diff_moved_vips(old: &Config, new: &Config, changes: &mut Vec<Change>) {
+    for (address, from, to) in moved_vips(old, new) {
+        if new.generation > old.generation {
+            changes.push(Change::VipMoved { address, from, to });
+            continue;
         }
+        let why = format!(
+            "VIP {address} would go from group {from} to group {to}, and both could be granted at once"
+        );
+        let mend = format!("set generation = {}", old.generation + 1);
+        changes.push(refused(Refusal::VipGroup, why, &mend));
     }
 }
 

@@ -34,7 +34,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 pub use check::{Checks, Local};
-pub use diff::{Change, Refusal, diff, key_change};
+pub use diff::{Change, Refusal, diff, key_change, member_steps, moved_vips};
 pub use digest::cluster_id;
 pub use key::{ClusterKey, KEY_BYTES, KEY_DIGITS, KeyError};
 pub use render::{Diagnostic, Report, Severity, Span, colour_wanted};

@@ -47,6 +47,9 @@ pub struct ReloadReply {
     pub generation: u64,
     /// What changed, a phrase each; empty if nothing did.
     pub changed: Vec<String>,
+    /// A later generation that is entered as soon as all nodes are ready; absent: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entering: Option<u64>,
     /// What changed in the file but takes effect only after `heartline restart`.
     pub needs_restart: Vec<String>,
 }
@@ -115,6 +118,9 @@ pub struct StatusReport {
     pub cluster: String,
     /// Config generation.
     pub generation: u64,
+    /// A change to a later generation that is under way; absent: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub change: Option<ChangeStatus>,
     /// Digest of what all nodes must agree on, hex.
     pub digest: String,
     /// The node's incarnation (born with its maps).
@@ -147,6 +153,23 @@ pub struct StatusReport {
     pub counters: BTreeMap<String, u64>,
     /// What a person should know.
     pub warnings: Vec<Warning>,
+}
+
+/// A change of generation on its way.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ChangeStatus {
+    /// The present generation.
+    pub from: u64,
+    /// The one to be entered.
+    pub to: u64,
+    /// What changes, a phrase each.
+    pub changes: Vec<String>,
+    /// What it waits for, in a word: `nothing`, `majority_heard`, `settling`, `node_not_ready`, `file_differs`,
+    /// `hands_over`, `too_few`, `proof`, `staging`.
+    pub code: String,
+    /// The same as a phrase for people.
+    pub waits: String,
 }
 
 /// The times in force.

@@ -222,7 +222,7 @@ impl DataPath {
     /// the layout word, which lets the programs use the table, is written last.
     ///
     /// A table of other members or of another generation is no state to go on with: this node then waits as if fresh,
-    /// and gives up what it owned (rule 10; changing members on a running cluster is not built yet).
+    /// and gives up what it owned. (A running agent goes from one generation to the next and keeps both: rule 10.)
     pub fn identify(&self, id: &Identity, now: u64, wall_ns: u64) {
         let t = &self.table;
         let same = t.voters.load() == u64::from(id.voters)
@@ -246,6 +246,11 @@ impl DataPath {
             t.vote_after.store(now + id.max_promise_ns);
             t.layout.store(LAYOUT);
         }
+    }
+
+    /// This node votes only after it has heard somebody who votes in its generation (rule 10).
+    pub fn await_proof(&self) {
+        self.table.vote_after.store(agent_common::state::UNPROVEN);
     }
 
     /// Makes the VIP map hold exactly these addresses and groups.
@@ -274,14 +279,17 @@ impl DataPath {
             .filter(|(.., gateway)| *gateway)
             .map(|(_, group, _)| (vmac_key(virtual_mac(cluster, *group)), u32::from(*group)))
             .collect();
+        macs.sort_unstable();
         macs.dedup();
-        let want: Vec<_> = vips
-            .iter()
-            .map(|(a, g, gateway)| {
-                let mark = if *gateway { VIP_GATEWAY } else { 0 };
-                (address_key(*a), u32::from(*g) | mark)
-            })
-            .collect();
+        // A VIP that changes its group comes twice; the first counts. The MACs of both stay gated.
+        let mut want: Vec<_> = Vec::with_capacity(vips.len());
+        let mut seen = std::collections::BTreeSet::new();
+        for (a, g, gateway) in vips {
+            let mark = if *gateway { VIP_GATEWAY } else { 0 };
+            if seen.insert(address_key(*a)) {
+                want.push((address_key(*a), u32::from(*g) | mark));
+            }
+        }
         // The MACs first: a gateway's VIP must not be spoken for before its MAC is gated.
         sync("VMACS", &mut self.vmacs, &macs)?;
         sync("VIPS", &mut self.vips, &want)

@@ -166,6 +166,7 @@ impl Backend for Fake {
             Ok(ReloadReply {
                 generation: 2,
                 changed: vec!["group web: address 10.77.0.102/32 added".into()],
+                entering: None,
                 needs_restart: vec!["port 4747 -> 4748".into()],
             })
         })

@@ -222,6 +222,7 @@ fn answers() {
             &ReloadReply {
                 generation: 4,
                 changed: vec!["log: debug".into()],
+                entering: None,
                 needs_restart: vec!["port: 4748".into()],
             },
             &style,

@@ -62,6 +62,7 @@ pub fn healthy() -> StatusReport {
         node_id: 1,
         cluster: "demo".into(),
         generation: 1,
+        change: None,
         digest: "5ab3c1d2e4f60718".into(),
         incarnation: 7,
         boot_ns,

@@ -154,7 +154,9 @@ impl Agent {
             .arg("--run-dir")
             .arg(&self.run_dir)
             .arg("--bpf-dir")
-            .arg(&self.bpf_dir);
+            .arg(&self.bpf_dir)
+            .arg("--state-dir")
+            .arg(self.run_dir.join("state"));
         // Nobody's service manager is told anything, and no lab shell's socket is taken for its own.
         command
             .env_remove("NOTIFY_SOCKET")

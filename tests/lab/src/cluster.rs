@@ -28,7 +28,7 @@ pub struct Cluster {
     agents: Vec<Agent>,
     frozen: Vec<String>,
     _webs: Vec<Web>,
-    _pins: Pins,
+    pins: Pins,
     config: PathBuf,
     /// The lab: cuts are made here.
     pub lab: Lab,
@@ -104,10 +104,26 @@ impl Cluster {
             agents,
             frozen: Vec::new(),
             _webs: webs,
-            _pins: pins,
+            pins,
             config: path,
             lab,
         })
+    }
+
+    /// Starts an agent on a spare machine.
+    ///
+    /// # Errors
+    /// No such machine, it has one already, or it does not start.
+    pub fn join(&mut self, node: &str) -> Result<()> {
+        if self.agents.iter().any(|agent| agent.name() == node) {
+            bail!("{node} has an agent already");
+        }
+        let station = self.lab.nodes.iter().find(|station| station.name == node);
+        let station = station.with_context(|| format!("the lab has no node {node:?}"))?;
+        let mut agent = Agent::new(station, &self.config, self.lab.dir(), &self.pins.0)?;
+        agent.start()?;
+        self.agents.push(agent);
+        Ok(())
     }
 
     /// The config file of all nodes.

@@ -14,6 +14,7 @@ pub mod check;
 pub mod clock;
 mod deliver;
 pub mod directed;
+pub mod directed_members;
 pub mod fault;
 mod heal;
 pub mod measure;

@@ -37,6 +37,9 @@ struct Args {
     /// With faults directed at this rule instead of all faults.
     #[arg(long, value_parser = rule)]
     directed: Option<Rule>,
+    /// Members and VIPs' groups change as well.
+    #[arg(long, conflicts_with_all = ["directed", "nodes"])]
+    members: bool,
     /// The timing profile: fast, lan or wan.
     #[arg(long, default_value = "lan", value_parser = ["fast", "lan", "wan"])]
     profile: String,
@@ -60,6 +63,7 @@ struct Args {
 fn rule(s: &str) -> Result<Rule, String> {
     rules::ALL
         .into_iter()
+        .chain(rules::GENERATIONS)
         .find(|r| format!("{r:?}").eq_ignore_ascii_case(s))
         .ok_or_else(|| {
             let names: Vec<String> = rules::ALL.iter().map(|r| format!("{r:?}")).collect();
@@ -88,6 +92,7 @@ fn main() -> std::process::ExitCode {
     for seed in from..from + count {
         let mut o = match a.directed {
             Some(r) => Options::directed(r, seed),
+            None if a.members => Options::members(seed),
             None => Options::random(seed, shape),
         };
         o = match a.profile.as_str() {

@@ -218,6 +218,7 @@ impl Options {
         }
         match self.directed_at {
             Some(r) => c += &format!(" --directed {r:?}"),
+            None if !self.generations.is_empty() => c += " --members",
             None => {
                 let shape = [
                     ("nodes", u32::from(s.nodes)),
@@ -230,7 +231,10 @@ impl Options {
                 }
             }
         }
-        for r in agent_common::rules::ALL {
+        for r in agent_common::rules::ALL
+            .into_iter()
+            .chain(agent_common::rules::GENERATIONS)
+        {
             if !self.rules.hold(r) {
                 c += &format!(" --break {r:?}");
             }
@@ -240,6 +244,9 @@ impl Options {
 
     /// Faults that reach the narrow history in which this rule matters.
     pub fn directed(rule: Rule, seed: u64) -> Options {
+        if agent_common::rules::GENERATIONS.contains(&rule) {
+            return crate::directed_members::options(rule, seed);
+        }
         let mut o = crate::directed::options(rule, seed);
         o.directed_at = Some(rule);
         o

@@ -73,6 +73,10 @@ pub fn done(done: &Done, _: &Style) -> String {
 /// The answer to `reload`.
 pub fn reloaded(reply: &ReloadReply, style: &Style) -> String {
     let mut text = match reply.changed.as_slice() {
+        _ if reply.entering.is_some() => format!(
+            "generation {} is staged, and entered as soon as all nodes are ready:\n",
+            reply.entering.unwrap_or_default()
+        ),
         [] => format!(
             "reloaded, generation {}: nothing changed\n",
             reply.generation

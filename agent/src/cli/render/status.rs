@@ -48,6 +48,12 @@ fn headline(report: &StatusReport, style: &Style) -> String {
         clean(&report.agent_version),
         report.wire_version
     );
+    if let Some(change) = &report.change {
+        text.push_str(&style.paint(
+            &format!(", changing to generation {}", change.to),
+            Tone::Warn,
+        ));
+    }
     if report.paused {
         text.push_str(&style.paint(", PAUSED", Tone::Warn));
     }
