@@ -11,6 +11,7 @@
 mod asks;
 mod backend;
 mod devices;
+mod fitness;
 mod link;
 mod narrate;
 mod reload;
@@ -19,6 +20,7 @@ mod setup;
 mod snapshot;
 mod status;
 mod supervise;
+mod track;
 mod watch;
 
 use std::{ffi::CString, os::unix::ffi::OsStrExt, process::ExitCode};
