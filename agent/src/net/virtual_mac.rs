@@ -9,8 +9,8 @@ use agent_common::record::VMAC_PREFIX;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoMacVlan, LinkAttribute,
-    LinkFlags, LinkInfo as LinkInfoAttribute, LinkMessage, MacVlanMode,
+    InfoData, InfoKind, InfoMacVlan, LinkAttribute, LinkFlags, LinkInfo as LinkInfoAttribute,
+    LinkMessage, MacVlanMode,
 };
 use nix::errno::Errno;
 
@@ -38,7 +38,8 @@ pub(crate) struct Virtual {
 }
 
 /// The name of a group's macvlan on a device: `hl7-eth0`, or with a number where that is too long.
-pub(crate) fn device_name(group: u8, parent: &str) -> DevName {
+#[must_use]
+pub fn device_name(group: u8, parent: &str) -> DevName {
     let plain = format!("hl{group}-{parent}");
     if plain.len() <= 15 {
         return bounded(plain);
@@ -51,7 +52,9 @@ pub(crate) fn device_name(group: u8, parent: &str) -> DevName {
 pub(crate) fn is_ours(link: &LinkInfo) -> bool {
     link.name.starts_with("hl")
         && link.kind.as_deref() == Some("macvlan")
-        && link.mac.is_some_and(|mac| mac.first() == Some(&VMAC_PREFIX))
+        && link
+            .mac
+            .is_some_and(|mac| mac.first() == Some(&VMAC_PREFIX))
 }
 
 /// What a configuration needs.
@@ -73,12 +76,7 @@ pub(crate) fn needed(config: &NetConfig) -> Vec<Virtual> {
 }
 
 /// May the VIP be on its device now? A gateway needs both gates: answers could leave by the parent, too.
-pub(crate) fn usable(
-    devices: &Devices,
-    conf: &NetVip,
-    known: &Known,
-    wait_for_gate: bool,
-) -> bool {
+pub(crate) fn usable(devices: &Devices, conf: &NetVip, known: &Known, wait_for_gate: bool) -> bool {
     let covered = |known: &Known| known.covered || !wait_for_gate;
     match conf.gateway {
         None => covered(known),
@@ -104,9 +102,10 @@ impl Worker {
     pub(super) fn step_virtuals(&mut self, now: u64) {
         self.virtual_at = NEVER;
         let wanted = std::mem::take(&mut self.virtuals);
-        let stale = self.devices.links().filter(|link| {
-            is_ours(link) && !wanted.iter().any(|v| v.name == link.name)
-        });
+        let stale = self
+            .devices
+            .links()
+            .filter(|link| is_ours(link) && !wanted.iter().any(|v| v.name == link.name));
         for ifindex in stale.map(|link| link.ifindex).collect::<Vec<_>>() {
             let _ = ask(&mut self.io.requester, &removal(ifindex));
         }
@@ -171,7 +170,8 @@ impl Worker {
         let Some(known) = self.devices.by_name(&v.name) else {
             let parent = parent?.link;
             // Not on what is no Ethernet, and not on itself.
-            return (parent.mac.is_some() && !is_ours(&parent)).then_some(Action::Make(parent.ifindex));
+            return (parent.mac.is_some() && !is_ours(&parent))
+                .then_some(Action::Make(parent.ifindex));
         };
         if !is_ours(&known.link) {
             return Some(Action::Blocked);
@@ -205,22 +205,32 @@ impl Worker {
     }
 }
 
-/// Removes all devices with a virtual MAC: before their gates are taken out of the kernel. Returns their names.
+/// Removes what an agent that was killed left behind: routes and rules with our mark, and devices with a virtual MAC,
+/// which must not outlive their gates. Returns the names of the devices.
 ///
 /// # Errors
-/// [`NetError`]: devices cannot be listed, or one cannot be removed.
-pub fn remove_virtual_devices() -> Result<Vec<String>, NetError> {
+/// [`NetError`]: something cannot be listed, or a device cannot be removed.
+pub fn remove_leftovers() -> Result<Vec<String>, NetError> {
     let mut requester = Requester::open()?;
+    for found in requester.ours()? {
+        let _ = ask(&mut requester, &found.removal());
+    }
     let mut names = Vec::new();
     for link in requester.links()?.iter().filter(|link| is_ours(link)) {
         match ask(&mut requester, &removal(link.ifindex)) {
             Answer::Done => names.push(link.name.to_string()),
             Answer::Refused(Errno::ENODEV) => {}
             Answer::Refused(errno) => {
-                return Err(NetError::Config(format!("cannot remove {}: {errno}", link.name)));
+                return Err(NetError::Config(format!(
+                    "cannot remove {}: {errno}",
+                    link.name
+                )));
             }
             Answer::Silent => {
-                return Err(NetError::Config(format!("cannot remove {}: no answer", link.name)));
+                return Err(NetError::Config(format!(
+                    "cannot remove {}: no answer",
+                    link.name
+                )));
             }
         }
     }
@@ -247,10 +257,6 @@ fn creation(v: &Virtual, parent: u32) -> Vec<u8> {
                 MacVlanMode::Private,
             )])),
         ]),
-        // No link-local address: the standbys' would be the same.
-        LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(
-            In6AddrGenMode::None,
-        )])]),
     ];
     serialize(
         RouteNetlinkMessage::NewLink(m),
@@ -292,7 +298,12 @@ fn settings(name: &str, parent: &str) -> Result<(), Errno> {
             let _ = write(family, "forwarding", value.trim());
         }
     }
-    // No addresses from router advertisements. Without IPv6 there is nothing to set.
+    // No link-local address (mode "none"): the standbys' would be the same. Without IPv6 there is nothing to set.
+    match write("ipv6", "addr_gen_mode", "1") {
+        Ok(()) | Err(Errno::ENOENT) => {}
+        Err(errno) => return Err(errno),
+    }
+    // No addresses from router advertisements.
     for (key, value) in [("accept_ra", "0"), ("autoconf", "0"), ("accept_dad", "0")] {
         let _ = write("ipv6", key, value);
     }
