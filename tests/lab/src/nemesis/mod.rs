@@ -188,7 +188,7 @@ fn raise(options: &Options) -> Result<Attack> {
     let takeover = Duration::from_millis(takeover_ms);
     let max_promise = Duration::from_secs(promise);
     Ok(Attack {
-        stage: Stage::new(Cluster::start_bare(Lab::up(&spec)?, &text, "cluster.key")?)?,
+        stage: Stage::new(Cluster::start_bare(usize::MAX, Lab::up(&spec)?, &text, "cluster.key")?)?,
         spec: Spec {
             nodes: options.nodes,
             takeover,
