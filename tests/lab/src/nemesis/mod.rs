@@ -25,6 +25,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 
 pub use self::{
+    watch::{Usage, usage},
     plan::{Fault, Rng, Step, Who, cycle},
     report::{CycleReport, Report},
 };
