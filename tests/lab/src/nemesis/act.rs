@@ -71,6 +71,9 @@ pub(super) struct Stage {
     reloads: u32,
     /// Old words of each node, to be said again.
     words: Vec<Vec<u8>>,
+    /// Agents that were started: place in the history, node, since when, how long each waits before it votes (ns). When
+    /// they took part again is known from what they tell; on a busy machine a start takes seconds.
+    pub starting: Vec<(usize, u8, u64, u64)>,
     /// What each agent held before the first fault.
     pub first: BTreeMap<String, Usage>,
 }
@@ -114,6 +117,7 @@ impl Stage {
             begin: 0,
             reloads: 0,
             words: Vec::new(),
+            starting: Vec::new(),
             first: BTreeMap::new(),
         })
     }
@@ -353,14 +357,18 @@ impl Stage {
             | Fault::Mute(_)
             | Fault::Carrier(_)
             | Fault::Unplug(_)
-            | Fault::Freeze(_)
-            | Fault::Kill(_)
-            | Fault::Stop(_) => add(to, What::Node(node)),
-            // Fresh state waits before it votes.
-            Fault::Reboot(_) => add(
-                to + spec.max_promise.as_nanos() as u64 + 500_000_000,
-                What::Node(node),
-            ),
+            | Fault::Freeze(_) => add(to, What::Node(node)),
+            Fault::Kill(_) | Fault::Stop(_) | Fault::Reboot(_) | Fault::Restart(_) => {
+                // Fresh state waits before it votes.
+                let wait = match fault {
+                    Fault::Reboot(_) => spec.max_promise.as_nanos() as u64,
+                    _ => 0,
+                };
+                add(to, What::Node(node));
+                let since = if matches!(fault, Fault::Restart(_)) { from } else { to };
+                let nth = self.history.list.len() - 1;
+                self.starting.push((nth, node, since, wait));
+            }
             Fault::OneWay(_, k) => {
                 let nodes = spec.nodes;
                 add(to, What::Pair(node, (node + 1 + k) % nodes));
@@ -371,7 +379,6 @@ impl Stage {
                 }
             }
             Fault::CutLink(_)
-            | Fault::Restart(_)
             | Fault::Reload
             | Fault::Move(..)
             | Fault::Drain(_)
