@@ -22,7 +22,8 @@ static STATE: Array<Shared> = Array::pinned(1, MMAPABLE);
 #[map]
 static KEY: Array<[u64; 2]> = Array::pinned(1, 0);
 
-/// VIP -> group, and whether it is a gateway. Twice what a configuration may have: a reload gates the new ones before it lets go of the old.
+/// VIP -> group, and whether it is a gateway. Twice what a configuration may have: a reload gates the new ones before it
+/// lets go of the old.
 #[map]
 static VIPS: HashMap<AddressKey, u32> = HashMap::pinned(8192, 0);
 
