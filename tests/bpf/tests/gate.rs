@@ -383,7 +383,10 @@ fn foreign_claims_are_reported_while_we_own() {
             for _ in 0..100 {
                 rig.xdp(&f);
             }
-            assert!(rig.records().len() as u64 <= (boot_ns() - first) / 100_000_000 + 1, "{what}");
+            assert!(
+                rig.records().len() as u64 <= (boot_ns() - first) / 100_000_000 + 1,
+                "{what}"
+            );
             assert!(rig.delta().contains(&("foreign_claims", 100)), "{what}");
             std::thread::sleep(std::time::Duration::from_millis(101));
         }

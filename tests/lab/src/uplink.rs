@@ -101,7 +101,12 @@ impl Lab {
         guest.tx_checksum_off(&["eth0".into()])?;
         node.ns.tx_checksum_off(&["guest".into()])?;
         let end = Instant::now() + Duration::from_secs(5);
-        while !guest.run(|| Ok(std::fs::read_to_string("/proc/thread-self/net/route")?.lines().count() > 1))? {
+        while !guest.run(|| {
+            Ok(std::fs::read_to_string("/proc/thread-self/net/route")?
+                .lines()
+                .count()
+                > 1)
+        })? {
             if Instant::now() > end {
                 bail!("the guest of {} has no route", node.name);
             }

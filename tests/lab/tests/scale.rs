@@ -52,7 +52,10 @@ fn text(spec: &LabSpec, profile: &'static str, groups: u16, vips: u16) -> String
         prefer.rotate_left(1);
         for nth in (0..vips).filter(|nth| nth % groups == id) {
             let address = if nth == 0 { VIP4 } else { vip(nth) };
-            let _ = write!(text, "[[group.vip]]\naddress = \"{address}\"\ndevice = \"eth0\"\n");
+            let _ = write!(
+                text,
+                "[[group.vip]]\naddress = \"{address}\"\ndevice = \"eth0\"\n"
+            );
         }
     }
     text
@@ -85,8 +88,14 @@ fn wait_addresses(cluster: &Cluster, nodes: &[&str], count: usize) -> Result<()>
 fn groups(status: &Value) -> Vec<(String, Option<String>, Option<String>)> {
     let text = |value: &Value| value.as_str().map(str::to_owned);
     let list = status["groups"].as_array().into_iter().flatten();
-    list.map(|g| (text(&g["name"]).unwrap_or_default(), text(&g["owner"]), text(&g["desired"])))
-        .collect()
+    list.map(|g| {
+        (
+            text(&g["name"]).unwrap_or_default(),
+            text(&g["owner"]),
+            text(&g["desired"]),
+        )
+    })
+    .collect()
 }
 
 /// Waits until every group has an owner that is none of `not`, as all who are asked see it.
@@ -137,7 +146,11 @@ fn bounded(cluster: &mut Cluster, node: &str, group: &str, lines: usize) -> Resu
     let used = usage(agent.pid()?)?;
     let shown = agent.cli_ok(&["status"])?;
     let json = agent.cli_ok(&["status", "--json"])?;
-    let longest = shown.lines().map(|line| line.chars().count()).max().unwrap_or(0);
+    let longest = shown
+        .lines()
+        .map(|line| line.chars().count())
+        .max()
+        .unwrap_or(0);
     println!(
         "{node}: {used:?}; status: {} lines of at most {longest} columns, {} KiB of JSON",
         shown.lines().count(),
@@ -251,7 +264,10 @@ fn many_nodes() -> Result<()> {
         let from = boot_ns();
         let machine = Machine::now()?;
         std::thread::sleep(Duration::from_secs(3));
-        println!("{nodes} nodes, {profile}: {:.0} % of the machine", machine.busy()?);
+        println!(
+            "{nodes} nodes, {profile}: {:.0} % of the machine",
+            machine.busy()?
+        );
         let old = cluster.owner("g0").context("an owner")?;
         cluster.lab.switch.cut(&old)?;
         all_owned(cluster, 16, &old)?;
@@ -279,7 +295,10 @@ impl Machine {
         let stat = std::fs::read_to_string("/proc/stat")?;
         let words = stat.lines().next().unwrap_or_default().split_whitespace();
         let list: Vec<u64> = words.filter_map(|word| word.parse().ok()).collect();
-        Ok(Self(list.iter().take(8).sum(), list.iter().skip(3).take(2).sum()))
+        Ok(Self(
+            list.iter().take(8).sum(),
+            list.iter().skip(3).take(2).sum(),
+        ))
     }
 
     fn busy(&self) -> Result<f64> {

@@ -9,7 +9,7 @@ use heartline_lab::{
     clock::boot_ns,
     config::{self, ConfigSpec},
     demo::rig::Rig,
-        interrupt::until,
+    interrupt::until,
     lab::Station,
     probe_outage::OutageProber,
     trial::{SOON, cli, fault, owner, says, standbys, taken_over, undisturbed, with_cluster},
@@ -68,29 +68,39 @@ fn everything(rig: &mut Rig, device: &str) -> Result<()> {
 
 #[test]
 fn a_bridge_with_ports() -> Result<()> {
-    with_cluster(cluster(Uplink::Bridge, "auto")?, |rig| everything(rig, "br0"))
+    with_cluster(cluster(Uplink::Bridge, "auto")?, |rig| {
+        everything(rig, "br0")
+    })
 }
 
 #[test]
 fn a_bridge_with_generic_xdp_on_its_ports_too() -> Result<()> {
-    with_cluster(cluster(Uplink::Bridge, "generic")?, |rig| everything(rig, "br0"))
+    with_cluster(cluster(Uplink::Bridge, "generic")?, |rig| {
+        everything(rig, "br0")
+    })
 }
 
 #[test]
 fn a_macvlan() -> Result<()> {
-    with_cluster(cluster(Uplink::Macvlan, "auto")?, |rig| everything(rig, "mv0"))
+    with_cluster(cluster(Uplink::Macvlan, "auto")?, |rig| {
+        everything(rig, "mv0")
+    })
 }
 
 #[test]
 fn a_macvlan_with_generic_xdp_below_it_too() -> Result<()> {
-    with_cluster(cluster(Uplink::Macvlan, "generic")?, |rig| everything(rig, "mv0"))
+    with_cluster(cluster(Uplink::Macvlan, "generic")?, |rig| {
+        everything(rig, "mv0")
+    })
 }
 
 /// Whether a guest reaches an address: echoes from its namespace.
 fn reaches(guest: &Station, address: Ipv4Addr) -> Result<bool> {
     let second = Duration::from_secs(1);
     let prober = OutageProber::start(guest, address.into(), Duration::from_millis(5), 5 * second)?;
-    until(second, Duration::from_millis(10), || Ok(prober.answered_lately(10)))
+    until(second, Duration::from_millis(10), || {
+        Ok(prober.answered_lately(10))
+    })
 }
 
 /// Guests on the owner's bridge reach the VIP; on a standby's bridge they do not (a limit that README names), and they

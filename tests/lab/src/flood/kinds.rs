@@ -117,7 +117,9 @@ impl Kind {
                     forged
                 })
                 .collect(),
-            Self::WrongNode => (0..FRAMES).map(|nth| signed(nth, 31, incarnation)).collect(),
+            Self::WrongNode => (0..FRAMES)
+                .map(|nth| signed(nth, 31, incarnation))
+                .collect(),
             Self::Replay => overhear(lab, peer_name, PORT, 20)?,
             Self::OldLife => (0..FRAMES)
                 .map(|nth| signed(nth, id, incarnation.saturating_sub(1)))

@@ -187,7 +187,11 @@ impl Siege {
             dual_ms: ms(seen.dual_ns),
             echoes: outage.sent,
             echoes_lost: outage.lost,
-            longest_ms: outage.gaps.iter().map(|g| ms(g.to - g.from)).fold(0.0, f64::max),
+            longest_ms: outage
+                .gaps
+                .iter()
+                .map(|g| ms(g.to - g.from))
+                .fold(0.0, f64::max),
             agent_cpu_percent: cpu as f64 / hertz() / seconds * 100.0,
             machine_cpu_percent: busy,
             log_bytes: size().saturating_sub(bytes),
@@ -295,8 +299,18 @@ fn asked(rate: u64, threads: usize) -> String {
 pub fn table(rows: &[Row]) -> String {
     let mut text = format!(
         "{:<19} {:>9} {:>9} {:>7} {:>7} {:>6} {:>13} {:>8} {:>7} {:>7} {:>6} {:>6}\n",
-        "flood of", "sent/s", "refused/s", "leases", "changes", "two", "echoes lost", "longest",
-        "agent", "machine", "log", "events"
+        "flood of",
+        "sent/s",
+        "refused/s",
+        "leases",
+        "changes",
+        "two",
+        "echoes lost",
+        "longest",
+        "agent",
+        "machine",
+        "log",
+        "events"
     );
     for row in rows {
         let _ = writeln!(

@@ -137,7 +137,10 @@ impl Stage {
 
     /// Plays the schedule; each fault ends at its time, too.
     pub fn play(&mut self, steps: &[Step], watch: &Watch, spec: Spec) -> Result<()> {
-        if steps.iter().any(|step| matches!(step.fault, Fault::Flood(_))) {
+        if steps
+            .iter()
+            .any(|step| matches!(step.fault, Fault::Flood(_)))
+        {
             self.words.clear();
             for node in 0..self.nodes() {
                 let heard = overhear(&self.cluster.lab, &name(node), 4747, 5)?;
@@ -267,7 +270,9 @@ impl Stage {
                     self.cluster.freeze(&me)?;
                 }
             }
-            Fault::Kill(_) | Fault::Stop(_) | Fault::Reboot(_) => self.take_down(fault, node, watch)?,
+            Fault::Kill(_) | Fault::Stop(_) | Fault::Reboot(_) => {
+                self.take_down(fault, node, watch)?
+            }
             Fault::Restart(_) => self.call(node, &["restart"])?,
             Fault::Reload => self.reload()?,
             Fault::Move(group, to) => {
@@ -280,7 +285,9 @@ impl Stage {
                 let station = self.station(node)?;
                 let address = vip(usize::from(group));
                 // Not there is as good as gone.
-                let _ = station.ns.ip(&format!("address del {address}/32 dev eth0\n"));
+                let _ = station
+                    .ns
+                    .ip(&format!("address del {address}/32 dev eth0\n"));
             }
             Fault::Load => active.load = load()?,
             Fault::Flood(_) => active.flood = Some(self.flood(node)?),
@@ -365,7 +372,11 @@ impl Stage {
                     _ => 0,
                 };
                 add(to, What::Node(node));
-                let since = if matches!(fault, Fault::Restart(_)) { from } else { to };
+                let since = if matches!(fault, Fault::Restart(_)) {
+                    from
+                } else {
+                    to
+                };
                 let nth = self.history.list.len() - 1;
                 self.starting.push((nth, node, since, wait));
             }
@@ -405,9 +416,13 @@ impl Stage {
             for nth in 0..GROUPS.len() {
                 let address = vip(nth);
                 // Not there on a standby.
-                let _ = station.ns.ip(&format!("address del {address}/32 dev eth0\n"));
+                let _ = station
+                    .ns
+                    .ip(&format!("address del {address}/32 dev eth0\n"));
             }
-            let _ = station.ns.ip(&format!("address del {}/128 dev eth0\n", crate::VIP6));
+            let _ = station
+                .ns
+                .ip(&format!("address del {}/128 dev eth0\n", crate::VIP6));
             let pins = agent::bpf_dir(self.cluster.lab.prefix()).join(&me);
             for layout in fs::read_dir(&pins)?.flatten() {
                 fs::remove_dir_all(layout.path())?;
@@ -529,7 +544,10 @@ fn load() -> Result<Vec<std::process::Child>> {
     (0..4)
         .map(|_| {
             let mut command = std::process::Command::new("sh");
-            command.args(["-c", "while :; do (:); i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; done"]);
+            command.args([
+                "-c",
+                "while :; do (:); i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; done",
+            ]);
             exec::tie_to_lab(&mut command);
             command.spawn().context("cannot start sh")
         })

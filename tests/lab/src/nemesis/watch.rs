@@ -102,7 +102,10 @@ impl Watch {
         };
         // The first faults must find the probers at work.
         until(Duration::from_secs(5), Duration::from_millis(5), || {
-            Ok(watch.clients.iter().all(|client| client.answered_lately(20)))
+            Ok(watch
+                .clients
+                .iter()
+                .all(|client| client.answered_lately(20)))
         })?;
         Ok(watch)
     }
@@ -118,7 +121,9 @@ impl Watch {
         let agent = cluster.agents().iter().find(|agent| agent.name() == node);
         // A frozen one would keep us waiting; its events are lost with it.
         let ask = agent.filter(|agent| agent.pid().is_ok_and(|pid| !stopped(pid)));
-        let told = ask.and_then(|agent| agent.events().ok()).unwrap_or_default();
+        let told = ask
+            .and_then(|agent| agent.events().ok())
+            .unwrap_or_default();
         if let Ok(mut saved) = self.saved.lock() {
             saved.extend(told);
         }
@@ -160,14 +165,7 @@ impl Watch {
         Ok(())
     }
 
-    fn wire(
-        &self,
-        report: &mut CycleReport,
-        stage: &Stage,
-        spec: Spec,
-        healed: u64,
-        end: u64,
-    ) {
+    fn wire(&self, report: &mut CycleReport, stage: &Stage, spec: Spec, healed: u64, end: u64) {
         let tolerated = 2 * spec.takeover.as_nanos() as u64 + 100 * MS;
         for (nth, (owners, client)) in self.owners.iter().zip(&self.clients).enumerate() {
             let name = GROUPS[nth].0;
@@ -341,7 +339,8 @@ fn holders(lab: &Lab, address: &str) -> Result<Vec<String>> {
 /// Whether a process stands still (SIGSTOP).
 fn stopped(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    let state = stat
+        .rsplit_once(") ")
+        .and_then(|(_, rest)| rest.chars().next());
     state.is_none_or(|state| matches!(state, 'T' | 't'))
 }
-
