@@ -148,6 +148,10 @@ fn foreign(ctx: &XdpContext, sh: Option<&Shared>, address: &AddressKey) {
         return;
     }
     maps::count(Counter::ForeignClaims);
+    let v4 = address[10] == 0xff && address[11] == 0xff;
+    if !maps::seldom(maps::Seldom::Claim(group as u8, v4), now) {
+        return;
+    }
     let (Some(m), Ok(mac)) = (maps::scratch(), packet::at::<[u8; 6]>(ctx, 6)) else {
         return;
     };

@@ -50,9 +50,12 @@ enum Task {
     /// Load the programs on a device and show what they see: load DEV
     #[command(disable_help_flag = true)]
     Load(Rest),
-    /// Measure takeovers in the lab beside keepalived: failover
+    /// Measure takeovers in the lab beside keepalived, and floods: failover, flood
     #[command(disable_help_flag = true)]
     Bench(Rest),
+    /// Random faults on a cluster in the lab, several at once, every promise checked from outside
+    #[command(disable_help_flag = true)]
+    Nemesis(Rest),
     /// Run the simulator
     #[command(disable_help_flag = true)]
     Sim(Rest),
@@ -105,6 +108,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             install::ensure(Need::BUILD.and(Need::BENCH), policy)?;
             lab(Some("bench"), rest, policy)
         }
+        Task::Nemesis(rest) => lab(Some("nemesis"), rest, policy),
         Task::Sim(rest) => {
             let programs = cargo::build(cargo::SIMULATOR, true)?;
             cargo::hand_over(&programs, "heartline-sim", None, rest.args)

@@ -15,12 +15,17 @@ use crate::{
 /// How long a takeover's record waits for its announcement, ns.
 const WAIT: u64 = 500_000_000;
 
+/// Claims of one address are told at most this often, ns.
+const CLAIM_TOLD: u64 = 1_000_000_000;
+
 /// Makes drafts; a takeover waits here until its announcement completes it.
 #[derive(Default)]
 pub struct Narrator {
     /// Names for people.
     pub names: Names,
     open: BTreeMap<u8, Open>,
+    /// When a claim of an address was last told, boot ns.
+    claims: BTreeMap<[u8; 16], u64>,
     devices_gone: BTreeSet<String>,
     devices_down: BTreeSet<String>,
     /// The newest takeover of each group by this node.
@@ -51,6 +56,14 @@ impl Narrator {
 
     /// The drafts for an event of the core.
     pub fn core(&mut self, at: u64, e: CoreEvent) -> Vec<Draft> {
+        if let CoreEvent::ForeignClaim { address, .. } = e {
+            // Claims can come for hours, ten a second; a line per second says as much.
+            let last = self.claims.entry(address).or_default();
+            if *last != 0 && at < *last + CLAIM_TOLD {
+                return Vec::new();
+            }
+            *last = at;
+        }
         let n = &self.names;
         let d = |kind, text: String| Draft::new(kind, text).at(at);
         let one = match e {

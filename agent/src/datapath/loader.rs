@@ -1,6 +1,7 @@
 //! Loading the object, with its maps pinned or adopted from their pins.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     net::IpAddr,
     os::fd::{AsFd, AsRawFd},
@@ -350,21 +351,27 @@ fn vmac_key(mac: [u8; 6]) -> [u8; 8] {
     [a, b, c, d, e, f, 0, 0]
 }
 
-fn sync<K: aya::Pod + PartialEq>(
+fn sync<K: aya::Pod + Ord>(
     name: &'static str,
     map: &mut HashMap<MapData, K, u32>,
     want: &[(K, u32)],
 ) -> Result<(), LoadError> {
+    let old: BTreeMap<K, u32> = map.iter().filter_map(Result::ok).collect();
     // Additions first: an address that stays must never be without its entry.
-    for (k, v) in want {
-        map.insert(k, v, 0).map_err(|e| LoadError::Write(name, e))?;
+    for (nth, (k, v)) in want.iter().enumerate() {
+        if let Err(e) = map.insert(k, v, 0) {
+            // All or nothing: what was added goes again.
+            for (k, _) in want.iter().take(nth) {
+                let _ = match old.get(k) {
+                    Some(v) => map.insert(k, v, 0),
+                    None => map.remove(k),
+                };
+            }
+            return Err(LoadError::Write(name, e));
+        }
     }
-    let stale: Vec<K> = map
-        .keys()
-        .filter_map(Result::ok)
-        .filter(|k| !want.iter().any(|(w, _)| w == k))
-        .collect();
-    for k in stale {
+    let wanted: BTreeSet<K> = want.iter().map(|(k, _)| *k).collect();
+    for k in old.into_keys().filter(|k| !wanted.contains(k)) {
         map.remove(&k).map_err(|e| LoadError::Write(name, e))?;
     }
     Ok(())

@@ -70,12 +70,12 @@ impl Cluster {
         Self::raise(count, true, lab, config, key_name)
     }
 
-    /// As [`Cluster::start`], without web servers: for labs of many nodes.
+    /// As [`Cluster::start_first`], without web servers: for labs of many nodes.
     ///
     /// # Errors
     /// As [`Cluster::start`].
-    pub fn start_bare(lab: Lab, config: &str, key_name: &str) -> Result<Self> {
-        Self::raise(usize::MAX, false, lab, config, key_name)
+    pub fn start_bare(count: usize, lab: Lab, config: &str, key_name: &str) -> Result<Self> {
+        Self::raise(count, false, lab, config, key_name)
     }
 
     fn raise(count: usize, web: bool, lab: Lab, config: &str, key_name: &str) -> Result<Self> {

@@ -38,6 +38,7 @@ pub mod probe_owner;
 pub mod spray;
 pub mod switch;
 pub mod trial;
+pub mod uplink;
 pub mod web;
 
 pub use cluster::Cluster;

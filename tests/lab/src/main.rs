@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
-use heartline_lab::{bench, clock, demo, hold, interrupt, load, nemesis};
+use heartline_lab::{bench, clock, demo, flood, hold, interrupt, load, nemesis};
 
 /// The lab of Heartline: clusters in network namespaces. Needs root.
 #[derive(Debug, Parser)]
@@ -75,6 +75,8 @@ enum Task {
 enum BenchTask {
     /// The same faults many times against Heartline and keepalived: table, plot, failover.json
     Failover(bench::Options),
+    /// Hostile packets at the owner's heartbeat port: what they cost; table, flood.json
+    Flood(flood::measure::Options),
 }
 
 #[derive(Debug, Subcommand)]
@@ -147,6 +149,7 @@ fn run(task: Task) -> Result<bool> {
             });
         }
         Task::Bench(BenchTask::Failover(options)) => return bench::run(&options),
+        Task::Bench(BenchTask::Flood(options)) => return flood::measure::run(&options),
         Task::Nemesis {
             minutes,
             seed,

@@ -71,6 +71,9 @@ pub(super) struct Stage {
     reloads: u32,
     /// Old words of each node, to be said again.
     words: Vec<Vec<u8>>,
+    /// Agents that were started: place in the history, node, since when, how long each waits before it votes (ns). When
+    /// they took part again is known from what they tell; on a busy machine a start takes seconds.
+    pub starting: Vec<(usize, u8, u64, u64)>,
     /// What each agent held before the first fault.
     pub first: BTreeMap<String, Usage>,
 }
@@ -114,6 +117,7 @@ impl Stage {
             begin: 0,
             reloads: 0,
             words: Vec::new(),
+            starting: Vec::new(),
             first: BTreeMap::new(),
         })
     }
@@ -133,7 +137,10 @@ impl Stage {
 
     /// Plays the schedule; each fault ends at its time, too.
     pub fn play(&mut self, steps: &[Step], watch: &Watch, spec: Spec) -> Result<()> {
-        if steps.iter().any(|step| matches!(step.fault, Fault::Flood(_))) {
+        if steps
+            .iter()
+            .any(|step| matches!(step.fault, Fault::Flood(_)))
+        {
             self.words.clear();
             for node in 0..self.nodes() {
                 let heard = overhear(&self.cluster.lab, &name(node), 4747, 5)?;
@@ -263,7 +270,9 @@ impl Stage {
                     self.cluster.freeze(&me)?;
                 }
             }
-            Fault::Kill(_) | Fault::Stop(_) | Fault::Reboot(_) => self.take_down(fault, node, watch)?,
+            Fault::Kill(_) | Fault::Stop(_) | Fault::Reboot(_) => {
+                self.take_down(fault, node, watch)?
+            }
             Fault::Restart(_) => self.call(node, &["restart"])?,
             Fault::Reload => self.reload()?,
             Fault::Move(group, to) => {
@@ -276,7 +285,9 @@ impl Stage {
                 let station = self.station(node)?;
                 let address = vip(usize::from(group));
                 // Not there is as good as gone.
-                let _ = station.ns.ip(&format!("address del {address}/32 dev eth0\n"));
+                let _ = station
+                    .ns
+                    .ip(&format!("address del {address}/32 dev eth0\n"));
             }
             Fault::Load => active.load = load()?,
             Fault::Flood(_) => active.flood = Some(self.flood(node)?),
@@ -353,14 +364,22 @@ impl Stage {
             | Fault::Mute(_)
             | Fault::Carrier(_)
             | Fault::Unplug(_)
-            | Fault::Freeze(_)
-            | Fault::Kill(_)
-            | Fault::Stop(_) => add(to, What::Node(node)),
-            // Fresh state waits before it votes.
-            Fault::Reboot(_) => add(
-                to + spec.max_promise.as_nanos() as u64 + 500_000_000,
-                What::Node(node),
-            ),
+            | Fault::Freeze(_) => add(to, What::Node(node)),
+            Fault::Kill(_) | Fault::Stop(_) | Fault::Reboot(_) | Fault::Restart(_) => {
+                // Fresh state waits before it votes.
+                let wait = match fault {
+                    Fault::Reboot(_) => spec.max_promise.as_nanos() as u64,
+                    _ => 0,
+                };
+                add(to, What::Node(node));
+                let since = if matches!(fault, Fault::Restart(_)) {
+                    from
+                } else {
+                    to
+                };
+                let nth = self.history.list.len() - 1;
+                self.starting.push((nth, node, since, wait));
+            }
             Fault::OneWay(_, k) => {
                 let nodes = spec.nodes;
                 add(to, What::Pair(node, (node + 1 + k) % nodes));
@@ -371,7 +390,6 @@ impl Stage {
                 }
             }
             Fault::CutLink(_)
-            | Fault::Restart(_)
             | Fault::Reload
             | Fault::Move(..)
             | Fault::Drain(_)
@@ -398,9 +416,13 @@ impl Stage {
             for nth in 0..GROUPS.len() {
                 let address = vip(nth);
                 // Not there on a standby.
-                let _ = station.ns.ip(&format!("address del {address}/32 dev eth0\n"));
+                let _ = station
+                    .ns
+                    .ip(&format!("address del {address}/32 dev eth0\n"));
             }
-            let _ = station.ns.ip(&format!("address del {}/128 dev eth0\n", crate::VIP6));
+            let _ = station
+                .ns
+                .ip(&format!("address del {}/128 dev eth0\n", crate::VIP6));
             let pins = agent::bpf_dir(self.cluster.lab.prefix()).join(&me);
             for layout in fs::read_dir(&pins)?.flatten() {
                 fs::remove_dir_all(layout.path())?;
@@ -522,7 +544,10 @@ fn load() -> Result<Vec<std::process::Child>> {
     (0..4)
         .map(|_| {
             let mut command = std::process::Command::new("sh");
-            command.args(["-c", "while :; do (:); i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; done"]);
+            command.args([
+                "-c",
+                "while :; do (:); i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; done",
+            ]);
             exec::tie_to_lab(&mut command);
             command.spawn().context("cannot start sh")
         })

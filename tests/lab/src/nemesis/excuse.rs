@@ -145,10 +145,7 @@ mod tests {
 
     #[test]
     fn no_majority_excuses_everything_until_shortly_after() {
-        let two = [
-            (1000, 5000, What::Node(0)),
-            (2000, 4000, What::Node(1)),
-        ];
+        let two = [(1000, 5000, What::Node(0)), (2000, 4000, What::Node(1))];
         let h = history(3, &two);
         assert!(h.majority(1500 * MS) && !h.majority(3000 * MS));
         assert_eq!(h.unexplained(2000 * MS, 4050 * MS), 0);

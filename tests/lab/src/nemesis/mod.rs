@@ -24,11 +24,12 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use self::{act::Stage, watch::Watch};
 pub use self::{
     plan::{Fault, Rng, Step, Who, cycle},
     report::{CycleReport, Report},
+    watch::{Usage, usage},
 };
-use self::{act::Stage, watch::Watch};
 use crate::{
     Cluster, Lab, LabSpec, cleanup,
     config::{self, ConfigSpec},
@@ -125,12 +126,7 @@ pub fn attack(options: &Options, line: impl Fn(String)) -> Result<Report> {
             options.time.as_secs_f64(),
             options.seed
         ));
-        let steps = cycle(
-            options.seed,
-            number,
-            options.nodes,
-            GROUPS.len() as u8,
-        );
+        let steps = cycle(options.seed, number, options.nodes, GROUPS.len() as u8);
         match attack.cycle(number, &steps) {
             Ok(done) => {
                 line(done.line());
@@ -188,7 +184,12 @@ fn raise(options: &Options) -> Result<Attack> {
     let takeover = Duration::from_millis(takeover_ms);
     let max_promise = Duration::from_secs(promise);
     Ok(Attack {
-        stage: Stage::new(Cluster::start_bare(Lab::up(&spec)?, &text, "cluster.key")?)?,
+        stage: Stage::new(Cluster::start_bare(
+            usize::MAX,
+            Lab::up(&spec)?,
+            &text,
+            "cluster.key",
+        )?)?,
         spec: Spec {
             nodes: options.nodes,
             takeover,
@@ -228,8 +229,9 @@ impl Attack {
                     status["paused"] == false
                         && nodes.is_some_and(|list| list.iter().all(|n| n["drained"] == false))
                         && groups.is_some_and(|list| {
-                            list.iter()
-                                .all(|g| g["owner"] == g["desired"] && g["unfit"] == serde_json::json!([]))
+                            list.iter().all(|g| {
+                                g["owner"] == g["desired"] && g["unfit"] == serde_json::json!([])
+                            })
                         })
                 })
             })

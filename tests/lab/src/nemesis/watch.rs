@@ -102,7 +102,10 @@ impl Watch {
         };
         // The first faults must find the probers at work.
         until(Duration::from_secs(5), Duration::from_millis(5), || {
-            Ok(watch.clients.iter().all(|client| client.answered_lately(20)))
+            Ok(watch
+                .clients
+                .iter()
+                .all(|client| client.answered_lately(20)))
         })?;
         Ok(watch)
     }
@@ -118,7 +121,9 @@ impl Watch {
         let agent = cluster.agents().iter().find(|agent| agent.name() == node);
         // A frozen one would keep us waiting; its events are lost with it.
         let ask = agent.filter(|agent| agent.pid().is_ok_and(|pid| !stopped(pid)));
-        let told = ask.and_then(|agent| agent.events().ok()).unwrap_or_default();
+        let told = ask
+            .and_then(|agent| agent.events().ok())
+            .unwrap_or_default();
         if let Ok(mut saved) = self.saved.lock() {
             saved.extend(told);
         }
@@ -151,21 +156,16 @@ impl Watch {
         healed: u64,
     ) -> Result<()> {
         let end = boot_ns() - 30 * MS;
+        let events = self.all_events(report, &stage.cluster)?;
+        started(stage, &events, healed);
         self.wire(report, stage, spec, healed, end);
         self.agents(report, stage)?;
         self.addresses(report, &mut stage.cluster)?;
-        self.events(report, &mut stage.cluster)?;
+        events_fit(report, &events);
         Ok(())
     }
 
-    fn wire(
-        &self,
-        report: &mut CycleReport,
-        stage: &Stage,
-        spec: Spec,
-        healed: u64,
-        end: u64,
-    ) {
+    fn wire(&self, report: &mut CycleReport, stage: &Stage, spec: Spec, healed: u64, end: u64) {
         let tolerated = 2 * spec.takeover.as_nanos() as u64 + 100 * MS;
         for (nth, (owners, client)) in self.owners.iter().zip(&self.clients).enumerate() {
             let name = GROUPS[nth].0;
@@ -263,8 +263,8 @@ impl Watch {
         Ok(())
     }
 
-    /// What the agents tell fits together: epochs rise with each gain, no event is missing, nothing impossible happened.
-    fn events(&self, report: &mut CycleReport, cluster: &mut Cluster) -> Result<()> {
+    /// What all agents told in this cycle, also those that were killed.
+    fn all_events(&self, report: &mut CycleReport, cluster: &Cluster) -> Result<Vec<Value>> {
         let mut all = self.saved.lock().map(|s| s.clone()).unwrap_or_default();
         for agent in cluster.agents() {
             let told = agent.events()?;
@@ -274,30 +274,51 @@ impl Watch {
             }
             all.extend(told);
         }
-        all.retain(|event| event["boot_ns"].as_u64().is_some_and(|at| at >= self.from));
-        for event in &all {
-            let kind = event["kind"].as_str().unwrap_or_default();
-            *report.events.entry(kind.to_owned()).or_default() += 1;
-            if matches!(kind, "duplicate_id" | "stale_pins") {
-                report.violated(format!("an event that nothing explains: {event}"));
-            }
+        all.retain(|event| at(event) >= self.from);
+        Ok(all)
+    }
+}
+
+fn at(event: &Value) -> u64 {
+    event["boot_ns"].as_u64().unwrap_or(0)
+}
+
+/// An agent takes part again when it says so, not when its process was started.
+fn started(stage: &mut Stage, events: &[Value], healed: u64) {
+    for (nth, node, since, wait) in std::mem::take(&mut stage.starting) {
+        let name = format!("n{}", node + 1);
+        let of = |event: &&Value| event["kind"] == "agent_started" && event["node"] == *name;
+        let told = events.iter().filter(of).map(at).filter(|at| *at >= since);
+        if let Some(impaired) = stage.history.list.get_mut(nth) {
+            // One that was killed again before it could say so was down all the time.
+            impaired.to = told.min().unwrap_or(healed).saturating_add(wait);
         }
-        for (name, _) in GROUPS {
-            let mut gains: Vec<(u64, u64, &str)> = all
-                .iter()
-                .filter(|event| event["kind"] == "gained" && event["group"] == name)
-                .filter_map(|event| {
-                    let agreed = event.pointer("/phases/agreed_ns")?.as_u64()?;
-                    Some((agreed, event["epoch"].as_u64()?, event["node"].as_str()?))
-                })
-                .collect();
-            gains.sort_unstable();
-            gains.dedup();
-            if gains.windows(2).any(|pair| pair[1].1 <= pair[0].1) {
-                report.violated(format!("group {name}: epochs do not rise: {gains:?}"));
-            }
+    }
+}
+
+/// Epochs rise with each gain, and nothing impossible happened.
+fn events_fit(report: &mut CycleReport, all: &[Value]) {
+    for event in all {
+        let kind = event["kind"].as_str().unwrap_or_default();
+        *report.events.entry(kind.to_owned()).or_default() += 1;
+        if matches!(kind, "duplicate_id" | "stale_pins") {
+            report.violated(format!("an event that nothing explains: {event}"));
         }
-        Ok(())
+    }
+    for (name, _) in GROUPS {
+        let mut gains: Vec<(u64, u64, &str)> = all
+            .iter()
+            .filter(|event| event["kind"] == "gained" && event["group"] == name)
+            .filter_map(|event| {
+                let agreed = event.pointer("/phases/agreed_ns")?.as_u64()?;
+                Some((agreed, event["epoch"].as_u64()?, event["node"].as_str()?))
+            })
+            .collect();
+        gains.sort_unstable();
+        gains.dedup();
+        if gains.windows(2).any(|pair| pair[1].1 <= pair[0].1) {
+            report.violated(format!("group {name}: epochs do not rise: {gains:?}"));
+        }
     }
 }
 
@@ -318,7 +339,8 @@ fn holders(lab: &Lab, address: &str) -> Result<Vec<String>> {
 /// Whether a process stands still (SIGSTOP).
 fn stopped(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    let state = stat
+        .rsplit_once(") ")
+        .and_then(|(_, rest)| rest.chars().next());
     state.is_none_or(|state| matches!(state, 'T' | 't'))
 }
-

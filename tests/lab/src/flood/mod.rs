@@ -1,5 +1,8 @@
 //! A flood: prebuilt frames, sent from a station as fast as asked or as fast as it goes.
 
+pub mod kinds;
+pub mod measure;
+
 use std::{
     net::Ipv4Addr,
     os::fd::{AsRawFd as _, OwnedFd},
