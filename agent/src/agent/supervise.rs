@@ -80,6 +80,8 @@ pub(super) struct Supervisor {
     pub(super) rounds: u64,
     pub(super) started_ns: u64,
     pub(super) locked: bool,
+    /// A link may be closed.
+    pub(super) closed: bool,
 }
 
 /// Whom to tell what became of a command.
@@ -105,11 +107,6 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
     let notifier = Notifier::start();
     let names = Names::of(&config);
     let log = EventLog::new(names.node(me));
-    let locked = !args.no_realtime
-        && net::rt::lock_memory()
-            .map_err(|e| tracing::warn!("{e}; takeovers may be late when memory is short"))
-            .is_ok();
-
     let mut datapath = DataPath::load_logging(&args.bpf_dir, *key.as_bytes(), args.debug_datapath)?;
     if args.debug_datapath {
         let logger = datapath.logger()?;
@@ -150,6 +147,12 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
         .map(|g| (g, table.group_epoch[usize::from(g)].load()))
         .collect();
     let kept = keep.len();
+    // Loading is over: what it took goes back before the rest is locked.
+    net::rt::give_back();
+    let locked = !args.no_realtime
+        && net::rt::lock_memory()
+            .map_err(|e| tracing::warn!("{e}; takeovers may be late when memory is short"))
+            .is_ok();
     let priority = (!args.no_realtime).then_some(PRIORITY);
     let start = Start {
         keep,
@@ -204,6 +207,7 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
         rounds: 0,
         started_ns: now.boot,
         locked,
+        closed: true,
         config,
         key,
         datapath,
@@ -313,6 +317,7 @@ impl Supervisor {
         let mut hup = signal(SignalKind::hangup())?;
         let mut second = interval(Duration::from_secs(1));
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Only while a link is closed: an idle agent sleeps.
         let mut quick = interval(Duration::from_millis(200));
         quick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.notifier.ready(format!(
@@ -347,8 +352,11 @@ impl Supervisor {
                         self.ask(ask, &mut ending);
                     }
                 }
-                _ = quick.tick() => self.quick(),
-                _ = second.tick() => self.second(),
+                _ = quick.tick(), if self.closed => self.quick(),
+                _ = second.tick() => {
+                    self.quick();
+                    self.second();
+                }
                 _ = hup.recv() => {
                     self.notifier.reloading();
                     let _ = self.reload();
@@ -495,6 +503,11 @@ impl Supervisor {
 
     pub(super) fn status(&mut self) -> StatusReport {
         let counters = self.counters();
+        self.status_with(counters)
+    }
+
+    /// The counters are dear: each is a system call.
+    pub(super) fn status_with(&mut self, counters: Vec<(&'static str, u64)>) -> StatusReport {
         let snapshot = self.rt.snapshot.read();
         status::report(&status::Sources {
             config: &self.config,

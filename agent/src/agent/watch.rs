@@ -37,6 +37,7 @@ impl Supervisor {
                 | NetEvent::DeviceGone { .. } => check = true,
                 NetEvent::DeviceNew { .. } => {
                     check = true;
+                    self.closed = true;
                     let _ = self.rt.send(RtCommand::Reopen { anew: true });
                 }
                 _ => {}
@@ -88,12 +89,16 @@ impl Supervisor {
     }
 
     pub(super) fn quick(&mut self) {
-        // A device that returned may get its address a while later.
-        let _ = self.rt.send(RtCommand::Reopen { anew: false });
+        let snapshot = self.rt.snapshot.read();
+        let rounds = snapshot.rounds;
+        self.closed = snapshot.closed;
+        if self.closed {
+            // A device that returned may get its address a while later.
+            let _ = self.rt.send(RtCommand::Reopen { anew: false });
+        }
         let drafts = self.narrator.tick(boottime_ns());
         self.record(drafts);
         // A sign of life only while the real-time thread goes round.
-        let rounds = self.rt.snapshot.read().rounds;
         if rounds != self.rounds {
             self.rounds = rounds;
             self.notifier.watchdog();
@@ -140,7 +145,7 @@ impl Supervisor {
             }
         }
         self.record(drafts);
-        let s = self.status();
+        let s = self.status_with(Vec::new());
         let owned = s.groups.iter().filter(|g| g.owned_here).count();
         let line = format!(
             "{owned} of {} groups here, {} of {} nodes reachable",

@@ -229,7 +229,8 @@ fn judge(
 
 /// All gaps: what was merely slow is no black hole.
 fn lost_ms(outage: &Outage) -> f64 {
-    outage.gaps.iter().map(|gap| ms(gap.to - gap.from)).sum()
+    let gaps = outage.gaps.iter().map(|gap| gap.to - gap.from);
+    ms(gaps.sum())
 }
 
 /// A cut is mended: does the client go on to reach the VIP?

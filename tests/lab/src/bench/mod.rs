@@ -262,6 +262,7 @@ fn attempt<T>(
 fn write(results: &Results) -> Result<Vec<PathBuf>> {
     let folder = folder();
     fs::create_dir_all(&folder).with_context(|| format!("folder {}", folder.display()))?;
+    let folder = fs::canonicalize(folder)?;
     let pretty = |value: serde_json::Result<serde_json::Value>| -> Result<String> {
         Ok(serde_json::to_string_pretty(&value?)?)
     };
