@@ -32,6 +32,8 @@ const HEALED: Duration = Duration::from_secs(10);
 const SETTLE: Duration = Duration::from_secs(45);
 /// How long the machine is loaded.
 pub(super) const LOAD: Duration = Duration::from_secs(60);
+/// Intervals of heartbeats: a takeover of Heartline takes 5 or 6.
+const LONG: f64 = 9.0;
 /// The prober stood still for longer than this: the run says so.
 const NOISY: u64 = 5 * MS_NS;
 
@@ -54,6 +56,8 @@ pub(super) struct One {
     pub watched_ms: f64,
     /// The prober itself was not scheduled for a while (noise of the machine).
     pub prober_stalled: bool,
+    /// What Heartline says of a takeover that took long.
+    pub told: Vec<String>,
 }
 
 /// Probers of one run.
@@ -172,7 +176,7 @@ pub(super) fn once(subject: &mut dyn Subject, fault: Fault) -> Result<(One, Opti
     })?;
     pass(AFTER)?;
     let end = boot_ns();
-    let one = judge(
+    let mut one = judge(
         subject,
         fault,
         &probes,
@@ -193,6 +197,9 @@ pub(super) fn once(subject: &mut dyn Subject, fault: Fault) -> Result<(One, Opti
         Fault::Sigkill => subject.start(&old)?,
         Fault::Move => subject.after_hand_over(&old)?,
         Fault::Load => {}
+    }
+    if one.outage_ms > LONG * ms(subject.interval().as_nanos() as u64) {
+        one.told = subject.told(at);
     }
     Ok((one, healed))
 }
@@ -224,6 +231,7 @@ fn judge(
         taken_over,
         watched_ms: ms(end - at),
         prober_stalled: outage.stall_ns > NOISY,
+        told: Vec::new(),
     })
 }
 
@@ -256,6 +264,7 @@ fn after_heal(subject: &dyn Subject, probes: &Probes, at: u64) -> Result<One> {
         taken_over: outage.over(),
         watched_ms: ms(end - at),
         prober_stalled: outage.stall_ns > NOISY,
+        told: Vec::new(),
     })
 }
 
@@ -300,6 +309,7 @@ pub(super) fn load(
             taken_over: true,
             watched_ms: ms(to - from),
             prober_stalled: outage.stall_ns > NOISY,
+            told: Vec::new(),
         });
     }
     if probes.client.full() {

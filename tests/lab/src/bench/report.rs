@@ -167,6 +167,7 @@ pub(super) mod tests {
             taken_over: true,
             watched_ms: 1000.0,
             prober_stalled: false,
+            told: Vec::new(),
         }
     }
 
