@@ -24,6 +24,8 @@ const FINE: Duration = Duration::from_micros(100);
 /// The longest that one fault is measured, and the longest with [`FINE`] echoes.
 const LONGEST: Duration = Duration::from_secs(40);
 const LONGEST_FINE: Duration = Duration::from_secs(20);
+/// A client that was answered for so long is served again.
+const SERVED: Duration = Duration::from_millis(100);
 /// How long all is watched after a takeover.
 const AFTER: Duration = Duration::from_secs(1);
 /// The longest that a client is watched after a heal.
@@ -44,8 +46,12 @@ pub(super) struct One {
     pub fault: Fault,
     /// keepalived under load: with real-time priority?
     pub real_time: bool,
-    /// How long the client went without an answer, ms.
+    /// How long the client went without an answer, from the fault until it was served again without a loss for
+    /// [`SERVED`], ms.
     pub outage_ms: f64,
+    /// What it lost after that, while all was watched for another second, ms: another story, such as a machine that
+    /// stood still.
+    pub later_ms: f64,
     /// For how long two nodes answered for the VIP, ms.
     pub dual_ms: f64,
     /// Changes of owner that nothing had caused.
@@ -172,19 +178,14 @@ pub(super) fn once(subject: &mut dyn Subject, fault: Fault) -> Result<(One, Opti
     let taken_over = until(subject.give_up(), 5 * MS, || {
         let lately = probes.ownership(at.max(boot_ns().saturating_sub(100 * MS_NS)));
         let other = lately.spans.iter().any(|span| Some(span.node) != index);
-        Ok(other && probes.client.answered_lately(if fine { 300 } else { 30 }))
+        let probes_served = (SERVED.as_nanos() / interval.as_nanos().max(1)) as usize;
+        Ok(other && probes.client.answered_lately(probes_served))
     })?;
+    let served = boot_ns();
     pass(AFTER)?;
     let end = boot_ns();
-    let mut one = judge(
-        subject,
-        fault,
-        &probes,
-        at,
-        end,
-        before.changes(),
-        taken_over,
-    )?;
+    let mut one = judge(subject, fault, &probes, [at, served, end], taken_over)?;
+    one.false_takeovers += before.changes();
 
     let mut healed = None;
     match fault {
@@ -198,39 +199,50 @@ pub(super) fn once(subject: &mut dyn Subject, fault: Fault) -> Result<(One, Opti
         Fault::Move => subject.after_hand_over(&old)?,
         Fault::Load => {}
     }
-    if one.outage_ms > LONG * ms(subject.interval().as_nanos() as u64) {
+    if one.outage_ms + one.later_ms > LONG * ms(subject.interval().as_nanos() as u64) {
         one.told = subject.told(at);
     }
     Ok((one, healed))
 }
 
+/// `times`: of the fault, when the client was served again, of the end.
 fn judge(
     subject: &dyn Subject,
     fault: Fault,
     probes: &Probes,
-    at: u64,
-    end: u64,
-    early: usize,
+    times: [u64; 3],
     taken_over: bool,
 ) -> Result<One> {
     if probes.client.full() {
         bail!("the prober's record is full");
     }
+    let [at, served, end] = times;
     // Probes of the last moments are under way.
+    let last = end - 20 * MS_NS;
+    let whole = probes.client.outage(at.saturating_sub(5 * MS_NS), last);
+    let until = if taken_over { served } else { end };
     let outage = probes
         .client
-        .outage(at.saturating_sub(5 * MS_NS), end - 20 * MS_NS);
+        .outage(at.saturating_sub(5 * MS_NS), until - 20 * MS_NS);
+    let later = probes.client.outage(until - 20 * MS_NS, last.max(until));
     let seen = probes.ownership(at);
+    // Nothing was done to the new owner. (Two owners answer in turn: that is no change.)
+    let changed = if seen.dual_rounds == 0 && taken_over {
+        probes.ownership(served).changes()
+    } else {
+        0
+    };
     Ok(One {
         setting: subject.setting(),
         fault,
         real_time: true,
         outage_ms: ms(outage.ns()),
+        later_ms: if taken_over { lost_ms(&later) } else { 0.0 },
         dual_ms: ms(seen.dual_ns),
-        false_takeovers: early,
+        false_takeovers: changed,
         taken_over,
         watched_ms: ms(end - at),
-        prober_stalled: outage.stall_ns > NOISY,
+        prober_stalled: whole.stall_ns > NOISY,
         told: Vec::new(),
     })
 }
@@ -259,6 +271,7 @@ fn after_heal(subject: &dyn Subject, probes: &Probes, at: u64) -> Result<One> {
         fault: Fault::Heal,
         real_time: true,
         outage_ms: lost_ms(&outage),
+        later_ms: 0.0,
         dual_ms: ms(seen.dual_ns),
         false_takeovers: 0,
         taken_over: outage.over(),
@@ -304,6 +317,7 @@ pub(super) fn load(
             fault: Fault::Load,
             real_time,
             outage_ms: lost_ms(&outage),
+            later_ms: 0.0,
             dual_ms: ms(seen.dual_ns),
             false_takeovers: seen.changes() + between,
             taken_over: true,
