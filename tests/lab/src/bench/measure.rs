@@ -302,16 +302,12 @@ pub(super) fn load(
     }
     stress.end()?;
     let mut slices = Vec::new();
-    let mut last = None;
+    let taken = probes.owners.ownership(start, start + length).taken();
     for run in 0..runs as u64 {
         let from = start + length / runs as u64 * run;
         let to = from + length / runs as u64;
         let outage = probes.client.outage(from, to);
         let seen = probes.owners.ownership(from, to);
-        // A change that falls between two slices counts, too.
-        let first = seen.spans.first().map(|span| span.node);
-        let between = usize::from(last.is_some() && first.is_some() && last != first);
-        last = seen.spans.last().map(|span| span.node).or(last);
         slices.push(One {
             setting: subject.setting(),
             fault: Fault::Load,
@@ -319,7 +315,7 @@ pub(super) fn load(
             outage_ms: lost_ms(&outage),
             later_ms: 0.0,
             dual_ms: ms(seen.dual_ns),
-            false_takeovers: seen.changes() + between,
+            false_takeovers: taken.iter().filter(|at| (from..to).contains(*at)).count(),
             taken_over: true,
             watched_ms: ms(to - from),
             prober_stalled: outage.stall_ns > NOISY,
