@@ -47,6 +47,8 @@ pub struct Snapshot {
     pub dropped: u64,
     /// Heartbeats that the kernel did not take, per link.
     pub refused: [u64; 8],
+    /// A link has no socket: its device or address is not there.
+    pub closed: bool,
 }
 
 impl Default for Snapshot {
@@ -70,6 +72,7 @@ impl Default for Snapshot {
             rounds: 0,
             dropped: 0,
             refused: [0; 8],
+            closed: true,
         }
     }
 }

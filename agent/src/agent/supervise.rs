@@ -92,6 +92,8 @@ pub(super) struct Supervisor {
     pub(super) mapping: bool,
     /// When nodes that are no members any more are told nothing any more, boot ns; 0: they are not.
     pub(super) shrink_peers_at: u64,
+    /// A link may be closed.
+    pub(super) closed: bool,
 }
 
 /// Whom to tell what became of a command.
@@ -117,11 +119,6 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
     let notifier = Notifier::start();
     let names = Names::of(&config);
     let log = EventLog::new(names.node(me));
-    let locked = !args.no_realtime
-        && net::rt::lock_memory()
-            .map_err(|e| tracing::warn!("{e}; takeovers may be late when memory is short"))
-            .is_ok();
-
     let mut datapath = DataPath::load_logging(&args.bpf_dir, *key.as_bytes(), args.debug_datapath)?;
     if args.debug_datapath {
         let logger = datapath.logger()?;
@@ -164,6 +161,12 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
         .map(|g| (g, table.group_epoch[usize::from(g)].load()))
         .collect();
     let kept = keep.len();
+    // Loading is over: what it took goes back before the rest is locked.
+    net::rt::give_back();
+    let locked = !args.no_realtime
+        && net::rt::lock_memory()
+            .map_err(|e| tracing::warn!("{e}; takeovers may be late when memory is short"))
+            .is_ok();
     let priority = (!args.no_realtime).then_some(PRIORITY);
     let start = Start {
         keep,
@@ -223,6 +226,7 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
         staged: None,
         mapping: false,
         shrink_peers_at: 0,
+        closed: true,
         config,
         key,
         datapath,
@@ -338,6 +342,7 @@ impl Supervisor {
         let mut hup = signal(SignalKind::hangup())?;
         let mut second = interval(Duration::from_secs(1));
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Only while a link is closed: an idle agent sleeps.
         let mut quick = interval(Duration::from_millis(200));
         quick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.set_targets();
@@ -374,8 +379,11 @@ impl Supervisor {
                         self.ask(ask, &mut ending);
                     }
                 }
-                _ = quick.tick() => self.quick(),
-                _ = second.tick() => self.second(),
+                _ = quick.tick(), if self.closed => self.quick(),
+                _ = second.tick() => {
+                    self.quick();
+                    self.second();
+                }
                 _ = hup.recv() => {
                     self.notifier.reloading();
                     let _ = self.reload();
@@ -531,6 +539,11 @@ impl Supervisor {
 
     pub(super) fn status(&mut self) -> StatusReport {
         let counters = self.counters();
+        self.status_with(counters)
+    }
+
+    /// The counters are dear: each is a system call.
+    pub(super) fn status_with(&mut self, counters: Vec<(&'static str, u64)>) -> StatusReport {
         let change = self.change_status();
         let snapshot = self.rt.snapshot.read();
         status::report(&status::Sources {

@@ -40,6 +40,7 @@ impl Supervisor {
                 | NetEvent::DeviceGone { .. } => check = true,
                 NetEvent::DeviceNew { .. } => {
                     check = true;
+                    self.closed = true;
                     let _ = self.rt.send(RtCommand::Reopen { anew: true });
                 }
                 _ => {}
@@ -112,13 +113,17 @@ impl Supervisor {
     }
 
     pub(super) fn quick(&mut self) {
-        // A device that returned may get its address a while later.
-        let _ = self.rt.send(RtCommand::Reopen { anew: false });
+        let snapshot = self.rt.snapshot.read();
+        let rounds = snapshot.rounds;
+        self.closed = snapshot.closed;
+        if self.closed {
+            // A device that returned may get its address a while later.
+            let _ = self.rt.send(RtCommand::Reopen { anew: false });
+        }
         self.check_fitness();
         let drafts = self.narrator.tick(boottime_ns());
         self.record(drafts);
         // A sign of life only while the real-time thread goes round.
-        let rounds = self.rt.snapshot.read().rounds;
         if rounds != self.rounds {
             self.rounds = rounds;
             self.notifier.watchdog();
@@ -166,7 +171,7 @@ impl Supervisor {
             }
         }
         self.record(drafts);
-        let s = self.status();
+        let s = self.status_with(Vec::new());
         let owned = s.groups.iter().filter(|g| g.owned_here).count();
         let line = format!(
             "{owned} of {} groups here, {} of {} nodes reachable",

@@ -97,6 +97,30 @@ impl Subject for Heartline {
         Ok(vec![self.cluster.agent(node)?.pid()?])
     }
 
+    fn told(&mut self, from: u64) -> Vec<String> {
+        let mut all = Vec::new();
+        for agent in self.cluster.agents() {
+            // One that was just started does not answer yet.
+            for event in agent.events().unwrap_or_default() {
+                let at = event["boot_ns"].as_u64().unwrap_or(0);
+                if at >= from {
+                    all.push((at, agent.name().to_owned(), event));
+                }
+            }
+        }
+        all.sort_by_key(|(at, ..)| *at);
+        all.iter()
+            .map(|(at, node, event)| {
+                let after = (at - from) as f64 / 1e6;
+                let text = event["text"].as_str().unwrap_or("?");
+                let split = event
+                    .get("split")
+                    .map_or(String::new(), |split| format!(" {split}"));
+                format!("{after:.1} ms: {node}: {text}{split}")
+            })
+            .collect()
+    }
+
     fn keep(&mut self) {
         if let Some(dir) = self.cluster.keep_dir() {
             eprintln!("heartline: logs and config are kept in {}", dir.display());

@@ -25,6 +25,20 @@ pub struct Machine {
     pub memory_mib: u64,
     /// Of the last minute, before the bench began.
     pub load_average: f64,
+    /// Processor time that a hypervisor gave to others while this was measured, ms.
+    pub steal_ms: f64,
+}
+
+/// Stolen time since the machine came up, ms.
+pub(super) fn steal_ms() -> f64 {
+    let text = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let line = text.lines().next().unwrap_or_default();
+    // cpu user nice system idle iowait irq softirq steal, in ticks
+    let ticks = line.split_whitespace().nth(8);
+    let ticks: f64 = ticks.and_then(|text| text.parse().ok()).unwrap_or(0.0);
+    // SAFETY: a plain call that reads a constant of the system.
+    let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) }.max(1) as f64;
+    ticks / per_second * 1e3
 }
 
 impl Machine {
@@ -59,6 +73,7 @@ impl Machine {
                 .unwrap_or(0)
                 / 1024,
             load_average: first(&read("/proc/loadavg")).parse().unwrap_or(0.0),
+            steal_ms: 0.0,
         }
     }
 

@@ -24,6 +24,8 @@ const FINE: Duration = Duration::from_micros(100);
 /// The longest that one fault is measured, and the longest with [`FINE`] echoes.
 const LONGEST: Duration = Duration::from_secs(40);
 const LONGEST_FINE: Duration = Duration::from_secs(20);
+/// A client that was answered for so long is served again.
+const SERVED: Duration = Duration::from_millis(100);
 /// How long all is watched after a takeover.
 const AFTER: Duration = Duration::from_secs(1);
 /// The longest that a client is watched after a heal.
@@ -32,6 +34,8 @@ const HEALED: Duration = Duration::from_secs(10);
 const SETTLE: Duration = Duration::from_secs(45);
 /// How long the machine is loaded.
 pub(super) const LOAD: Duration = Duration::from_secs(60);
+/// Intervals of heartbeats: a takeover of Heartline takes 5 or 6.
+const LONG: f64 = 9.0;
 /// The prober stood still for longer than this: the run says so.
 const NOISY: u64 = 5 * MS_NS;
 
@@ -42,8 +46,12 @@ pub(super) struct One {
     pub fault: Fault,
     /// keepalived under load: with real-time priority?
     pub real_time: bool,
-    /// How long the client went without an answer, ms.
+    /// How long the client went without an answer, from the fault until it was served again without a loss for
+    /// [`SERVED`], ms.
     pub outage_ms: f64,
+    /// What it lost after that, while all was watched for another second, ms: another story, such as a machine that
+    /// stood still.
+    pub later_ms: f64,
     /// For how long two nodes answered for the VIP, ms.
     pub dual_ms: f64,
     /// Changes of owner that nothing had caused.
@@ -54,6 +62,8 @@ pub(super) struct One {
     pub watched_ms: f64,
     /// The prober itself was not scheduled for a while (noise of the machine).
     pub prober_stalled: bool,
+    /// What Heartline says of a takeover that took long.
+    pub told: Vec<String>,
 }
 
 /// Probers of one run.
@@ -168,19 +178,14 @@ pub(super) fn once(subject: &mut dyn Subject, fault: Fault) -> Result<(One, Opti
     let taken_over = until(subject.give_up(), 5 * MS, || {
         let lately = probes.ownership(at.max(boot_ns().saturating_sub(100 * MS_NS)));
         let other = lately.spans.iter().any(|span| Some(span.node) != index);
-        Ok(other && probes.client.answered_lately(if fine { 300 } else { 30 }))
+        let probes_served = (SERVED.as_nanos() / interval.as_nanos().max(1)) as usize;
+        Ok(other && probes.client.answered_lately(probes_served))
     })?;
+    let served = boot_ns();
     pass(AFTER)?;
     let end = boot_ns();
-    let one = judge(
-        subject,
-        fault,
-        &probes,
-        at,
-        end,
-        before.changes(),
-        taken_over,
-    )?;
+    let mut one = judge(subject, fault, &probes, [at, served, end], taken_over)?;
+    one.false_takeovers += before.changes();
 
     let mut healed = None;
     match fault {
@@ -194,42 +199,58 @@ pub(super) fn once(subject: &mut dyn Subject, fault: Fault) -> Result<(One, Opti
         Fault::Move => subject.after_hand_over(&old)?,
         Fault::Load => {}
     }
+    if one.outage_ms + one.later_ms > LONG * ms(subject.interval().as_nanos() as u64) {
+        one.told = subject.told(at);
+    }
     Ok((one, healed))
 }
 
+/// `times`: of the fault, when the client was served again, of the end.
 fn judge(
     subject: &dyn Subject,
     fault: Fault,
     probes: &Probes,
-    at: u64,
-    end: u64,
-    early: usize,
+    times: [u64; 3],
     taken_over: bool,
 ) -> Result<One> {
     if probes.client.full() {
         bail!("the prober's record is full");
     }
+    let [at, served, end] = times;
     // Probes of the last moments are under way.
+    let last = end - 20 * MS_NS;
+    let whole = probes.client.outage(at.saturating_sub(5 * MS_NS), last);
+    let until = if taken_over { served } else { end };
     let outage = probes
         .client
-        .outage(at.saturating_sub(5 * MS_NS), end - 20 * MS_NS);
+        .outage(at.saturating_sub(5 * MS_NS), until - 20 * MS_NS);
+    let later = probes.client.outage(until - 20 * MS_NS, last.max(until));
     let seen = probes.ownership(at);
+    // Nothing was done to the new owner. (Two owners answer in turn: that is no change.)
+    let changed = if seen.dual_rounds == 0 && taken_over {
+        probes.ownership(served).changes()
+    } else {
+        0
+    };
     Ok(One {
         setting: subject.setting(),
         fault,
         real_time: true,
         outage_ms: ms(outage.ns()),
+        later_ms: if taken_over { lost_ms(&later) } else { 0.0 },
         dual_ms: ms(seen.dual_ns),
-        false_takeovers: early,
+        false_takeovers: changed,
         taken_over,
         watched_ms: ms(end - at),
-        prober_stalled: outage.stall_ns > NOISY,
+        prober_stalled: whole.stall_ns > NOISY,
+        told: Vec::new(),
     })
 }
 
 /// All gaps: what was merely slow is no black hole.
 fn lost_ms(outage: &Outage) -> f64 {
-    outage.gaps.iter().map(|gap| ms(gap.to - gap.from)).sum()
+    let gaps = outage.gaps.iter().map(|gap| gap.to - gap.from);
+    ms(gaps.sum())
 }
 
 /// A cut is mended: does the client go on to reach the VIP?
@@ -250,11 +271,13 @@ fn after_heal(subject: &dyn Subject, probes: &Probes, at: u64) -> Result<One> {
         fault: Fault::Heal,
         real_time: true,
         outage_ms: lost_ms(&outage),
+        later_ms: 0.0,
         dual_ms: ms(seen.dual_ns),
         false_takeovers: 0,
         taken_over: outage.over(),
         watched_ms: ms(end - at),
         prober_stalled: outage.stall_ns > NOISY,
+        told: Vec::new(),
     })
 }
 
@@ -279,26 +302,24 @@ pub(super) fn load(
     }
     stress.end()?;
     let mut slices = Vec::new();
-    let mut last = None;
+    let taken = probes.owners.ownership(start, start + length).taken();
     for run in 0..runs as u64 {
         let from = start + length / runs as u64 * run;
         let to = from + length / runs as u64;
         let outage = probes.client.outage(from, to);
         let seen = probes.owners.ownership(from, to);
-        // A change that falls between two slices counts, too.
-        let first = seen.spans.first().map(|span| span.node);
-        let between = usize::from(last.is_some() && first.is_some() && last != first);
-        last = seen.spans.last().map(|span| span.node).or(last);
         slices.push(One {
             setting: subject.setting(),
             fault: Fault::Load,
             real_time,
             outage_ms: lost_ms(&outage),
+            later_ms: 0.0,
             dual_ms: ms(seen.dual_ns),
-            false_takeovers: seen.changes() + between,
+            false_takeovers: taken.iter().filter(|at| (from..to).contains(*at)).count(),
             taken_over: true,
             watched_ms: ms(to - from),
             prober_stalled: outage.stall_ns > NOISY,
+            told: Vec::new(),
         });
     }
     if probes.client.full() {

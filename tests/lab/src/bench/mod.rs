@@ -32,6 +32,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use serde_json::json;
 
 pub use self::{
     announce::Announced,
@@ -154,6 +155,7 @@ fn listed(results: &Results) -> Vec<&Row> {
 
 fn measure_all(options: &Options, settings: &[Setting], with_keepalived: bool) -> Result<Results> {
     let machine = Machine::look(with_keepalived);
+    let stolen = machine::steal_ms();
     let (faults, extras) = (options.faults(), options.extras());
     let plans: Vec<_> = settings
         .iter()
@@ -223,6 +225,7 @@ fn measure_all(options: &Options, settings: &[Setting], with_keepalived: bool) -
     }
     results.rows = report::rows(&results.ones);
     results.seconds = progress.elapsed().as_secs_f64();
+    results.machine.steal_ms = machine::steal_ms() - stolen;
     Ok(results)
 }
 
@@ -257,92 +260,57 @@ fn attempt<T>(
         .ok())
 }
 
-/// Writes all files; returns their paths, the list first. What was not measured this time is removed, so that all files
-/// are of one run.
+/// Writes a file for each thing that was measured; returns their paths. Files of what was not measured this time are left
+/// alone: all but the list itself say when and where they were made.
 fn write(results: &Results) -> Result<Vec<PathBuf>> {
     let folder = folder();
     fs::create_dir_all(&folder).with_context(|| format!("folder {}", folder.display()))?;
-    let pretty = |value: serde_json::Result<serde_json::Value>| -> Result<String> {
-        Ok(serde_json::to_string_pretty(&value?)?)
-    };
-    let some = |there: bool, text: Result<String>| text.map(|text| there.then_some(text));
-    let load: Vec<_> = results
-        .ones
-        .iter()
-        .filter(|one| one.fault == Fault::Load)
-        .collect();
-    let svg = draws(results).then(|| plot::draw(results));
-    let files = [
+    let folder = fs::canonicalize(folder)?;
+    let machine = &results.machine;
+    let load = results.ones.iter().filter(|one| one.fault == Fault::Load);
+    let load: Vec<_> = load.collect();
+    let faults = !results.rows.is_empty();
+    let asides = [
+        (faults, "runs", json!(results.ones)),
+        (!load.is_empty(), "load", json!(load)),
+        (!results.idles.is_empty(), "idle", json!(results.idles)),
         (
-            "failover.json",
-            some(true, pretty(serde_json::to_value(listed(results))))?,
+            results.announced.is_some(),
+            "announce",
+            json!(results.announced),
         ),
-        ("failover.md", Some(tables::markdown(results))),
-        ("failover.svg", svg),
-        (
-            "runs.json",
-            some(true, pretty(serde_json::to_value(&results.ones)))?,
-        ),
-        (
-            "load.json",
-            some(!load.is_empty(), pretty(serde_json::to_value(&load)))?,
-        ),
-        (
-            "idle.json",
-            some(
-                !results.idles.is_empty(),
-                pretty(serde_json::to_value(&results.idles)),
-            )?,
-        ),
-        (
-            "announce.json",
-            some(
-                results.announced.is_some(),
-                pretty(serde_json::to_value(&results.announced)),
-            )?,
-        ),
-        (
-            "xdp.json",
-            some(
-                results.xdp.is_some(),
-                pretty(serde_json::to_value(&results.xdp)),
-            )?,
-        ),
-        (
-            "machine.json",
-            some(true, pretty(serde_json::to_value(&results.machine)))?,
-        ),
-        (
-            "targets.json",
-            some(true, pretty(serde_json::to_value(targets::all(results))))?,
-        ),
-        (
-            "failures.json",
-            some(true, pretty(serde_json::to_value(&results.failures)))?,
-        ),
+        (results.xdp.is_some(), "xdp", json!(results.xdp)),
+        (faults, "targets", json!(targets::all(results))),
+        (true, "failures", json!(results.failures)),
     ];
+    let mut files: Vec<(String, String)> = Vec::new();
+    if faults {
+        let list = serde_json::to_string_pretty(&listed(results))?;
+        files.push(("failover.json".into(), list));
+        files.push(("failover.md".into(), tables::markdown(results)));
+        files.push(("failover.svg".into(), plot::draw(results)));
+    }
+    for (there, name, value) in asides {
+        if there {
+            let whole = json!({ "machine": machine, name: value });
+            files.push((
+                format!("{name}.json"),
+                serde_json::to_string_pretty(&whole)?,
+            ));
+        }
+    }
     let mut written = Vec::new();
     for (name, text) in files {
         let path = folder.join(name);
-        let Some(text) = text else {
-            let _ = fs::remove_file(&path);
-            continue;
-        };
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
         written.push(path);
     }
-    let (svg, png) = (folder.join("failover.svg"), folder.join("failover.png"));
-    if draws(results) {
-        plot::pixels(&svg, &png)?;
+    if faults {
+        let png = folder.join("failover.png");
+        plot::pixels(&folder.join("failover.svg"), &png)?;
         written.push(png);
-    } else {
-        let _ = fs::remove_file(png);
     }
     Ok(written)
-}
-
-fn draws(results: &Results) -> bool {
-    !results.rows.is_empty()
 }
 
 #[cfg(test)]

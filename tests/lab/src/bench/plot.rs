@@ -55,8 +55,13 @@ pub(super) fn draw(results: &Results) -> String {
     let title = "What a client notices when the owner of a virtual address fails";
     text(&mut body, "t h", 16.0, y, title);
     y += 20.0;
-    text(&mut body, "s n", 16.0, y, &results.machine.line());
-    y += 17.0;
+    // Too long for one line.
+    let line = results.machine.line();
+    let (first, second) = line.split_once("; ").unwrap_or((&line, ""));
+    for part in [first, second] {
+        text(&mut body, "s n", 16.0, y, part);
+        y += 17.0;
+    }
     let how = "Time without an answer, a dot per run, the bar is the median; logarithmic. Red: two owners at once.";
     text(&mut body, "s n", 16.0, y, how);
     for fault in Fault::ALL {

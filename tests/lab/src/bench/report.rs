@@ -62,6 +62,9 @@ pub struct Row {
     /// Runs in which the prober itself stood still.
     #[serde(skip)]
     pub noisy: usize,
+    /// The most that a client lost after it was served again, ms.
+    #[serde(skip)]
+    pub later_ms: f64,
 }
 
 /// Everything that was measured.
@@ -116,6 +119,7 @@ fn row(setting: Setting, fault: Fault, ones: &[&One], aside: bool) -> Option<Row
         aside,
         not_taken: ones.iter().filter(|one| !one.taken_over).count(),
         noisy: ones.iter().filter(|one| one.prober_stalled).count(),
+        later_ms: ones.iter().map(|one| one.later_ms).fold(0.0, f64::max),
     })
 }
 
@@ -162,11 +166,13 @@ pub(super) mod tests {
             fault,
             real_time: true,
             outage_ms,
+            later_ms: 0.0,
             dual_ms: 0.0,
             false_takeovers: 0,
             taken_over: true,
             watched_ms: 1000.0,
             prober_stalled: false,
+            told: Vec::new(),
         }
     }
 

@@ -60,6 +60,11 @@ pub(super) trait Subject {
     /// Something went wrong: keep its logs, and say where.
     fn keep(&mut self);
 
+    /// What it says of itself from a moment (boot clock, ns) on, oldest first: for a run that took long.
+    fn told(&mut self, _from: u64) -> Vec<String> {
+        Vec::new()
+    }
+
     /// The interval of its messages.
     fn interval(&self) -> Duration {
         Duration::from_millis(self.setting().interval_ms())
