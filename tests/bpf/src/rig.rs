@@ -247,12 +247,7 @@ impl Rig {
     /// If the kernel refuses to run it.
     pub fn xdp(&self, frame: &[u8]) -> (Action, Vec<u8>) {
         let r = self.run_xdp(frame, 1);
-        let action = match r.retval {
-            1 => Action::Drop,
-            2 => Action::Pass,
-            3 => Action::Tx,
-            other => panic!("XDP action {other}"),
-        };
+        let action = action(r.retval);
         if action != Action::Tx {
             assert_eq!(
                 r.data, frame,
@@ -269,6 +264,14 @@ impl Rig {
     pub fn run_xdp(&self, frame: &[u8], repeat: u32) -> Run {
         bpf::run(self.xdp, frame, Some(1), repeat)
             .unwrap_or_else(|e| panic!("{} bytes: {e}", frame.len()))
+    }
+
+    /// As [`Rig::xdp`] for a frame longer than a page, which comes back in part.
+    ///
+    /// # Panics
+    /// As [`Rig::xdp`].
+    pub fn xdp_head(&self, frame: &[u8]) -> Action {
+        action(self.run_xdp(frame, 1).retval)
     }
 
     /// Runs the egress program on a frame.
@@ -341,6 +344,15 @@ impl Rig {
 impl Default for Rig {
     fn default() -> Rig {
         Rig::new()
+    }
+}
+
+fn action(retval: u32) -> Action {
+    match retval {
+        1 => Action::Drop,
+        2 => Action::Pass,
+        3 => Action::Tx,
+        other => panic!("XDP action {other}"),
     }
 }
 

@@ -1,6 +1,9 @@
 //! One core with its kernel half: any sequence of messages, records, commands, pauses and restarts.
 
-use std::{collections::{BTreeMap, BTreeSet}, rc::Rc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
 
 use agent_common::{
     Set,
@@ -15,9 +18,7 @@ use agent_core::{
 };
 use arbitrary::{Arbitrary, Result, Unstructured};
 
-use crate::input::{
-    CLUSTER, GENERATION, MAX_PROMISE_MS, ME, MY_INCARNATION, message, noise,
-};
+use crate::input::{CLUSTER, GENERATION, MAX_PROMISE_MS, ME, MY_INCARNATION, message, noise};
 
 const START: u64 = 1 << 50;
 
@@ -281,7 +282,10 @@ impl World {
         self.drain();
         let (sh, now) = (&*self.sh, self.now.boot);
         let run = sh.run_set.load();
-        assert!(sh.gate.load().minus(run).is_empty(), "a gate only for what runs");
+        assert!(
+            sh.gate.load().minus(run).is_empty(),
+            "a gate only for what runs"
+        );
         assert!(run.minus(self.core.config().group_set()).is_empty());
         assert!(sh.cv_max.load() >= self.cv_max, "versions only grow");
         self.cv_max = sh.cv_max.load();
@@ -303,7 +307,11 @@ impl World {
                     held = held.union(c.set.load());
                 }
             }
-            assert!(held.and(taken).is_empty(), "{:?} is granted twice", held.and(taken));
+            assert!(
+                held.and(taken).is_empty(),
+                "{:?} is granted twice",
+                held.and(taken)
+            );
             taken = taken.union(held);
         }
     }
