@@ -17,7 +17,7 @@ use heartline::datapath::{DataPath, Identity, Ring, Table};
 
 use crate::{
     bpf::{self, Run},
-    frame,
+    dump, frame,
     pins::PinDir,
 };
 
@@ -246,7 +246,9 @@ impl Rig {
     /// # Panics
     /// If the kernel refuses to run it.
     pub fn xdp(&self, frame: &[u8]) -> (Action, Vec<u8>) {
+        let before = dump::before(self, 'x', frame);
         let r = self.run_xdp(frame, 1);
+        dump::after(before, r.retval);
         let action = action(r.retval);
         if action != Action::Tx {
             assert_eq!(
@@ -289,8 +291,10 @@ impl Rig {
     /// # Panics
     /// If the kernel refuses to run it.
     pub fn egress_out(&self, frame: &[u8]) -> (Action, Vec<u8>) {
+        let before = dump::before(self, 't', frame);
         let r = bpf::run(self.egress, frame, None, 1)
             .unwrap_or_else(|e| panic!("{} bytes: {e}", frame.len()));
+        dump::after(before, r.retval);
         let action = match r.retval as i32 {
             -1 => Action::Pass,
             2 => Action::Drop,
@@ -359,6 +363,13 @@ fn action(retval: u32) -> Action {
 /// A copy of the table, to see that nothing changed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Snapshot(Vec<u64>);
+
+impl Snapshot {
+    /// The words that are not zero, with their places.
+    pub fn words(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
+        self.0.iter().copied().enumerate().filter(|(_, w)| *w != 0)
+    }
+}
 
 impl std::fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -419,8 +419,7 @@ fn clothes_and_crowds() {
 /// such frames: a driver that would hand them over refuses the program, or the MTU.)
 #[test]
 fn a_long_frame_is_judged_by_its_head() {
-    let mut rig = Rig::new();
-    rig.grant(PEER, CV, agent_common::Set::of(GROUP));
+    let rig = Rig::new();
     for len in [3000, 3500, 4000, 8900] {
         let to = frame::udp(&[], (CLIENT4.into(), 1), (VIP4.into(), 53), &vec![0; len]);
         let from = frame::udp(&[], (VIP4.into(), 53), (CLIENT4.into(), 1), &vec![0; len]);
@@ -433,10 +432,10 @@ fn a_long_frame_is_judged_by_its_head() {
             }
         }
     }
-    let m = rig.heartbeat();
-    let mut f = over_ipv4(&m);
+    let mut rig = Rig::new();
+    rig.grant(PEER, CV, agent_common::Set::of(GROUP));
+    let mut f = over_ipv4(&rig.heartbeat());
     f.resize(6000, 0);
-    rig.delta();
     assert_eq!(
         rig.xdp_head(&f),
         Action::Tx,

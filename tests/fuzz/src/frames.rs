@@ -89,7 +89,7 @@ fn one(node: &Node, vips: &[AddressKey], choice: u8, frame: &[u8]) {
             "a frame speaks as a VIP through a shut gate: {seen:?}"
         ),
         2 => assert!(
-            !open && (as_vip || seen.unread),
+            !open && as_vip || seen.unread,
             "dropped without a reason: {seen:?}"
         ),
         other => panic!("TC action {other}"),

@@ -37,11 +37,6 @@ impl Facts {
                 .collect(),
             missing_programs: missing(&LAB_PROGRAMS),
             missing_bench: missing(&BENCH_PROGRAMS),
-            missing_programs: LAB_PROGRAMS
-                .into_iter()
-                .map(|(program, _)| program)
-                .filter(|program| ebpf::find_program(program).is_none())
-                .collect(),
             cxx: ebpf::find_program(CXX.0).is_some(),
             missing_lints: [("cargo-clippy", "clippy"), ("cargo-fmt", "rustfmt")]
                 .into_iter()
