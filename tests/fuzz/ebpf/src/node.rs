@@ -105,7 +105,7 @@ impl Node {
     pub fn egress(&self, frame: &[u8], now: u64) -> i32 {
         helpers::set_boot_ns(now);
         // As `heartline_egress` in main.rs.
-        egress::handle(&TcContext(frame)).unwrap_or(TC_ACT_UNSPEC)
+        egress::handle(&TcContext::over(frame)).unwrap_or(TC_ACT_UNSPEC)
     }
 
     /// What was counted since the last call, without the zeros.
