@@ -65,13 +65,11 @@ fn ipv6(ctx: &XdpContext, sh: Option<&Shared>, l3: usize) -> Result<u32, Short> 
     let mut target = None;
     // One without its target asks nothing, but is a frame to `dst` all the same.
     match packet::upper(ctx, l3) {
-        Ok((packet::PROTO_ICMPV6, l4)) => {
-            match (packet::byte(ctx, l4), packet::ipv6(ctx, l4 + 8)) {
-                (Ok(packet::ICMPV6_NS), Ok(t)) => target = right(sh, &t),
-                (Ok(packet::ICMPV6_NA), Ok(t)) => foreign(ctx, sh, &t),
-                _ => {}
-            }
-        }
+        Ok((packet::PROTO_ICMPV6, l4)) => match packet::neighbour(ctx, l4) {
+            Ok((packet::ICMPV6_NS, t)) => target = right(sh, &t),
+            Ok((packet::ICMPV6_NA, t)) => foreign(ctx, sh, &t),
+            Ok(_) | Err(Short) => {}
+        },
         Ok((next, _)) if packet::is_extension(next) => target = Some(false),
         Ok(_) | Err(Short) => {}
     }

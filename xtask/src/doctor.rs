@@ -181,6 +181,14 @@ fn tools(facts: &Facts) -> Vec<Finding> {
             commands(facts, Need::LINTS),
         ));
     }
+    if facts.cxx {
+        found.push(good("C++ compiler, for cargo xtask fuzz"));
+    } else {
+        found.push(bad(
+            "no C++ compiler (c++), for cargo xtask fuzz".to_owned(),
+            commands(facts, Need::FUZZ),
+        ));
+    }
     if facts.missing_programs.is_empty() {
         found.push(good("programs the lab calls: ip, ethtool, nginx"));
     } else {

@@ -8,6 +8,7 @@ mod doctor;
 /// The rule that `agent/build.rs` builds by, so that both choose the same compiler.
 #[path = "../../agent/build/toolchain.rs"]
 mod ebpf;
+mod fuzz;
 mod install;
 mod run;
 mod suites;
@@ -59,6 +60,8 @@ enum Task {
     /// Run the simulator
     #[command(disable_help_flag = true)]
     Sim(Rest),
+    /// Feed made-up input to everything that reads outside data, guided by coverage
+    Fuzz(fuzz::Options),
     /// Run the project's tests: a fixed choice, or all of them
     Test(suites::Options),
     /// Check formatting, lints, documentation and tidiness; changes nothing
@@ -113,6 +116,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             let programs = cargo::build(cargo::SIMULATOR, true)?;
             cargo::hand_over(&programs, "heartline-sim", None, rest.args)
         }
+        Task::Fuzz(options) => fuzz::run(&options, policy),
         Task::Test(options) => suites::run(&options, policy),
         Task::Verify => {
             install::ensure(Need::BUILD.and(Need::LINTS), policy)?;

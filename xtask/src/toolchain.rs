@@ -41,6 +41,8 @@ const BENCH_PROGRAMS: [(&str, &str); 3] = [
     ("stress-ng", "stress-ng"),
     ("rsvg-convert", "librsvg2-bin"),
 ];
+/// What libFuzzer is compiled with, and the Debian package that brings it.
+const CXX: (&str, &str) = ("c++", "g++");
 
 /// What a task needs beyond a Rust compiler.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,6 +55,8 @@ pub struct Need {
     pub bench: bool,
     /// clippy and rustfmt.
     pub lints: bool,
+    /// A C++ compiler, for libFuzzer.
+    pub cxx: bool,
 }
 
 impl Need {
@@ -62,6 +66,7 @@ impl Need {
         lab: false,
         bench: false,
         lints: false,
+        cxx: false,
     };
     /// Running the lab.
     pub const LAB: Self = Self {
@@ -69,6 +74,7 @@ impl Need {
         lab: true,
         bench: false,
         lints: false,
+        cxx: false,
     };
     /// Running the bench in the lab.
     pub const BENCH: Self = Self {
@@ -76,6 +82,7 @@ impl Need {
         lab: true,
         bench: true,
         lints: false,
+        cxx: false,
     };
     /// Running the checks.
     pub const LINTS: Self = Self {
@@ -83,6 +90,15 @@ impl Need {
         lab: false,
         bench: false,
         lints: true,
+        cxx: false,
+    };
+    /// Fuzzing.
+    pub const FUZZ: Self = Self {
+        ebpf: true,
+        lab: false,
+        bench: false,
+        lints: false,
+        cxx: true,
     };
 
     /// Both.
@@ -92,6 +108,7 @@ impl Need {
             lab: self.lab || other.lab,
             bench: self.bench || other.bench,
             lints: self.lints || other.lints,
+            cxx: self.cxx || other.cxx,
         }
     }
 }
@@ -150,6 +167,8 @@ pub struct Facts {
     pub missing_programs: Vec<&'static str>,
     /// Programs of the bench that are not here.
     pub missing_bench: Vec<&'static str>,
+    /// Is there a C++ compiler?
+    pub cxx: bool,
     /// cargo-clippy, cargo-fmt: those that are not here.
     pub missing_lints: Vec<&'static str>,
 }
@@ -372,6 +391,17 @@ pub fn plan(facts: &Facts, need: Need) -> Plan {
                     "install them with this system's package manager (Debian: {})",
                     debs.join(" ")
                 ),
+            );
+        }
+    }
+    if need.cxx && !facts.cxx {
+        if facts.apt {
+            packages.push(CXX.1.to_owned());
+            whys.push("C++ compiler, for libFuzzer");
+        } else {
+            plan.problem(
+                "fuzzing needs a C++ compiler",
+                "install one that is called c++",
             );
         }
     }

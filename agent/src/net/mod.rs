@@ -68,7 +68,6 @@ pub const VALID_LIFETIME_S: u32 = 30;
 pub const RENEW_INTERVAL_NS: u64 = 10_000_000_000;
 
 /// For tests/fuzz: how many messages a datagram of the kernel's holds, and whether it ended in something else.
-#[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub fn read_notices(datagram: &[u8]) -> (usize, bool) {
     let mut items = parse::items(datagram);

@@ -50,7 +50,9 @@ fn text(data: &[u8]) -> Option<Config> {
     }
     let shown = report.render(false);
     assert!(
-        !shown.chars().any(|c| c.is_control() && c != '\n' && c != '\t'),
+        !shown
+            .chars()
+            .any(|c| c.is_control() && c != '\n' && c != '\t'),
         "no tricks with the terminal: {shown:?}"
     );
     let _ = report.render(true);
@@ -68,26 +70,46 @@ fn text(data: &[u8]) -> Option<Config> {
 /// What every configuration keeps, as README and ARCHITECTURE say it.
 fn rules(c: &Config) {
     let t = &c.timing;
-    assert!(u128::from(t.lease_ns) * 123 < u128::from(t.takeover_ns) * 100, "{t:?}");
-    assert!(0 < t.heartbeat_ns && t.heartbeat_ns < t.lease_ns && t.takeover_ns <= t.max_promise_ns, "{t:?}");
-    assert!((3..=MAX_NODES).contains(&c.nodes.len()), "two nodes alone are refused");
+    assert!(
+        u128::from(t.lease_ns) * 123 < u128::from(t.takeover_ns) * 100,
+        "{t:?}"
+    );
+    assert!(
+        0 < t.heartbeat_ns && t.heartbeat_ns < t.lease_ns && t.takeover_ns <= t.max_promise_ns,
+        "{t:?}"
+    );
+    assert!(
+        (3..=MAX_NODES).contains(&c.nodes.len()),
+        "two nodes alone are refused"
+    );
     let all_differ = |mut all: Vec<String>| {
         let n = all.len();
         all.sort();
         all.dedup();
         all.len() == n
     };
-    assert!(all_differ(c.nodes.iter().map(|n| n.id.to_string()).collect()));
+    assert!(all_differ(
+        c.nodes.iter().map(|n| n.id.to_string()).collect()
+    ));
     assert!(all_differ(c.nodes.iter().map(|n| n.name.clone()).collect()));
-    assert!(all_differ(c.groups.iter().map(|g| g.id.to_string()).collect()));
-    assert!(all_differ(c.groups.iter().map(|g| g.name.clone()).collect()));
+    assert!(all_differ(
+        c.groups.iter().map(|g| g.id.to_string()).collect()
+    ));
+    assert!(all_differ(
+        c.groups.iter().map(|g| g.name.clone()).collect()
+    ));
     let links = c.nodes.iter().flat_map(|n| &n.links).map(|l| l.address);
     let vips = c.groups.iter().flat_map(|g| &g.vips).map(|v| v.address);
     let addresses: Vec<IpAddr> = links.chain(vips).collect();
     for a in &addresses {
-        assert!(!a.is_unspecified() && !a.is_multicast() && !a.is_loopback(), "{a}");
+        assert!(
+            !a.is_unspecified() && !a.is_multicast() && !a.is_loopback(),
+            "{a}"
+        );
     }
-    assert!(all_differ(addresses.iter().map(IpAddr::to_string).collect()));
+    assert!(all_differ(
+        addresses.iter().map(IpAddr::to_string).collect()
+    ));
     for n in &c.nodes {
         assert!((1..=32).contains(&n.id) && (1..=MAX_LINKS).contains(&n.links.len()));
     }
@@ -116,7 +138,10 @@ pub fn seeds() -> Vec<Vec<u8>> {
         full.into(),
         pair(small, &small.replace("10.0.0.100", "10.0.0.101")),
         pair(small, &small.replace("generation = 1", "generation = 2")),
-        pair(small, &small.replace("spread = true", "failback = \"auto\"")),
+        pair(
+            small,
+            &small.replace("spread = true", "failback = \"auto\""),
+        ),
     ]
 }
 
@@ -140,7 +165,11 @@ pub fn run_address(data: &[u8]) {
             }
             Err(LoadError::Refused(report)) => {
                 for d in report.diagnostics() {
-                    assert!(d.code != "syntax" && d.code != "internal", "{address:?}: {}", d.message);
+                    assert!(
+                        d.code != "syntax" && d.code != "internal",
+                        "{address:?}: {}",
+                        d.message
+                    );
                 }
                 let _ = report.render(false);
             }
@@ -152,8 +181,22 @@ pub fn run_address(data: &[u8]) {
 /// Addresses of all kinds.
 pub fn address_seeds() -> Vec<Vec<u8>> {
     [
-        "10.0.0.9", "10.0.0.9/24", "fd00::9", "fd00::9/64", "::ffff:10.0.0.9", "fe80::1%eth0", "10.0.0.255/24",
-        "10.0.0.0/24", "224.0.0.1", "::", "0.0.0.0", "127.0.0.1", "1.2.3.4/33", "2001:db8::/32", "a", "10.0.0.9/",
+        "10.0.0.9",
+        "10.0.0.9/24",
+        "fd00::9",
+        "fd00::9/64",
+        "::ffff:10.0.0.9",
+        "fe80::1%eth0",
+        "10.0.0.255/24",
+        "10.0.0.0/24",
+        "224.0.0.1",
+        "::",
+        "0.0.0.0",
+        "127.0.0.1",
+        "1.2.3.4/33",
+        "2001:db8::/32",
+        "a",
+        "10.0.0.9/",
     ]
     .map(|s| s.as_bytes().to_vec())
     .to_vec()

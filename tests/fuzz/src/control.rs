@@ -22,10 +22,16 @@ pub fn run_request(line: &[u8]) {
             assert_eq!(parse_request(&text), Ok(request));
         }
         Err(refusal) => {
-            let text = serde_json::to_string(&Reply::<()>::Error(refusal.clone())).expect("a reply");
+            let text =
+                serde_json::to_string(&Reply::<()>::Error(refusal.clone())).expect("a reply");
             assert!(!text.contains('\n'), "one line");
             // The asker's own words come back; they must not make the answer grow without bound.
-            assert!(text.len() <= 4 * line.len() + 1024, "{} from {}", text.len(), line.len());
+            assert!(
+                text.len() <= 4 * line.len() + 1024,
+                "{} from {}",
+                text.len(),
+                line.len()
+            );
             match serde_json::from_str(&text) {
                 Ok(Reply::<Done>::Error(again)) => assert!(again == refusal),
                 other => panic!("{:?}", other.is_ok()),
@@ -74,7 +80,10 @@ fn reply<T: DeserializeOwned + Serialize>(line: &[u8]) -> Option<T> {
         Ok(Reply::Ok(answer)) => {
             let text = serde_json::to_string(&answer).expect("an answer");
             assert!(!text.contains('\n'), "one line");
-            assert!(serde_json::from_str::<T>(&text).is_ok(), "reads its own words: {text}");
+            assert!(
+                serde_json::from_str::<T>(&text).is_ok(),
+                "reads its own words: {text}"
+            );
             Some(answer)
         }
         Ok(Reply::Error(_)) | Err(_) => None,
@@ -110,9 +119,10 @@ pub fn request_seeds() -> Vec<Vec<u8>> {
 
 /// The golden answers of the agent's own tests.
 pub fn reply_seeds() -> Vec<Vec<u8>> {
-    let status: serde_json::Value =
-        serde_json::from_str(include_str!("../../../agent/tests/control/golden/status.json"))
-            .expect("the golden status");
+    let status: serde_json::Value = serde_json::from_str(include_str!(
+        "../../../agent/tests/control/golden/status.json"
+    ))
+    .expect("the golden status");
     let event = r#"{"seq":1,"time":"2026-11-21T10:00:00.000Z","boot_ns":5,"node":"n1","kind":"gained","text":"x"}"#;
     let mut seeds = vec![serde_json::json!({ "ok": status }).to_string()];
     for kind in ["gained", "released", "no-such-kind"] {

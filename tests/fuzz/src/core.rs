@@ -1,6 +1,9 @@
 //! One core with its kernel half: any sequence of messages, records, commands, pauses and restarts.
 
-use std::{collections::{BTreeMap, BTreeSet}, rc::Rc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
 
 use agent_common::{
     Set,
@@ -15,9 +18,7 @@ use agent_core::{
 };
 use arbitrary::{Arbitrary, Result, Unstructured};
 
-use crate::input::{
-    CLUSTER, GENERATION, MAX_PROMISE_MS, ME, MY_INCARNATION, message, noise,
-};
+use crate::input::{CLUSTER, GENERATION, MAX_PROMISE_MS, ME, MY_INCARNATION, message, noise};
 
 const START: u64 = 1 << 50;
 
@@ -125,7 +126,7 @@ impl World {
             }
             // Answers to what was just sent: the way to a lease.
             b @ 144..200 => self.answer(2 + b % 4, b & 8 != 0),
-            // A record that the ring never held, as from a corrupted map.
+            // A record as the kernel writes it, but for nothing that it saw.
             200..208 => {
                 let r = Record {
                     kind: u32::from(u8::arbitrary(u)? & 7),
@@ -133,9 +134,9 @@ impl World {
                     now: self.now.boot,
                     message: message(u, self.now.boot)?,
                 };
-                self.core.handle_record(&r, self.now);
-                // Such a record says what the kernel has judged; only the panics count from here.
-                self.drain();
+                if kernel::precheck(&self.sh, &r.message).is_ok() && r.message.from != ME {
+                    self.core.handle_record(&r, self.now);
+                }
             }
             208..232 => {
                 let group = u8::arbitrary(u)? & 7;
@@ -281,7 +282,10 @@ impl World {
         self.drain();
         let (sh, now) = (&*self.sh, self.now.boot);
         let run = sh.run_set.load();
-        assert!(sh.gate.load().minus(run).is_empty(), "a gate only for what runs");
+        assert!(
+            sh.gate.load().minus(run).is_empty(),
+            "a gate only for what runs"
+        );
         assert!(run.minus(self.core.config().group_set()).is_empty());
         assert!(sh.cv_max.load() >= self.cv_max, "versions only grow");
         self.cv_max = sh.cv_max.load();
@@ -303,7 +307,11 @@ impl World {
                     held = held.union(c.set.load());
                 }
             }
-            assert!(held.and(taken).is_empty(), "{:?} is granted twice", held.and(taken));
+            assert!(
+                held.and(taken).is_empty(),
+                "{:?} is granted twice",
+                held.and(taken)
+            );
             taken = taken.union(held);
         }
     }

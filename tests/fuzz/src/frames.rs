@@ -63,19 +63,35 @@ fn one(node: &Node, vips: &[AddressKey], choice: u8, frame: &[u8]) {
         assert!(open, "a frame for a VIP passes a shut gate: {seen:?}");
     }
     if action == DROP && !to_vip && !seen.heartbeat {
-        assert!(seen.unread, "a frame for nobody of ours is dropped: {seen:?}");
+        assert!(
+            seen.unread,
+            "a frame for nobody of ours is dropped: {seen:?}"
+        );
     }
     if action == TX {
-        assert!(seen.heartbeat && choice & 2 != 0, "an ack for what was not signed");
+        assert!(
+            seen.heartbeat && choice & 2 != 0,
+            "an ack for what was not signed"
+        );
         assert_eq!(out.len(), sent.len());
-        assert_eq!((&out[..6], &out[6..12]), (&sent[6..12], &sent[..6]), "sent back");
+        assert_eq!(
+            (&out[..6], &out[6..12]),
+            (&sent[6..12], &sent[..6]),
+            "sent back"
+        );
     }
 
     let action = node.egress(&sent, NOW);
     let as_vip = seen.from.iter().any(|a| vips.contains(a));
     match action {
-        -1 => assert!(open || !as_vip, "a frame speaks as a VIP through a shut gate: {seen:?}"),
-        2 => assert!(!open && (as_vip || seen.unread), "dropped without a reason: {seen:?}"),
+        -1 => assert!(
+            open || !as_vip,
+            "a frame speaks as a VIP through a shut gate: {seen:?}"
+        ),
+        2 => assert!(
+            !open && as_vip || seen.unread,
+            "dropped without a reason: {seen:?}"
+        ),
         other => panic!("TC action {other}"),
     }
     node.counters();
@@ -287,16 +303,30 @@ pub fn seeds() -> Vec<Vec<u8>> {
         (0x0806, arp(1, 1, vip, vip)),
         (0x0800, v4(client, vip, 6, &[0; 20])),
         (0x0800, v4(vip, client, 17, &[0; 8])),
-        (0x0800, v4([10, 0, 0, 2], link, 17, &heartbeat(Kind::Heartbeat))),
+        (
+            0x0800,
+            v4([10, 0, 0, 2], link, 17, &heartbeat(Kind::Heartbeat)),
+        ),
         (0x0800, v4([10, 0, 0, 2], link, 17, &heartbeat(Kind::Grant))),
         (0x0800, v4([10, 0, 0, 2], link, 17, &heartbeat(Kind::Ack))),
-        (0x86dd, v6("fd00::2", "fd00::1", 17, &heartbeat(Kind::Heartbeat))),
+        (
+            0x86dd,
+            v6("fd00::2", "fd00::1", 17, &heartbeat(Kind::Heartbeat)),
+        ),
         (0x86dd, v6("fd00::9", "fd00::100", 6, &[0; 20])),
-        (0x86dd, v6("fd00::9", "ff02::1:ff00:100", 58, &nd(135, "fd00::100"))),
+        (
+            0x86dd,
+            v6("fd00::9", "ff02::1:ff00:100", 58, &nd(135, "fd00::100")),
+        ),
         (0x86dd, v6("fe80::1", "ff02::1", 58, &nd(136, "fd00::100"))),
         (
             0x86dd,
-            v6("fd00::9", "ff02::1:ff00:100", 0, &[&[58, 0, 1, 4, 0, 0, 0, 0][..], &nd(135, "fd00::100")].concat()),
+            v6(
+                "fd00::9",
+                "ff02::1:ff00:100",
+                0,
+                &[&[58, 0, 1, 4, 0, 0, 0, 0][..], &nd(135, "fd00::100")].concat(),
+            ),
         ),
         (0x88cc, vec![0; 30]),
     ];

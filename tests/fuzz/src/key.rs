@@ -13,9 +13,11 @@ pub fn run(data: &[u8]) {
             let text = key.to_text();
             let again = ClusterKey::parse(text.as_bytes(), Path::new(NAME)).expect("its own text");
             assert!(again == key);
-            assert!(text.trim_ascii().eq_ignore_ascii_case(
-                std::str::from_utf8(data.trim_ascii()).expect("hex digits")
-            ));
+            assert!(
+                text.trim_ascii().eq_ignore_ascii_case(
+                    std::str::from_utf8(data.trim_ascii()).expect("hex digits")
+                )
+            );
         }
         Err(error) => {
             let said = format!("{error} {} {} {error:?}", error.help(), error.code());
@@ -25,9 +27,12 @@ pub fn run(data: &[u8]) {
             {
                 for part in text.as_bytes().windows(6) {
                     let part = std::str::from_utf8(part).expect("ASCII");
-                    let innocent = format!("{NAME} key-size key-format key-placeholder heartline keygen");
+                    let innocent =
+                        format!("{NAME} key-size key-format key-placeholder heartline keygen");
                     assert!(
-                        !part.bytes().all(|b| b.is_ascii_hexdigit()) || !said.contains(part) || innocent.contains(part),
+                        !part.bytes().all(|b| b.is_ascii_hexdigit())
+                            || !said.contains(part)
+                            || innocent.contains(part),
                         "{said:?} tells {part:?}"
                     );
                 }

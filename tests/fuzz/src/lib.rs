@@ -80,18 +80,13 @@ pub const TARGETS: &[Target] = &[
     },
 ];
 
-/// Proof that feedback is alive: a bug behind 12 bytes that chance would not find in a lifetime. `cargo xtask fuzz` runs it
+/// Proof that feedback is alive: a bug behind 8 bytes that chance would not find in a lifetime. `cargo xtask fuzz` runs it
 /// first, and calls the engine dead if it is not found.
 fn planted(data: &[u8]) {
-    let Some((magic, rest)) = data.split_first_chunk::<8>() else {
+    let Some(magic) = data.first_chunk::<8>() else {
         return;
     };
-    if u64::from_le_bytes(*magic) == 0x4845_4152_544c_494e
-        && let [a, b, c, d, ..] = rest
-        && *a == b'h'
-        && *b == *a ^ 0x11
-        && u16::from_be_bytes([*c, *d]) == 4747
-    {
+    if u64::from_le_bytes(*magic) == 0x4845_4152_544c_494e {
         panic!("the planted bug");
     }
 }

@@ -55,8 +55,7 @@ fn raw(data: &[u8]) {
     let sh = Shared::default();
     sh.cluster.store(u64::from(m.cluster));
     let passed = kernel::precheck(&sh, &m).is_ok();
-    let want =
-        m.magic == wire::MAGIC && wire::version_ok(m.version) && (1..=32).contains(&m.from);
+    let want = m.magic == wire::MAGIC && wire::version_ok(m.version) && (1..=32).contains(&m.from);
     assert_eq!(passed, want, "precheck");
     let key = Key(m.soft, m.seq);
     m.sign(key);
@@ -94,8 +93,7 @@ fn table(u: &mut Unstructured<'_>) -> Result<Shared> {
         .store(LeaseWord::until(when(u)?, CV - 1 + u64::from(u8::arbitrary(u)? & 1)).0);
     for seq in 60..66 {
         let s = sh.slot(seq);
-        s.word
-            .store(seq << 32 | u64::from(u8::arbitrary(u)?));
+        s.word.store(seq << 32 | u64::from(u8::arbitrary(u)?));
         s.sent.store(START - 1_000_000);
         s.lease.store(40_000_000);
         s.cv.store(CV);
@@ -136,13 +134,21 @@ fn sequence(u: &mut Unstructured<'_>) -> Result<()> {
         }
         step(&sh, &m, now);
     }
-    assert!(agents(&sh) == before, "the kernel writes its own words only");
+    assert!(
+        agents(&sh) == before,
+        "the kernel writes its own words only"
+    );
     Ok(())
 }
 
 fn step(sh: &Shared, m: &Message, now: u64) {
-    let words: Vec<_> = sh.peers.iter().map(|p| PromiseWord(p.word.load())).collect();
-    let (gate, lease, halted, voted) = (sh.gate.load(), sh.lease(), sh.halted.load(), sh.votes(now));
+    let words: Vec<_> = sh
+        .peers
+        .iter()
+        .map(|p| PromiseWord(p.word.load()))
+        .collect();
+    let (gate, lease, halted, voted) =
+        (sh.gate.load(), sh.lease(), sh.halted.load(), sh.votes(now));
     let verdict = kernel::on_message(sh, m, now, Rules::all());
     let acked = matches!(verdict, Verdict::Ack | Verdict::AckAndDeliver);
     for (i, (old, p)) in words.iter().zip(&sh.peers).enumerate() {
@@ -151,7 +157,10 @@ fn step(sh: &Shared, m: &Message, now: u64) {
         assert_eq!(new.generation(), old.generation());
         assert_eq!(new.is_closed(), old.is_closed(), "closed stays closed");
         if new != *old {
-            assert!(acked && i + 1 == usize::from(m.from), "for the sender alone");
+            assert!(
+                acked && i + 1 == usize::from(m.from),
+                "for the sender alone"
+            );
             assert!(new.expiry_ns() <= now + sh.max_promise.load() + 1_024);
         }
     }
@@ -165,7 +174,10 @@ fn step(sh: &Shared, m: &Message, now: u64) {
         assert_eq!(m.incarnation, p.incarnation.load());
         assert!(m.promise_us as u64 * 1_000 <= sh.max_promise.load());
         assert!(
-            m.cv != 0 && p.claim.iter().any(|c| c.cv.load() == m.cv && c.set.load() == m.set),
+            m.cv != 0
+                && p.claim
+                    .iter()
+                    .any(|c| c.cv.load() == m.cv && c.set.load() == m.set),
             "only what was granted"
         );
         let word = PromiseWord(p.word.load());
@@ -173,10 +185,19 @@ fn step(sh: &Shared, m: &Message, now: u64) {
         let mut ack = *m;
         kernel::make_ack(sh, &mut ack, now);
         assert_eq!((ack.kind, ack.from, ack.to), (Kind::Ack as u8, ME, m.from));
-        assert_eq!((ack.re_seq, ack.re_clock, ack.re_incarnation), (m.seq, m.clock, m.incarnation));
-        assert_eq!((ack.promise_us, ack.cv, ack.set), (m.promise_us, m.cv, m.set));
+        assert_eq!(
+            (ack.re_seq, ack.re_clock, ack.re_incarnation),
+            (m.seq, m.clock, m.incarnation)
+        );
+        assert_eq!(
+            (ack.promise_us, ack.cv, ack.set),
+            (m.promise_us, m.cv, m.set)
+        );
     }
-    assert!(sh.gate.load().minus(gate).is_empty(), "the kernel opens no gate");
+    assert!(
+        sh.gate.load().minus(gate).is_empty(),
+        "the kernel opens no gate"
+    );
     if sh.gate.load() != gate {
         assert!(matches!(verdict, Verdict::GateShut | Verdict::Duplicate));
     }
@@ -187,7 +208,10 @@ fn step(sh: &Shared, m: &Message, now: u64) {
     if sh.lease() != lease {
         assert!(lease.holds(now), "a lapsed lease is lost");
         assert!(sh.lease().expiry_ns() > lease.expiry_ns() && sh.lease().is_for(m.cv));
-        assert_eq!((verdict, m.kind, m.cv), (Verdict::Done, Kind::Ack as u8, sh.run_cv.load()));
+        assert_eq!(
+            (verdict, m.kind, m.cv),
+            (Verdict::Done, Kind::Ack as u8, sh.run_cv.load())
+        );
         let s = sh.slot(m.re_seq);
         assert!(sh.lease().expiry_ns() <= s.sent.load() + s.lease.load());
         let votes = s.word.load() as u32 | if voted { node_bit(ME) } else { 0 };
@@ -199,17 +223,46 @@ fn step(sh: &Shared, m: &Message, now: u64) {
 /// What only the agent may write.
 fn agents(sh: &Shared) -> Vec<u64> {
     let own = [
-        &sh.layout, &sh.incarnation, &sh.vote_after, &sh.id, &sh.cluster, &sh.generation, &sh.digest, &sh.port,
-        &sh.max_promise, &sh.voters, &sh.majority, &sh.run_cv, &sh.epoch, &sh.cv_max, &sh.seq, &sh.epoch_max,
+        &sh.layout,
+        &sh.incarnation,
+        &sh.vote_after,
+        &sh.id,
+        &sh.cluster,
+        &sh.generation,
+        &sh.digest,
+        &sh.port,
+        &sh.max_promise,
+        &sh.voters,
+        &sh.majority,
+        &sh.run_cv,
+        &sh.epoch,
+        &sh.cv_max,
+        &sh.seq,
+        &sh.epoch_max,
         &sh.pause_until,
     ];
     let peers = sh.peers.iter().flat_map(|p| {
-        let [a, b] = p.claim.each_ref().map(|c| [c.cv.load()].into_iter().chain(c.set.load().0));
-        [p.incarnation.load(), p.min_cv.load()].into_iter().chain(a).chain(b)
+        let [a, b] = p
+            .claim
+            .each_ref()
+            .map(|c| [c.cv.load()].into_iter().chain(c.set.load().0));
+        [p.incarnation.load(), p.min_cv.load()]
+            .into_iter()
+            .chain(a)
+            .chain(b)
     });
-    let slots = sh
-        .slots
-        .iter()
-        .flat_map(|s| [s.sent.load(), s.lease.load(), s.cv.load(), s.word.load() >> 32]);
-    own.iter().map(|c| c.load()).chain(sh.run_set.load().0).chain(peers).chain(slots).collect()
+    let slots = sh.slots.iter().flat_map(|s| {
+        [
+            s.sent.load(),
+            s.lease.load(),
+            s.cv.load(),
+            s.word.load() >> 32,
+        ]
+    });
+    own.iter()
+        .map(|c| c.load())
+        .chain(sh.run_set.load().0)
+        .chain(peers)
+        .chain(slots)
+        .collect()
 }

@@ -5,7 +5,7 @@ use std::{
     process::Command,
 };
 
-use super::{BENCH_PROGRAMS, Facts, LAB_PROGRAMS, LINKER_LLVM, Linker, Offer};
+use super::{BENCH_PROGRAMS, CXX, Facts, LAB_PROGRAMS, LINKER_LLVM, Linker, Offer};
 use crate::{
     ebpf::{self, Candidate},
     run,
@@ -37,6 +37,7 @@ impl Facts {
                 .collect(),
             missing_programs: missing(&LAB_PROGRAMS),
             missing_bench: missing(&BENCH_PROGRAMS),
+            cxx: ebpf::find_program(CXX.0).is_some(),
             missing_lints: [("cargo-clippy", "clippy"), ("cargo-fmt", "rustfmt")]
                 .into_iter()
                 .filter(|(program, _)| !lint_is_here(program))

@@ -105,7 +105,7 @@ impl Node {
     pub fn egress(&self, frame: &[u8], now: u64) -> i32 {
         helpers::set_boot_ns(now);
         // As `heartline_egress` in main.rs.
-        egress::handle(&TcContext(frame)).unwrap_or(TC_ACT_UNSPEC)
+        egress::handle(&TcContext::over(frame)).unwrap_or(TC_ACT_UNSPEC)
     }
 
     /// What was counted since the last call, without the zeros.
@@ -143,7 +143,11 @@ impl Node {
 /// How far from a word's border a frame must begin, so that a message in it begins on one.
 fn skew(frame: &[u8]) -> usize {
     let mut l3 = packet::ETH_LEN;
-    let kind = |at: usize| frame.get(at..at + 2).map(|b| u16::from_be_bytes([b[0], b[1]]));
+    let kind = |at: usize| {
+        frame
+            .get(at..at + 2)
+            .map(|b| u16::from_be_bytes([b[0], b[1]]))
+    };
     while kind(l3 - 2).is_some_and(packet::is_tag) {
         l3 += 4;
     }

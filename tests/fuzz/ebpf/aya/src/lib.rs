@@ -87,20 +87,41 @@ pub mod programs {
 
     /// A frame as TC sees it.
     #[derive(Debug)]
-    pub struct TcContext<'a>(pub &'a [u8]);
+    pub struct TcContext(std::cell::RefCell<Vec<u8>>);
 
-    impl TcContext<'_> {
+    impl TcContext {
+        /// Over a copy of the frame.
+        pub fn over(frame: &[u8]) -> TcContext {
+            TcContext(std::cell::RefCell::new(frame.to_vec()))
+        }
+
         /// A copy of what lies at `offset`.
         ///
         /// # Errors
         /// -EFAULT as bpf_skb_load_bytes: not all of it is in the frame.
         pub fn load<T: Copy>(&self, offset: usize) -> Result<T, i64> {
+            let frame = self.0.borrow();
             let bytes = offset
                 .checked_add(size_of::<T>())
-                .and_then(|end| self.0.get(offset..end))
+                .and_then(|end| frame.get(offset..end))
                 .ok_or(-14)?;
             // SAFETY: long enough; the programs load integers and arrays of them, which any bytes are.
             Ok(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+        }
+
+        /// Writes over what lies at `offset`.
+        ///
+        /// # Errors
+        /// -EFAULT as bpf_skb_store_bytes: not all of it is in the frame.
+        pub fn store<T: Copy>(&self, offset: usize, value: &T, _flags: u64) -> Result<(), i64> {
+            let mut frame = self.0.borrow_mut();
+            let bytes = offset
+                .checked_add(size_of::<T>())
+                .and_then(|end| frame.get_mut(offset..end))
+                .ok_or(-14)?;
+            // SAFETY: long enough; integers and arrays of them are bytes.
+            unsafe { bytes.as_mut_ptr().cast::<T>().write_unaligned(*value) };
+            Ok(())
         }
     }
 }
