@@ -387,8 +387,7 @@ pub fn count_ack(
             return true;
         }
         let running = sh.run_cv.load();
-        let other = running != cv || !old.is_for(cv) && rules.hold(Rule::LeaseOfVersion);
-        if other && rules.hold(Rule::AckRunningVersion) {
+        if rules.hold(Rule::AckRunningVersion) && (running != cv || !old.is_for(cv)) {
             return true;
         }
         let new = LeaseWord::until(

@@ -147,7 +147,10 @@ impl<S: Deref<Target = Shared>> Core<S> {
             p.word.store(PromiseWord::closed(generation).0);
             p.incarnation.store(0);
         }
-        let incarnation = (now.wall_ms * 1_000_000).max(mine.max(m.re_seq) + 1);
+        // Not simply the next one: who told us may not know the newest of ours, and no two lives may share one (a late grant
+        // of the other would count in this).
+        let apart = 1 + now.boot % 1_000_000_000;
+        let incarnation = (now.wall_ms * 1_000_000).max(mine.max(m.re_seq) + apart);
         self.sh
             .vote_after
             .store(now.boot + self.cfg.timing.max_promise);
