@@ -18,8 +18,6 @@ pub enum Rule {
     CompareSet,
     /// 4: an older incarnation's promise is waited out.
     IncarnationWaits,
-    /// 4: an older incarnation is never taken.
-    OlderNever,
     /// 4: a node that went back is told, and starts afresh.
     RegressedTold,
     /// 5: while asking for a group a node grants it to nobody.
@@ -61,14 +59,13 @@ pub enum Rule {
 }
 
 /// All rules, for tests that walk through them.
-pub const ALL: [Rule; 26] = [
+pub const ALL: [Rule; 25] = [
     Rule::FreshWaits,
     Rule::PromisesGrow,
     Rule::PromiseBounded,
     Rule::VersionOnce,
     Rule::CompareSet,
     Rule::IncarnationWaits,
-    Rule::OlderNever,
     Rule::RegressedTold,
     Rule::OwnVotePending,
     Rule::OwnVoteGiven,

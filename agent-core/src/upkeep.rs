@@ -4,6 +4,7 @@ use std::ops::Deref;
 
 use agent_common::{
     MAX_NODES,
+    rules::Rule,
     state::{PromiseWord, Shared},
     wire::{Kind, Message},
 };
@@ -115,6 +116,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
         // A straggler of a node that goes on as ever says nothing; a node that went back is heard no more.
         if now.boot < self.told_regressed[i] + self.cfg.timing.max_promise.min(1_000_000_000)
             || self.is_alive(m.from, now.boot)
+            || !self.rules.hold(Rule::RegressedTold)
         {
             return;
         }

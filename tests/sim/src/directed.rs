@@ -56,8 +56,8 @@ const fn inside(rule: Rule, sees: Broken, within: u64) -> Expectation {
     }
 }
 
-/// One line per rule.
-pub const EXPECTED: [Expectation; 26] = [
+/// One line per rule, but for [`BY_RACE`] and [`MASKED`].
+pub const EXPECTED: [Expectation; 23] = [
     sees(Rule::FreshWaits, Broken::TwoOwners, 100),
     sees(Rule::PromisesGrow, Broken::TwoOwners, 200),
     sees(Rule::VersionOnce, Broken::TwoOwners, 100),
@@ -81,20 +81,21 @@ pub const EXPECTED: [Expectation; 26] = [
     sees(Rule::Majority, Broken::TwoOwners, 20),
     sees(Rule::AckGrantedVersion, Broken::TwoOwners, 100),
     sees(Rule::PromiseBounded, Broken::TwoOwners, 50),
-    sees(Rule::OlderNever, Broken::TwoOwners, 100),
     sees(Rule::RegressedTold, Broken::Outage, 50),
     sees(Rule::OldRunningIgnored, Broken::TwoOwners, 100),
     inside(Rule::FailureKeeps, Broken::CostlyFailure, 50),
-    inside(Rule::WordFirst, Broken::DoubleGrant, 300),
     sees(Rule::LaterEpochShuts, Broken::TwoOwners, 50),
-    masked(
-        Rule::TwinHalts,
-        Rule::IncarnationWaits,
-        Broken::TwoOwners,
-        50,
-    ),
     sees(Rule::ReplayWindow, Broken::Outage, 50),
 ];
+
+/// Seen by a walk through all accesses: [`word_first`](crate::race::word_first).
+pub const BY_RACE: Rule = Rule::WordFirst;
+
+/// A rule that is not missed here, and why.
+pub const MASKED: (Rule, &str) = (
+    Rule::TwinHalts,
+    "masked: grants go to the address that the configuration has for the id, so a second machine with it gains nothing",
+);
 
 /// Options under which leaving `rule` out is seen soon. All rules hold in them.
 pub fn options(rule: Rule, seed: u64) -> Options {
@@ -142,7 +143,7 @@ pub fn options(rule: Rule, seed: u64) -> Options {
             people: 20,
             ..Mix::ALL
         },
-        Rule::OlderNever | Rule::IncarnationWaits => Mix {
+        Rule::IncarnationWaits => Mix {
             maps: 20,
             ..Mix::ALL
         },
@@ -154,10 +155,15 @@ pub fn options(rule: Rule, seed: u64) -> Options {
     if rule == Rule::WordFirst {
         o.races = 300;
     }
-    if matches!(
-        rule,
-        Rule::LapsedIsLost | Rule::TakeCloses | Rule::OldRunningIgnored
-    ) {
+    if rule == Rule::OldRunningIgnored {
+        // Many overtake each other.
+        o.weather = Weather {
+            stragglers: 300,
+            straggle: 60 * MS,
+            ..Weather::ROUGH
+        };
+    }
+    if matches!(rule, Rule::LapsedIsLost | Rule::TakeCloses) {
         o.weather = Weather::STALE;
     }
     o
@@ -298,7 +304,7 @@ fn unbounded(seed: u64) -> Options {
 fn rolled_back(seed: u64) -> Options {
     let (mut o, mut r) = chosen(seed, Shape::new(3, 1), 12);
     let image = r.between(300 * MS, 400 * MS);
-    let back = image + r.between(250 * MS, 900 * MS);
+    let back = image + r.between(1_500 * MS, 2_500 * MS);
     let dies = back + 3 * o.timing.max_promise;
     o.script = vec![(image, Fault::Snapshot(1)), (back, Fault::Rollback(1))];
     if r.chance(500) {
@@ -347,13 +353,13 @@ fn stopped(seed: u64) -> Options {
     o
 }
 
-/// Node 3 uses node 1's id while node 1 is away, and gets the group; then node 1 comes back, which makes node 3 the older of
-/// the two.
+/// Node 3 uses node 1's id while node 1 is away; then node 1 comes back, which makes node 3 the older of the two.
 fn twins(seed: u64) -> Options {
     let (mut o, mut r) = chosen(seed, Shape::new(3, 1), 14);
     let start = r.between(300 * MS, 400 * MS);
     let down = r.between(2_500 * MS, 3_000 * MS);
     o.script = vec![
+        (200 * MS, Fault::Fit(2, 0, false)),
         (start, Fault::Reboot(1, down)),
         (start + 100 * MS, Fault::Twin { node: 3, id: 1 }),
     ];

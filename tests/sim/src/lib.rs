@@ -24,7 +24,7 @@ pub mod net;
 pub mod node;
 pub mod options;
 pub mod queue;
-mod race;
+pub mod race;
 pub mod rng;
 pub mod schedule;
 mod upset;

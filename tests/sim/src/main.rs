@@ -2,11 +2,13 @@
 
 use std::{process::ExitCode, thread, time::Instant};
 
+use agent_common::rules::Rules;
 use clap::Parser;
 use heartline_sim::{
     args::Args,
-    directed::EXPECTED,
+    directed::{BY_RACE, EXPECTED, MASKED},
     hunt::{self, Found},
+    race,
 };
 
 fn main() -> ExitCode {
@@ -133,6 +135,13 @@ fn break_all(jobs: usize) -> ExitCode {
             }
         }
     }
+    let rules = Rules::all();
+    let seen = race::word_first(rules.without(BY_RACE));
+    println!(
+        "{BY_RACE:?}: with the agent's step before the kernel's access {seen:?}, a voter gives its word twice"
+    );
+    println!("{:?}: {}", MASKED.0, MASKED.1);
+    good &= !seen.is_empty() && race::word_first(rules).is_empty();
     if good {
         ExitCode::SUCCESS
     } else {

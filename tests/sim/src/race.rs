@@ -5,8 +5,16 @@ use std::{
     rc::Rc,
 };
 
-use agent_common::{cell::race, kernel, record::Record, wire::Message};
-use agent_core::Now;
+use agent_common::{
+    Set,
+    cell::race,
+    kernel::{self, Verdict},
+    record::Record,
+    rules::Rules,
+    state::{PromiseWord, Shared},
+    wire::{self, Kind, Message},
+};
+use agent_core::{Action, Core, CoreConfig, NodeConfig, Now, Timing};
 
 use crate::{
     call::CoreOf,
@@ -85,5 +93,92 @@ impl World {
             // What the step wants done.
             self.call(i, |_, _| ());
         }
+    }
+}
+
+/// Rule 9 at each of the kernel's accesses. A voter's promise to node 1 has just run out when node 1's next heartbeat and node
+/// 2's ask for the same group arrive; the agent deals with the ask between two accesses of the kernel. Gives the accesses at
+/// which both got the voter's word.
+pub fn word_first(rules: Rules) -> Vec<u32> {
+    (1..60).filter(|at| both_promised(*at, rules)).collect()
+}
+
+fn both_promised(at: u32, rules: Rules) -> bool {
+    let boot = 1_000_000_000_000;
+    let now = Now {
+        boot,
+        wall_ms: 1_704_067_200_000,
+    };
+    let group = Set::of(0);
+    let sh = Rc::new(Shared::default());
+    sh.id.store(3);
+    sh.cluster.store(1);
+    sh.generation.store(1);
+    sh.max_promise.store(Timing::LAN.max_promise);
+    sh.voters.store(0b111);
+    sh.majority.store(2);
+    sh.incarnation.store(3);
+    let p = sh.peer(1);
+    p.incarnation.store(1);
+    p.claim[0].set.store(group);
+    p.claim[0].cv.store(5);
+    p.word.store(PromiseWord::open(boot - 2_000, 1).0);
+    let mut cfg = CoreConfig::new(3, Timing::LAN);
+    for node in cfg.nodes.iter_mut().take(3) {
+        *node = Some(NodeConfig { witness: false });
+    }
+    let mut core = Core::new(cfg, Rc::clone(&sh), now);
+    core.break_rules(rules);
+    let message = |from: u8| Message {
+        magic: wire::MAGIC,
+        version: wire::VERSION,
+        kind: Kind::Heartbeat as u8,
+        from,
+        cluster: 1,
+        generation: 1,
+        max_promise_ms: (Timing::LAN.max_promise / 1_000_000) as u32,
+        incarnation: u64::from(from),
+        clock: 1_000,
+        seq: 100,
+        promise_us: 50_000,
+        ..Message::default()
+    };
+    let beat = Message {
+        cv: 5,
+        set: group,
+        ..message(1)
+    };
+    let ask = Message {
+        cv: 1,
+        ask_cv: 2,
+        ask_set: group,
+        ..message(2)
+    };
+    let core = Rc::new(RefCell::new(core));
+    let inside = Rc::clone(&core);
+    race::arm(
+        at,
+        Box::new(move || inside.borrow_mut().handle_message(&ask, now)),
+    );
+    let verdict = kernel::on_message(&sh, &beat, boot, rules);
+    if let Some(step) = race::disarm() {
+        step();
+    }
+    let mut granted = false;
+    while let Some(a) = core.borrow_mut().poll_action() {
+        granted |= matches!(a, Action::Send(2, m) if m.kind == Kind::Grant as u8);
+    }
+    granted && matches!(verdict, Verdict::Ack | Verdict::AckAndDeliver)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use agent_common::rules::Rule;
+
+    #[test]
+    fn the_word_comes_first() {
+        assert_eq!(word_first(Rules::all()), []);
+        assert_ne!(word_first(Rules::all().without(Rule::WordFirst)), []);
     }
 }
