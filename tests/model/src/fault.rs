@@ -64,7 +64,8 @@ impl Menu {
     pub fn faults(self) -> Vec<Fault> {
         let n = NODES as u8;
         let pairs = [(1, 2), (1, 3), (2, 3)];
-        let kinds = |kinds: &[Kind]| -> Vec<Kind8> { kinds.iter().map(|k| Kind8(*k as u8)).collect() };
+        let kinds =
+            |kinds: &[Kind]| -> Vec<Kind8> { kinds.iter().map(|k| Kind8(*k as u8)).collect() };
         let mut all = Vec::new();
         let (freezes, alones, kills): (&[u16], &[u16], &[u16]) = match self {
             Menu::Small | Menu::Coarse => (&[7], &[8], &[1]),

@@ -30,11 +30,20 @@ pub struct Walk {
 const SOMETIMES: &str = "a takeover";
 
 /// Walks all histories, or to the first that breaks something. `shortest`: breadth first, which keeps more states in memory.
-pub fn walk(setup: &Setup, jobs: usize, shortest: bool, progress: impl Fn(usize, Duration)) -> Walk {
+pub fn walk(
+    setup: &Setup,
+    jobs: usize,
+    shortest: bool,
+    progress: impl Fn(usize, Duration),
+) -> Walk {
     let begun = Instant::now();
     let lease = Lease::new(setup.clone());
     let names = lease.properties();
-    let failures: Vec<&'static str> = names.iter().map(|p| p.name).filter(|n| *n != SOMETIMES).collect();
+    let failures: Vec<&'static str> = names
+        .iter()
+        .map(|p| p.name)
+        .filter(|n| *n != SOMETIMES)
+        .collect();
     let builder = lease
         .clone()
         .checker()
@@ -101,6 +110,27 @@ fn history(lease: &Lease, path: Path<State, Act>) -> Vec<String> {
     lines
 }
 
+/// What is checked with all rules.
+pub fn bounds(thorough: bool) -> Vec<Setup> {
+    let two = |s: Setup| Setup { groups: 2, ..s };
+    let even = |s: Setup| Setup { drift: [0; 3], ..s };
+    let mut all = vec![
+        Setup::new(Menu::Full, 1),
+        even(Setup::new(Menu::Full, 1)),
+        two(Setup::new(Menu::Full, 1)),
+        Setup::new(Menu::Small, 2),
+    ];
+    if thorough {
+        all.push(two(Setup::new(Menu::Small, 2)));
+        all.push(Setup::new(Menu::Full, 2));
+        all.push(Setup {
+            every: 2,
+            ..Setup::new(Menu::Coarse, 3)
+        });
+    }
+    all
+}
+
 /// A rule that is left out, and the bound within which a counterexample is found.
 #[derive(Clone, Copy, Debug)]
 pub struct Deliberate {
@@ -112,14 +142,38 @@ pub struct Deliberate {
     pub menu: Menu,
     /// How many.
     pub faults: u8,
-    /// The property that breaks; `None`: nothing within the bound.
-    pub breaks: Option<&'static str>,
+    /// Groups.
+    pub groups: u8,
+    /// The property that breaks.
+    pub breaks: &'static str,
 }
+
+const fn without(rule: Rule, faults: u8, groups: u8) -> Deliberate {
+    Deliberate {
+        rule,
+        masked_by: None,
+        menu: Menu::Small,
+        faults,
+        groups,
+        breaks: "one owner",
+    }
+}
+
+/// Rules whose absence shows within these bounds. The others need more faults, or finer time; the simulator sees them.
+pub const DELIBERATE: [Deliberate; 6] = [
+    without(Rule::Majority, 2, 1),
+    without(Rule::LeaseShorter, 1, 1),
+    without(Rule::FreshWaits, 2, 1),
+    without(Rule::OwnVotePending, 2, 1),
+    without(Rule::Union, 0, 2),
+    without(Rule::OldRunningIgnored, 2, 2),
+];
 
 impl Deliberate {
     /// The model without the rule.
     pub fn setup(&self) -> Setup {
         let mut s = Setup::new(self.menu, self.faults);
+        s.groups = self.groups;
         s.rules = s.rules.without(self.rule);
         if let Some(m) = self.masked_by {
             s.rules = s.rules.without(m);

@@ -102,16 +102,24 @@ impl Model for Lease {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always("one owner", |_, s: &State| s.broken != Some(Broken::TwoOwners)),
-            Property::always("nobody resumes", |_, s: &State| s.broken != Some(Broken::Resume)),
+            Property::always("one owner", |_, s: &State| {
+                s.broken != Some(Broken::TwoOwners)
+            }),
+            Property::always("nobody resumes", |_, s: &State| {
+                s.broken != Some(Broken::Resume)
+            }),
             Property::always("no grant over a live promise", |_, s: &State| {
                 s.broken != Some(Broken::GrantOverPromise)
             }),
-            Property::always("claim versions grow", |_, s: &State| s.broken != Some(Broken::Version)),
+            Property::always("claim versions grow", |_, s: &State| {
+                s.broken != Some(Broken::Version)
+            }),
             Property::always("a failed attempt costs nothing", |_, s: &State| {
                 s.broken != Some(Broken::CostlyFailure)
             }),
-            Property::always("messages end", |_, s: &State| s.broken != Some(Broken::Storm)),
+            Property::always("messages end", |_, s: &State| {
+                s.broken != Some(Broken::Storm)
+            }),
             // The histories are not empty ones.
             Property::sometimes("a takeover", |_, s: &State| s.moved),
         ]

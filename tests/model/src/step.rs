@@ -77,7 +77,12 @@ macro_rules! say {
     };
 }
 
-fn with<T>(setup: &Setup, s: State, log: Option<&mut Vec<String>>, f: impl FnOnce(&mut Run) -> T) -> (State, T) {
+fn with<T>(
+    setup: &Setup,
+    s: State,
+    log: Option<&mut Vec<String>>,
+    f: impl FnOnce(&mut Run) -> T,
+) -> (State, T) {
     RIG.with(|cell| {
         let mut cell = cell.borrow_mut();
         let rig = match cell.take() {
@@ -101,7 +106,9 @@ fn with<T>(setup: &Setup, s: State, log: Option<&mut Vec<String>>, f: impl FnOnc
             log,
         };
         let out = f(&mut run);
-        let Run { mut s, rig, alive, .. } = run;
+        let Run {
+            mut s, rig, alive, ..
+        } = run;
         for i in 0..NODES {
             s.nodes[i].table = Table::of(&rig.tables[i]);
             s.nodes[i].core = alive[i].then(|| rig.cores[i].save(NODES as u8, setup.groups));
@@ -189,7 +196,11 @@ impl Run<'_> {
 
     fn start_agent(&mut self, i: usize) {
         let setup = &self.rig.setup;
-        let mut core = Core::new(setup.config(i as u8 + 1), Rc::clone(&self.rig.tables[i]), self.now(i));
+        let mut core = Core::new(
+            setup.config(i as u8 + 1),
+            Rc::clone(&self.rig.tables[i]),
+            self.now(i),
+        );
         core.break_rules(setup.rules);
         self.rig.cores[i] = core;
         self.alive[i] = true;
@@ -203,10 +214,12 @@ impl Run<'_> {
     fn tick(&mut self) {
         self.orders();
         let due = self.s.tick;
-        let (now, later): (Vec<Flying>, Vec<Flying>) =
-            std::mem::take(&mut self.s.late).into_iter().partition(|f| f.at <= due);
+        let (now, later): (Vec<Flying>, Vec<Flying>) = std::mem::take(&mut self.s.late)
+            .into_iter()
+            .partition(|f| f.at <= due);
         self.s.late = later;
-        self.queue.extend(now.into_iter().map(|f| (f.to, f.message)));
+        self.queue
+            .extend(now.into_iter().map(|f| (f.to, f.message)));
         self.settle();
         let reverse = self.s.reverse;
         for k in 0..NODES {
@@ -293,7 +306,11 @@ impl Run<'_> {
             n.up = true;
             n.base = 1_000_000_000;
             n.since = self.s.tick;
-            let waits = self.rig.setup.rules.hold(agent_common::rules::Rule::FreshWaits);
+            let waits = self
+                .rig
+                .setup
+                .rules
+                .hold(agent_common::rules::Rule::FreshWaits);
             self.fresh_table(i, if waits { TIMING.max_promise } else { 0 });
             say!(self, "  n{} is up with fresh state", i + 1);
         }
@@ -359,7 +376,11 @@ impl Run<'_> {
         if self.s.cut_until[i][usize::from(to) - 1] > tick {
             return;
         }
-        let way = self.s.ways.iter().find(|w| usize::from(w.0) == i + 1 && w.1.0 == m.kind);
+        let way = self
+            .s
+            .ways
+            .iter()
+            .find(|w| usize::from(w.0) == i + 1 && w.1.0 == m.kind);
         let late = |d: u16| Flying {
             at: tick + d,
             to,
@@ -389,7 +410,10 @@ impl Run<'_> {
                 ..before
             });
         } else if sh.run_cv.load() < before.run_cv && self.rig.setup.strict() {
-            self.fail(Broken::Version, format!("n{}'s claim version went back", i + 1));
+            self.fail(
+                Broken::Version,
+                format!("n{}'s claim version went back", i + 1),
+            );
         }
         self.look();
         let (mut failed, mut taken) = (false, false);
@@ -401,7 +425,13 @@ impl Run<'_> {
                     }
                 }
                 Action::Send(to, m) => self.send(i, to, m),
-                Action::Gain(g) => say!(self, "  n{} GAINS group {} ({:?})", i + 1, g.group, g.reason),
+                Action::Gain(g) => say!(
+                    self,
+                    "  n{} GAINS group {} ({:?})",
+                    i + 1,
+                    g.group,
+                    g.reason
+                ),
                 Action::Lose { group, .. } => say!(self, "  n{} loses group {group}", i + 1),
                 Action::Event(Event::ClaimFailed { .. }) => failed = true,
                 Action::Event(
@@ -419,7 +449,10 @@ impl Run<'_> {
         }
         let lost = held.minus(sh.run_set.load());
         if failed && !taken && !lost.is_empty() && self.rig.setup.strict() {
-            self.fail(Broken::CostlyFailure, format!("a failed attempt cost n{} a group", i + 1));
+            self.fail(
+                Broken::CostlyFailure,
+                format!("a failed attempt cost n{} a group", i + 1),
+            );
         }
         self.s.nodes[i].timer = self.rig.cores[i].deadline(now);
     }
@@ -443,7 +476,9 @@ impl Run<'_> {
     fn look(&mut self) {
         for g in 0..self.rig.setup.groups {
             let open: Vec<usize> = (0..NODES)
-                .filter(|i| self.s.nodes[*i].up && self.rig.tables[*i].gate_open(g, self.now(*i).boot))
+                .filter(|i| {
+                    self.s.nodes[*i].up && self.rig.tables[*i].gate_open(g, self.now(*i).boot)
+                })
                 .collect();
             if let [a, b, ..] = open[..] {
                 self.fail(
@@ -463,7 +498,10 @@ impl Run<'_> {
                 if last != 0 && used == claim {
                     self.fail(
                         Broken::Resume,
-                        format!("n{} resumes group {g} without a new claim after n{last}", i + 1),
+                        format!(
+                            "n{} resumes group {g} without a new claim after n{last}",
+                            i + 1
+                        ),
                     );
                 }
             }
@@ -496,7 +534,10 @@ impl Run<'_> {
             set: set.0[0],
             until: t + until.saturating_sub(now) * 1_000_000 / rate,
         };
-        let lives: Vec<Life> = (0..NODES).map(|i| self.life(i)).chain(self.s.ended.iter().copied()).collect();
+        let lives: Vec<Life> = (0..NODES)
+            .map(|i| self.life(i))
+            .chain(self.s.ended.iter().copied())
+            .collect();
         let over = self.s.ledgers[i].enter(told, t, |p| {
             lives
                 .iter()
@@ -504,7 +545,12 @@ impl Run<'_> {
                 .is_some_and(|l| p.cv != l.run_cv && p.cv < l.cv_max)
         });
         if let Err(over) = over {
-            let text = format!("n{} promises to n{} over its word to n{}", i + 1, told.to, over.to);
+            let text = format!(
+                "n{} promises to n{} over its word to n{}",
+                i + 1,
+                told.to,
+                over.to
+            );
             self.fail(Broken::GrantOverPromise, text);
         }
     }

@@ -26,7 +26,7 @@ fn promises_cut_short_and_versions_used_twice() {
 #[test]
 fn grants_over_promises() {
     sees(Rule::FreshWaits, Broken::GrantOverPromise);
-    sees(Rule::PromiseBounded, Broken::GrantOverPromise);
+    sees(Rule::Union, Broken::GrantOverPromise);
     sees(Rule::TakeCloses, Broken::DoubleGrant);
 }
 
