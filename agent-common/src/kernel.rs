@@ -208,7 +208,7 @@ fn on_heartbeat(
     } else {
         Verdict::Deliver
     };
-    if m.generation as u64 != sh.generation.load()
+    if m.generation as u64 != sh.generation.load() && rules.hold(Rule::GenerationsApart)
         || !sh.votes(now)
         || node_bit(sh.id.load() as u8) as u64 & sh.voters.load() == 0
     {
@@ -320,7 +320,7 @@ pub fn make_ack(sh: &Shared, m: &mut Message, now: u64) {
 fn on_ack(sh: &Shared, p: &PeerCell, m: &Message, now: u64, rules: Rules) -> Verdict {
     if m.to != sh.id.load() as u8
         || m.re_incarnation != sh.incarnation.load()
-        || m.generation as u64 != sh.generation.load()
+        || m.generation as u64 != sh.generation.load() && rules.hold(Rule::GenerationsApart)
     {
         return Verdict::Drop(Counter::StaleAck);
     }

@@ -56,9 +56,34 @@ pub enum Rule {
     TwinHalts,
     /// 14: what was seen before, or long ago, is not taken again.
     ReplayWindow,
+    /// 10: acks and grants count only within one generation.
+    GenerationsApart,
+    /// 10: one member is added, or one removed, per generation.
+    OneMember,
+    /// 10: a node leaves a generation only after a majority of its voters was heard in it or later.
+    LeaveHeard,
+    /// 10: and only when every promise that these gave before has run out.
+    LeaveWaits,
+    /// 10: who does not come from the generation before votes only after somebody who does.
+    JoinerProven,
+    /// 10: a promise to a node that is removed stands to its end.
+    RemovedStands,
+    /// 10: a group that gets another's VIP is granted when the promises for the other have run out.
+    MovedVipWaits,
 }
 
-/// All rules, for tests that walk through them.
+/// The parts of rule 10, which matter only while members change.
+pub const GENERATIONS: [Rule; 7] = [
+    Rule::GenerationsApart,
+    Rule::OneMember,
+    Rule::LeaveHeard,
+    Rule::LeaveWaits,
+    Rule::JoinerProven,
+    Rule::RemovedStands,
+    Rule::MovedVipWaits,
+];
+
+/// All other rules, for tests that walk through them.
 pub const ALL: [Rule; 25] = [
     Rule::FreshWaits,
     Rule::PromisesGrow,
@@ -91,7 +116,7 @@ pub const ALL: [Rule; 25] = [
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Rules {
     #[cfg(feature = "broken-rules")]
-    broken: u32,
+    broken: u64,
 }
 
 impl Rules {
@@ -107,7 +132,7 @@ impl Rules {
     #[cfg(feature = "broken-rules")]
     pub const fn without(self, rule: Rule) -> Rules {
         Rules {
-            broken: self.broken | 1 << rule as u32,
+            broken: self.broken | 1 << rule as u64,
         }
     }
 

@@ -11,6 +11,9 @@ pub const LAYOUT: u64 = 0x484c_5348_0000_0001;
 /// Bytes of [`Shared`] in this layout.
 const SHARED_SIZE: usize = 14_808;
 
+/// [`Shared::vote_after`] of a node that must first hear somebody vote in its generation (rule 10).
+pub const UNPROVEN: u64 = u64::MAX;
+
 /// 2^10 ns: promises and leases are kept in these units, so that an expiry and 16 more bits fit in a word.
 pub const UNIT_SHIFT: u32 = 10;
 

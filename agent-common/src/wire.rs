@@ -63,6 +63,9 @@ pub mod flags {
     pub const LEAVING: u8 = 8;
     /// The sender still waits under rule 1: it grants nothing yet.
     pub const WAITING: u8 = 16;
+    /// The sender is ready for a generation: it has read the configuration of the next one, or it is in a new one and
+    /// waits only for somebody who votes there (rule 10).
+    pub const READY: u8 = 32;
 }
 
 /// One message. Plain integers in little-endian order; the whole is copied to and from packets as bytes.

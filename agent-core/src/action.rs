@@ -30,6 +30,11 @@ pub enum Action {
     },
     /// Everything is handed over: the agent may stop.
     Left,
+    /// A staged generation has been entered: addresses, gates and links follow, then `Core::mapped`.
+    Entered {
+        /// It.
+        generation: u32,
+    },
     /// For people and records.
     Event(Event),
 }
@@ -163,6 +168,20 @@ pub enum Event {
     StartedAfresh,
     /// This node votes from now on.
     Voting,
+    /// This node has entered a later generation (rule 10).
+    GenerationEntered {
+        /// The one left.
+        from: u32,
+        /// The one entered.
+        to: u32,
+    },
+    /// Somebody who votes in this node's generation was heard: this node may vote in it, too.
+    Proven {
+        /// Who.
+        peer: u8,
+        /// The generation.
+        generation: u32,
+    },
     /// A drain flag changed.
     Drained {
         /// The node.

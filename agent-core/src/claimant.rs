@@ -3,7 +3,7 @@
 use std::ops::Deref;
 
 use agent_common::{
-    Set, node_bit,
+    MAX_NODES, Set, node_bit,
     rules::Rule,
     state::{LeaseWord, PromiseWord, Shared},
     wire::{Message, flags},
@@ -122,7 +122,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
             return;
         }
         let running = self.sh.run_set.load();
-        let missing = self.groups.minus(running);
+        let missing = self.groups.minus(running).minus(self.held_back);
         let view = self.view(now.boot);
         // Without a majority that hears us and votes a claim can only fail.
         let voting = |id: &u8| {
@@ -241,9 +241,11 @@ impl<S: Deref<Target = Shared>> Core<S> {
     }
 
     pub(crate) fn on_grant(&mut self, m: &Message, now: Now) {
-        let (inc, generation) = (self.sh.incarnation.load(), self.cfg.generation);
+        let inc = self.sh.incarnation.load();
+        let foreign =
+            m.generation != self.cfg.generation && self.rules.hold(Rule::GenerationsApart);
         let Some(p) = &mut self.pend else { return };
-        if m.re_incarnation != inc || m.ask_cv != p.cv || m.generation != generation {
+        if m.re_incarnation != inc || m.ask_cv != p.cv || foreign {
             return;
         }
         p.granted |= node_bit(m.from);
@@ -450,8 +452,12 @@ impl<S: Deref<Target = Shared>> Core<S> {
         {
             at = at.min(r);
         }
-        let missing = self.groups.minus(self.sh.run_set.load());
-        for id in self.cfg.node_ids() {
+        let missing = self
+            .groups
+            .minus(self.sh.run_set.load())
+            .minus(self.held_back);
+        // All nodes: one that was removed may still be promised something (rule 10).
+        for id in 1..=MAX_NODES as u8 {
             let p = self.sh.peer(id);
             let word = PromiseWord(p.word.load_ordered());
             if id != self.cfg.me
@@ -479,7 +485,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
     pub(crate) fn decide(&self, group: u8, view: &crate::view::View) -> Decision {
         let mut nodes = view.nodes;
         for id in self.cfg.node_ids() {
-            nodes[id as usize - 1].unfit = self.soft.get(Key::Unfit { node: id, group }) != 0;
+            nodes[id as usize - 1].fitness = self.fitness(id, group);
         }
         let wish = self.soft.get(Key::Wish(group));
         crate::placement::place(

@@ -7,16 +7,17 @@ use agent_common::{
     MAX_GROUPS, MAX_NODES, Set,
     record::{Record, RecordKind},
     rules::{Rule, Rules},
-    state::Shared,
+    state::{Shared, UNPROVEN},
     wire::{self, Kind, Message, flags},
 };
 
 use crate::{
     action::{Action, Event},
     claimant::Pending,
-    command::{Command, CommandError},
+    command::{Command, CommandError, Fitness},
     config::CoreConfig,
     detector::Health,
+    generation::Next,
     rng::Rng,
     soft::{Key, Soft},
 };
@@ -80,6 +81,16 @@ pub struct Core<S: Deref<Target = Shared>> {
     pub(crate) duplicate_at: u64,
     pub(crate) next_heartbeat: u64,
     pub(crate) beats: u64,
+    /// A configuration of a later generation, to be entered.
+    pub(crate) next: Option<Box<Next>>,
+    /// The one that was left, to be freed.
+    pub(crate) retired: Option<Box<Next>>,
+    /// Since when a majority of this generation's voters has been heard in it or later; 0: not yet.
+    pub(crate) heard_since: u64,
+    /// Groups that wait until the gate's map follows the configuration.
+    pub(crate) held_back: Set,
+    /// The end of rule 1's wait, for a node that is not proven yet.
+    pub(crate) vote_after: u64,
     pub(crate) actions: VecDeque<Action>,
     pub(crate) dropped_actions: u64,
 }
@@ -119,9 +130,17 @@ impl<S: Deref<Target = Shared>> Core<S> {
             duplicate_at: 0,
             next_heartbeat: now.boot,
             beats: 0,
+            next: None,
+            retired: None,
+            heard_since: 0,
+            held_back: Set::EMPTY,
+            vote_after: 0,
             actions: VecDeque::with_capacity(ACTIONS),
             dropped_actions: 0,
         };
+        if core.sh.vote_after.load() == UNPROVEN {
+            core.vote_after = now.boot + core.cfg.timing.max_promise;
+        }
         // Groups that the configuration does not know any more are not ours to run.
         let unknown = core.sh.run_set.load().minus(core.groups);
         core.sh.gate.remove(unknown);
@@ -150,6 +169,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
     /// An authentic message that the kernel delivered.
     pub fn handle_message(&mut self, m: &Message, now: Now) {
         self.check_lease(now);
+        self.follow_message(m, now);
         self.see_epoch(m.epoch);
         if m.flags & flags::SOFT != 0 {
             self.merge_soft(m);
@@ -233,7 +253,9 @@ impl<S: Deref<Target = Shared>> Core<S> {
                 if c.drained || c.leaving {
                     return Err(CommandError::Drained);
                 }
-                if c.unfit {
+                // Where all doubt, doubt is no reason.
+                let able = self.decision(group, now.boot).rank(node).is_some();
+                if c.fitness != Fitness::Fit && !able {
                     return Err(CommandError::Unfit);
                 }
                 self.set_soft(Key::Wish(group), node, now);
@@ -250,15 +272,9 @@ impl<S: Deref<Target = Shared>> Core<S> {
                 self.set_soft(Key::Pause, u8::from(on), now);
                 self.event(Event::Paused(on));
             }
-            Command::Fit { group, fit } => {
-                let key = Key::Unfit {
-                    node: self.cfg.me,
-                    group,
-                };
-                if self.soft.get(key) != u8::from(!fit) {
-                    self.set_soft(key, u8::from(!fit), now);
-                }
-            }
+            Command::Fit { group, fit: true } => self.set_fitness(group, Fitness::Fit, now),
+            Command::Fit { group, fit: false } => self.set_fitness(group, Fitness::Unfit, now),
+            Command::Doubt { group } => self.set_fitness(group, Fitness::Doubtful, now),
             Command::PreparePause { promise } => {
                 let longest = self.cfg.timing.max_promise;
                 let promise = if self.rules.hold(Rule::PromiseBounded) {
@@ -282,11 +298,22 @@ impl<S: Deref<Target = Shared>> Core<S> {
         Ok(())
     }
 
+    fn set_fitness(&mut self, group: u8, fitness: Fitness, now: Now) {
+        let key = Key::Unfit {
+            node: self.cfg.me,
+            group,
+        };
+        if self.soft.get(key) != fitness as u8 {
+            self.set_soft(key, fitness as u8, now);
+        }
+    }
+
     /// Time has come to [`Core::deadline`], or simply passed.
     pub fn handle_timeout(&mut self, now: Now) {
         self.check_lease(now);
         self.check_peers(now);
         self.check_own_state(now);
+        self.check_generation(now);
         self.advance(now);
         if now.boot >= self.next_heartbeat {
             let hb = self.cfg.timing.heartbeat;
@@ -374,6 +401,9 @@ impl<S: Deref<Target = Shared>> Core<S> {
         }
         if !self.sh.votes(now.boot) {
             f |= flags::WAITING;
+        }
+        if self.ready(now.boot) {
+            f |= flags::READY;
         }
         Message {
             magic: wire::MAGIC,

@@ -22,6 +22,8 @@ pub mod command;
 pub mod config;
 pub mod core;
 pub mod detector;
+pub mod generation;
+pub mod history;
 pub mod placement;
 mod rng;
 #[cfg(feature = "broken-rules")]
@@ -33,7 +35,9 @@ mod voter;
 mod withdraw;
 
 pub use action::{Action, Event, GainReason, Phases};
-pub use command::{Command, CommandError};
+pub use command::{Command, CommandError, Fitness};
 pub use config::{CoreConfig, Failback, GroupConfig, NodeConfig, Timing};
 pub use core::{Core, Now};
 pub use detector::Health;
+pub use generation::{Next, Progress, StageError, Waits};
+pub use history::{History, StartError};

@@ -82,6 +82,12 @@ impl<S: Deref<Target = Shared>> Core<S> {
             duplicate_at,
             next_heartbeat,
             beats: _,
+            // Neither the model nor a rollback knows changes of members.
+            next: _,
+            retired: _,
+            heard_since: _,
+            held_back: _,
+            vote_after: _,
             actions: _,
             dropped_actions: _,
         } = self;

@@ -71,9 +71,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
         }
         if self.duplicate_at != 0 && now.boot > self.duplicate_at + self.cfg.timing.max_promise {
             self.duplicate_at = 0;
-            self.sh
-                .vote_after
-                .store(now.boot + self.cfg.timing.max_promise);
+            self.wait_to_vote(now.boot + self.cfg.timing.max_promise);
             self.sh.halted.store(0);
             self.event(Event::DuplicateGone);
         }
@@ -153,9 +151,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
         // of the other would count in this).
         let apart = 1 + now.boot % 1_000_000_000;
         let incarnation = (now.wall_ms * 1_000_000).max(mine.max(m.re_seq) + apart);
-        self.sh
-            .vote_after
-            .store(now.boot + self.cfg.timing.max_promise);
+        self.wait_to_vote(now.boot + self.cfg.timing.max_promise);
         self.sh.incarnation.store(incarnation);
         self.event(Event::StartedAfresh);
     }

@@ -3,7 +3,7 @@
 use std::ops::Deref;
 
 use agent_common::{
-    Set, kernel,
+    MAX_NODES, Set, kernel,
     rules::Rule,
     state::{PeerCell, PromiseWord, Shared},
     wire::{Kind, Message, flags},
@@ -63,8 +63,10 @@ impl<S: Deref<Target = Shared>> Core<S> {
                 b.until = b.until.max(p.sent + self.cfg.timing.claim_timeout());
             }
         }
-        for h in self.cfg.node_ids() {
-            if h == x || h == me {
+        // All nodes: a promise to one that is no member any more stands to its end (rule 10).
+        for h in 1..=MAX_NODES as u8 {
+            let gone = self.cfg.nodes[usize::from(h) - 1].is_none();
+            if h == x || h == me || gone && !self.rules.hold(Rule::RemovedStands) {
                 continue;
             }
             let p = self.sh.peer(h);
@@ -88,8 +90,8 @@ impl<S: Deref<Target = Shared>> Core<S> {
             return false;
         }
         let me = self.cfg.me;
-        for h in 1..=agent_common::MAX_NODES as u8 {
-            if h == x || h == me || self.cfg.nodes[h as usize - 1].is_none() {
+        for h in 1..=MAX_NODES as u8 {
+            if h == x || h == me {
                 continue;
             }
             let p = self.sh.peer(h);
@@ -221,7 +223,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
 
     pub(crate) fn may_vote(&self, m: &Message, now: Now) -> bool {
         (self.sh.votes(now.boot) || !self.rules.hold(Rule::FreshWaits))
-            && m.generation == self.cfg.generation
+            && (m.generation == self.cfg.generation || !self.rules.hold(Rule::GenerationsApart))
             && self
                 .cfg
                 .nodes

@@ -1,7 +1,7 @@
 //! The maps. All but the scratch space are pinned, so that promises, leases and the gate outlive the agent.
 
 use agent_common::{
-    record::{AddressKey, COUNTER_COUNT, Counter, Record, RecordKind},
+    record::{AddressKey, COUNTER_COUNT, Counter, Record, RecordKind, VMAC_PREFIX},
     siphash::Key,
     state::{LAYOUT, Shared},
     wire::Message,
@@ -21,9 +21,13 @@ static STATE: Array<Shared> = Array::pinned(1, MMAPABLE);
 #[map]
 static KEY: Array<[u64; 2]> = Array::pinned(1, 0);
 
-/// VIP -> group.
+/// VIP -> group, and whether it is a gateway.
 #[map]
 static VIPS: HashMap<AddressKey, u32> = HashMap::pinned(4096, 0);
+
+/// Virtual MAC -> group. The key is padded to 8 bytes.
+#[map]
+static VMACS: HashMap<[u8; 8], u32> = HashMap::pinned(256, 0);
 
 /// This node's link addresses -> link index: heartbeats to any other address are not ours.
 #[map]
@@ -57,7 +61,18 @@ pub fn key() -> Option<Key> {
     Some(Key(k[0], k[1]))
 }
 
-/// The group of a VIP.
+/// The group of a virtual MAC. Other frames are told by their first byte, and cost no look-up.
+#[inline(always)]
+pub fn vmac(m: &[u8; 6]) -> Option<u32> {
+    if m[0] != VMAC_PREFIX {
+        return None;
+    }
+    let key = [m[0], m[1], m[2], m[3], m[4], m[5], 0, 0];
+    // SAFETY: as below.
+    unsafe { VMACS.get(&key) }.copied()
+}
+
+/// The group of a VIP, and [`agent_common::record::VIP_GATEWAY`].
 #[inline(always)]
 pub fn vip(a: &AddressKey) -> Option<u32> {
     // SAFETY: the value is copied at once; user space replaces elements, never reuses them in place.

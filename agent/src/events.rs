@@ -63,6 +63,12 @@ pub enum EventKind {
     GateReturned,
     /// An address could not be added or removed.
     AddressFailed,
+    /// A route or a rule of a group could not be added or removed.
+    RouteFailed,
+    /// This node cannot run a group now, or should not; the text says why.
+    Unfit,
+    /// This node can run a group again.
+    Fit,
     /// A configured device vanished.
     DeviceGone,
     /// A configured device came back.
@@ -111,13 +117,12 @@ impl EventKind {
     pub fn severity(self) -> Severity {
         use EventKind::*;
         match self {
-            DuplicateId | GateMissing | AddressFailed | GateShutByHigherEpoch | LeaseLapsed => {
-                Severity::Bad
-            }
+            DuplicateId | GateMissing | AddressFailed | RouteFailed | GateShutByHigherEpoch
+            | LeaseLapsed => Severity::Bad,
             ClaimFailed | PromiseExpired | NodeLate | NodeSilent | ForeignClaim
             | ConfigMismatch | DeviceGone | ClockSourceChanged | PacketRejected | QueueFull
-            | StalePins | RejoinWait | Lost => Severity::Warn,
-            Gained | NodeAlive | DeviceReturned | GateReturned | Moved | Resumed | Undrained => {
+            | StalePins | RejoinWait | Lost | Unfit => Severity::Warn,
+            Gained | NodeAlive | DeviceReturned | GateReturned | Moved | Resumed | Undrained | Fit => {
                 Severity::Good
             }
             AgentStarted | AgentStopping | Reload | Restart | Drained | Paused | StaleAddress

@@ -189,6 +189,17 @@ fn tools(facts: &Facts) -> Vec<Finding> {
             commands(facts, Need::LAB),
         ));
     }
+    if facts.missing_bench.is_empty() {
+        found.push(good(
+            "programs the bench calls: keepalived, stress-ng, rsvg-convert",
+        ));
+    } else {
+        // Only the bench needs them, and it installs them itself.
+        found.push(Finding::Note(format!(
+            "the bench calls {}; it installs them",
+            facts.missing_bench.join(", ")
+        )));
+    }
     found
 }
 

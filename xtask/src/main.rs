@@ -50,7 +50,7 @@ enum Task {
     /// Load the programs on a device and show what they see: load DEV
     #[command(disable_help_flag = true)]
     Load(Rest),
-    /// Measure takeovers in the lab
+    /// Measure takeovers in the lab beside keepalived: failover
     #[command(disable_help_flag = true)]
     Bench(Rest),
     /// Run the simulator
@@ -101,7 +101,10 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Task::Demo(rest) => lab(Some("demo"), rest, policy),
         Task::Lab(rest) => lab(Some("lab"), rest, policy),
         Task::Load(rest) => lab(Some("load"), rest, policy),
-        Task::Bench(rest) => lab(Some("bench"), rest, policy),
+        Task::Bench(rest) => {
+            install::ensure(Need::BUILD.and(Need::BENCH), policy)?;
+            lab(Some("bench"), rest, policy)
+        }
         Task::Sim(rest) => {
             let programs = cargo::build(cargo::SIMULATOR, true)?;
             cargo::hand_over(&programs, "heartline-sim", None, rest.args)

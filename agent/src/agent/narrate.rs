@@ -208,6 +208,12 @@ impl Narrator {
             } => d(EventKind::AddressFailed, text.to_string())
                 .group(g(group))
                 .with("errno", errno),
+            NetEvent::ExtraFailed {
+                group, text, errno, ..
+            } => d(EventKind::RouteFailed, text.to_string())
+                .group(g(group))
+                .with("errno", errno),
+            NetEvent::DeviceFailed { text, .. } => d(EventKind::AddressFailed, text.to_string()),
             NetEvent::AddressAdopted { group, vip } => d(
                 EventKind::Note,
                 format!(
@@ -263,7 +269,7 @@ impl Narrator {
             } if removed + failed > 0 => d(
                 EventKind::StaleAddress,
                 format!(
-                    "{removed} stale addresses of ours removed at start, {kept} kept, {failed} could not be removed"
+                    "{removed} stale addresses, routes and rules of ours removed at start, {kept} kept, {failed} could not be removed"
                 ),
             ),
             NetEvent::Resynced { removed, restored } => d(

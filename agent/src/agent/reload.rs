@@ -71,7 +71,7 @@ impl Supervisor {
                 .filter(|e| !both.contains(e))
                 .collect::<Vec<_>>(),
         );
-        self.datapath.set_vips(&both)?;
+        self.datapath.set_gated(new.cluster_id, &both)?;
         let net = setup::net_config(&new)?;
         let core = setup::core_config(&new, self.me);
         self.net
@@ -118,7 +118,8 @@ impl Supervisor {
 
     /// The address thread has taken the new configuration: what is no VIP any more needs no gate.
     pub(super) fn ungate_removed(&mut self) {
-        if let Err(e) = self.datapath.set_vips(&setup::vips(&self.config)) {
+        let vips = setup::vips(&self.config);
+        if let Err(e) = self.datapath.set_gated(self.config.cluster_id, &vips) {
             self.record(vec![Draft::new(EventKind::Note, e.to_string())]);
         }
     }

@@ -20,7 +20,7 @@ use nix::{
 use crate::{
     config::{self, Config, Datapath},
     datapath::{Identity, XdpKind},
-    net::{NetConfig, NetGroup, NetVip},
+    net::{NetConfig, NetExtra, NetGroup, NetVip},
 };
 
 /// Reads the configuration; all errors go to the terminal or the journal, rendered.
@@ -196,9 +196,22 @@ pub fn net_config(c: &Config) -> Result<NetConfig> {
             let vips = g
                 .vips
                 .iter()
-                .map(|v| NetVip::new(v.address, Some(v.prefix), &v.device))
-                .collect::<Result<Vec<_>, _>>()?;
-            Ok(NetGroup { id: g.id, vips })
+                .map(|v| {
+                    let vip = NetVip::new(v.address, Some(v.prefix), &v.device)?;
+                    Ok(if v.gateway {
+                        vip.into_gateway(c.cluster_id, g.id)
+                    } else {
+                        vip
+                    })
+                })
+                .collect::<Result<Vec<_>>>()?;
+            let routes = g.routes.iter().cloned().map(NetExtra::Route);
+            let rules = g.rules.iter().cloned().map(NetExtra::Rule);
+            Ok(NetGroup {
+                id: g.id,
+                vips,
+                extras: routes.chain(rules).collect(),
+            })
         })
         .collect::<Result<Vec<_>>>()?;
     Ok(NetConfig {
@@ -209,11 +222,11 @@ pub fn net_config(c: &Config) -> Result<NetConfig> {
     })
 }
 
-/// All VIPs with their groups.
-pub fn vips(c: &Config) -> Vec<(IpAddr, u8)> {
+/// All VIPs with their groups, and whether they are gateways.
+pub fn vips(c: &Config) -> Vec<(IpAddr, u8, bool)> {
     c.groups
         .iter()
-        .flat_map(|g| g.vips.iter().map(|v| (v.address, g.id)))
+        .flat_map(|g| g.vips.iter().map(|v| (v.address, g.id, v.gateway)))
         .collect()
 }
 

@@ -127,7 +127,7 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
             config.generation
         );
     }
-    datapath.set_vips(&setup::vips(&config))?;
+    datapath.set_gated(config.cluster_id, &setup::vips(&config))?;
     let links: Vec<_> = config
         .node_by_id(me)
         .map(|n| n.links.iter().map(|l| l.address).collect())

@@ -6,6 +6,7 @@ use arrayvec::ArrayVec;
 use nix::errno::Errno;
 
 use super::devices::Devices;
+use super::extras::Extra;
 use super::groups::{Group, Round, State, Vip};
 use super::netlink::{Answer, BATCH, Requester};
 use super::packet::{Outgoing, PacketSocket, SLICE};
@@ -187,13 +188,16 @@ impl Group {
                 Answer::Silent => vip.fail(now),
             }
         }
+        if self.pick(State::Leaving, now).is_empty() {
+            self.remove_extras(io, now);
+        }
         self.finish_down(io);
         self.settle();
     }
 
     /// Reports the end of an ownership once nothing is left of it.
     pub fn finish_down(&mut self, io: &mut Io) {
-        let done = !self.vips.iter().any(|vip| vip.state == State::Leaving);
+        let done = self.is_clean();
         if let Some(epoch) = self.down.take_if(|_| done) {
             io.events.emit(NetEvent::AddressDown {
                 group: self.id,
@@ -209,6 +213,10 @@ impl Group {
         if !picked.is_empty() {
             self.add(io, &picked, now);
             let t_up = boottime_ns();
+            if self.pick(State::Wanted, now).is_empty() {
+                // Before others are told: what they send then has to find its way.
+                self.add_extras(io, now);
+            }
             if let Some(pass) = &mut self.pass {
                 let (frames, full) = io.announce(&self.vips, picked.iter().copied(), devices);
                 // A full queue here is made good by the repetition after 10 ms.
@@ -219,6 +227,9 @@ impl Group {
             }
         }
         if self.pick(State::Wanted, now).is_empty() {
+            if picked.is_empty() {
+                self.add_extras(io, now);
+            }
             self.finish_pass(io);
         }
         self.settle();
@@ -414,6 +425,11 @@ impl Group {
             self.due = self.due.min(vip.retry_at);
         }
         let last = next >= self.vips.len();
+        if last && !self.extras.is_empty() {
+            // The kernel tells of lost routes only those who listen to all routes of the machine.
+            self.extras.iter_mut().for_each(Extra::again);
+            self.due = self.due.min(now);
+        }
         self.renew_cursor = if last { 0 } else { next };
         self.renew_at = now.saturating_add(if last { RENEW_INTERVAL_NS } else { PACE_NS });
         last

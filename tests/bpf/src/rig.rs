@@ -276,14 +276,24 @@ impl Rig {
     /// # Panics
     /// If the kernel refuses to run it, or if the program changes the frame.
     pub fn egress(&self, frame: &[u8]) -> Action {
+        let (action, data) = self.egress_out(frame);
+        assert_eq!(data, frame);
+        action
+    }
+
+    /// As [`Rig::egress`], with the frame as it leaves.
+    ///
+    /// # Panics
+    /// If the kernel refuses to run it.
+    pub fn egress_out(&self, frame: &[u8]) -> (Action, Vec<u8>) {
         let r = bpf::run(self.egress, frame, None, 1)
             .unwrap_or_else(|e| panic!("{} bytes: {e}", frame.len()));
-        assert_eq!(r.data, frame);
-        match r.retval as i32 {
+        let action = match r.retval as i32 {
             -1 => Action::Pass,
             2 => Action::Drop,
             other => panic!("TC action {other}"),
-        }
+        };
+        (action, r.data)
     }
 
     /// The XDP program, to run on other threads meanwhile: true if it sent the frame back.

@@ -444,6 +444,7 @@ impl Run<'_> {
                 Action::Event(_)
                 | Action::Announce { .. }
                 | Action::PauseReady { .. }
+                | Action::Entered { .. }
                 | Action::Left => {}
             }
         }

@@ -44,7 +44,7 @@ pub struct Args {
     /// Leave a rule out (several times for several)
     #[arg(long = "break", value_name = "RULE", value_parser = rule)]
     pub broken: Vec<Rule>,
-    /// A directed schedule instead of uniform faults: the name of a rule, or LossByKind, LateGrants, Races
+    /// A directed schedule instead of uniform faults: the name of a rule, or LossByKind, LateGrants, Races, Members
     #[arg(long, value_name = "SCHEDULE", value_parser = schedule)]
     pub directed: Option<Schedule>,
     /// The timing profile: fast, lan or wan
@@ -128,6 +128,7 @@ impl Args {
 fn rule(s: &str) -> Result<Rule, String> {
     rules::ALL
         .into_iter()
+        .chain(rules::GENERATIONS)
         .find(|r| format!("{r:?}").eq_ignore_ascii_case(s))
         .ok_or_else(|| {
             let names: Vec<String> = rules::ALL.iter().map(|r| format!("{r:?}")).collect();

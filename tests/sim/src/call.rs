@@ -79,8 +79,9 @@ impl World {
                     if self.recorder.node as usize == i + 1 {
                         self.recorder.last = Some(m);
                     }
+                    let audience = core.audience();
                     for to in 1..=self.nodes.len() as u8 {
-                        if to != m.from {
+                        if to != m.from && audience & agent_common::node_bit(to) != 0 {
                             self.send(i as u8 + 1, to, &m);
                         }
                     }
@@ -106,6 +107,9 @@ impl World {
                 Action::Lose { group, .. } => say!(self, "n{} LOSES {group}", i + 1),
                 Action::PauseReady { .. } => stop = Some(false),
                 Action::Left => stop = Some(true),
+                Action::Entered { generation } => {
+                    say!(self, "n{} ENTERS generation {generation}", i + 1);
+                }
                 Action::Announce { .. } => {}
                 Action::Event(e) => {
                     match e {
@@ -114,6 +118,7 @@ impl World {
                         | CoreEvent::Released { .. }
                         | CoreEvent::GateShut { .. }
                         | CoreEvent::StartedAfresh
+                        | CoreEvent::GenerationEntered { .. }
                         | CoreEvent::DuplicateId => taken = true,
                         _ => {}
                     }
@@ -137,6 +142,7 @@ impl World {
         if core.dropped_actions() > 0 {
             self.fail(violation(Broken::Dropped, self.t, format!("n{}", i + 1)));
         }
+        self.after_call(i, &mut core);
         let deadline = core.deadline(now);
         self.nodes[i].core = Some(core);
         match stop {

@@ -73,6 +73,8 @@ pub struct Check {
     dual_allowed: u64,
     dual_since: u64,
     outage: Option<Outage>,
+    /// VIPs change their groups: a voter then stands by the new group for the old one's owner as well.
+    pub(crate) vips_move: bool,
     last_owner: [u8; GROUPS],
     used: [[(u64, u64); MAX_NODES]; GROUPS],
     seen: Vec<Seen>,
@@ -103,6 +105,7 @@ impl Check {
             dual_allowed: o.dual_allowed,
             dual_since: u64::MAX,
             outage: o.outage,
+            vips_move: false,
             last_owner: [0; GROUPS],
             used: [[(0, 0); MAX_NODES]; GROUPS],
             seen: vec![Seen::default(); nodes as usize],
@@ -262,7 +265,7 @@ impl Check {
                         held |= c.set.0[0].load();
                     }
                 }
-                if held & stood != 0 {
+                if held & stood != 0 && !self.vips_move {
                     let text = format!(
                         "n{} stands by groups {:#x} for n{} and another",
                         n.id,

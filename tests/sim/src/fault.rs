@@ -86,6 +86,10 @@ pub enum Fault {
     Fit(u8, u8, bool),
     /// The agent hands everything over, stops, and starts again after ns.
     Leave(u8, u64),
+    /// The operator writes the next generation's file, and copies and reloads it node by node.
+    Publish,
+    /// A file of a generation is copied to a node and read.
+    Reload(u8, u32),
     /// The node and its clock stand still for ns (a hypervisor stops the guest): against assumption (a).
     ClockStop(u8, u64),
     /// An image of the node's memory is taken.
@@ -127,7 +131,9 @@ impl Fault {
             | Fault::Snapshot(_)
             | Fault::Rollback(_)
             | Fault::Twin { .. }
-            | Fault::Recorder(_) => {}
+            | Fault::Recorder(_)
+            | Fault::Publish
+            | Fault::Reload(..) => {}
         }
     }
 }
@@ -178,6 +184,8 @@ pub struct Mix {
     pub leave: u16,
     /// Stopped clocks.
     pub clock: u16,
+    /// Changes of members.
+    pub members: u16,
     /// A reboot cuts the node off together with another one.
     pub storm: bool,
 }
@@ -200,6 +208,7 @@ impl Mix {
         people: 0,
         leave: 0,
         clock: 0,
+        members: 0,
         storm: false,
     };
     /// Everything within the assumptions; weights as in the reference model.
@@ -219,6 +228,7 @@ impl Mix {
         people: 10,
         leave: 2,
         clock: 0,
+        members: 0,
         storm: false,
     };
 
@@ -253,6 +263,7 @@ impl Mix {
             self.people,
             self.leave,
             self.clock,
+            self.members,
         ];
         let sum: u64 = weights.iter().map(|w| u64::from(*w)).sum();
         let mut at = r.below(sum);
@@ -339,6 +350,7 @@ impl Mix {
                 _ => Fault::Fit(a, group, r.chance(600)),
             },
             12 => Fault::Leave(a, unit * r.pick(&[10, 60, 400])),
+            14 => Fault::Publish,
             _ => Fault::ClockStop(a, r.between(5 * unit, 400 * unit)),
         }
     }

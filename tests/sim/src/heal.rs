@@ -75,10 +75,13 @@ impl World {
                 false
             }
             1 => {
+                if !self.finish_generations() {
+                    return self.unfinished(bound);
+                }
                 let all = self.check.unowned_since[..self.o.shape.groups as usize]
                     .iter()
                     .all(|u| *u == u64::MAX);
-                let since = self.t - self.o.heal_at;
+                let since = self.t - self.o.heal_at.max(self.unfinished_at);
                 if all && since > settle {
                     // Settled: from here on nothing may change without reason.
                     self.healed_in = since;

@@ -20,6 +20,7 @@ mod heal;
 pub mod hunt;
 pub mod ledger;
 pub mod measure;
+pub mod members;
 pub mod net;
 pub mod node;
 pub mod options;

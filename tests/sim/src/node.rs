@@ -6,9 +6,14 @@ use agent_common::{
     record::Record,
     state::{LAYOUT, Shared},
 };
-use agent_core::{Core, CoreConfig, GroupConfig, NodeConfig, Now, saved::Saved};
+use agent_core::{Core, Now, saved::Saved};
 
-use crate::{clock::Clock, fault::PlannedEnd, options::Options};
+use crate::{
+    clock::Clock,
+    fault::PlannedEnd,
+    members::{self, Disk},
+    options::Options,
+};
 
 /// Records that wait for a paused agent.
 pub const RING: usize = 64;
@@ -76,6 +81,8 @@ pub struct Node {
     pub plan: Option<Plan>,
     /// It is leaving, and stays away for so long.
     pub leaving: Option<u64>,
+    /// What is on its disk.
+    pub disk: Disk,
     /// When its last heartbeat left, true time.
     pub last_beat: u64,
     /// Its last incarnation.
@@ -108,6 +115,7 @@ impl Node {
             kill_next: None,
             plan: None,
             leaving: None,
+            disk: Disk::default(),
             last_beat: 0,
             incarnation: 0,
             spins: (0, 0),
@@ -129,10 +137,7 @@ impl Node {
         let sh = Shared::default();
         sh.id.store(u64::from(self.plays));
         sh.cluster.store(1);
-        sh.generation.store(1);
         sh.max_promise.store(o.timing.max_promise);
-        sh.voters.store((1 << o.shape.nodes) - 1);
-        sh.majority.store(u64::from(o.shape.nodes) / 2 + 1);
         // As the loader: by the wall clock, which may have been set back.
         let wall = now.wall_ms * 1_000_000;
         self.incarnation = if wall == self.incarnation {
@@ -141,15 +146,19 @@ impl Node {
             wall
         };
         sh.incarnation.store(self.incarnation);
-        sh.vote_after.store(now.boot + wait);
-        sh.layout.store(LAYOUT);
         self.sh = Rc::new(sh);
+        self.enroll(o, t, true, wait);
+        self.sh.layout.store(LAYOUT);
         self.ring.clear();
     }
 
     /// An agent over the table.
     pub fn start_agent(&mut self, o: &Options, t: u64) {
-        let core = Core::new(config(self.plays, o), Rc::clone(&self.sh), self.now(t));
+        if !self.enroll(o, t, false, 0) {
+            return;
+        }
+        let cfg = members::config(self.plays, o, self.disk.file);
+        let core = Core::new(cfg, Rc::clone(&self.sh), self.now(t));
         let mut core = Box::new(core);
         core.break_rules(o.rules);
         self.core = Some(core);
@@ -211,16 +220,22 @@ impl Node {
             return 0;
         }
         let now = self.clock.at(t);
-        let ghost = self.ghost.as_ref().map_or(0, |g| open_of(g, now));
-        open_of(&self.sh, now) | ghost
+        let ghost = self
+            .ghost
+            .as_ref()
+            .map_or(0, |g| members::vips(open_of(g, now), &self.disk.ghost_home));
+        members::vips(open_of(&self.sh, now), &self.disk.home) | ghost
     }
 
-    /// Which claim a passing group stands on.
-    pub fn claim_of(&self, group: u8, t: u64) -> (u64, u64) {
+    /// Which claim a passing VIP stands on.
+    pub fn claim_of(&self, vip: u8, t: u64) -> (u64, u64) {
         let now = self.clock.at(t);
-        let sh = match &self.ghost {
-            Some(g) if !self.sh.gate_open(group, now) => g,
-            _ => &self.sh,
+        let group = self.disk.home[usize::from(vip)];
+        let (sh, group) = match &self.ghost {
+            Some(g) if !self.sh.gate_open(group, now) => {
+                (g, self.disk.ghost_home[usize::from(vip)])
+            }
+            _ => (&self.sh, group),
         };
         (sh.incarnation.load(), sh.group_epoch[group as usize].load())
     }
@@ -234,28 +249,6 @@ fn open_of(sh: &Shared, now: u64) -> u64 {
     } else {
         0
     }
-}
-
-fn config(me: u8, o: &Options) -> CoreConfig {
-    let mut c = CoreConfig::new(me, o.timing);
-    for id in 1..=o.shape.nodes {
-        c.nodes[id as usize - 1] = Some(NodeConfig {
-            witness: o.shape.witnesses >> (id - 1) & 1 == 1,
-        });
-    }
-    for g in 0..o.shape.groups {
-        let ids: Vec<u8> = (0..o.shape.nodes)
-            .map(|i| 1 + (i + g) % o.shape.nodes)
-            .collect();
-        let mut group = GroupConfig::preferring(&ids);
-        group.spread = o.spread;
-        if o.failback_auto {
-            group.failback = agent_core::Failback::Auto;
-        }
-        c.groups[g as usize] = Some(group);
-    }
-    c.seed = o.seed;
-    c
 }
 
 #[cfg(test)]

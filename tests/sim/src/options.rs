@@ -5,6 +5,7 @@ use agent_core::Timing;
 
 use crate::{
     fault::{Fault, Mix},
+    members::Generation,
     net::Weather,
     rng::Rng,
     schedule::Schedule,
@@ -136,6 +137,10 @@ pub struct Options {
     pub script: Vec<(u64, Fault)>,
     /// Random faults from here on, ns.
     pub faults_from: u64,
+    /// The generations that members go through; empty: one, with all nodes.
+    pub generations: Vec<Generation>,
+    /// The operator waits until one change is done before the next; then changes must come to an end, too.
+    pub careful: bool,
     /// Everything is healed here, ns; then liveness is asked for.
     pub heal_at: u64,
     /// The run ends here if `heal_at` is later, ns.
@@ -194,6 +199,8 @@ impl Options {
             weather: Weather::CALM,
             script: Vec::new(),
             faults_from: 0,
+            generations: Vec::new(),
+            careful: false,
             heal_at: u64::MAX,
             end: 10_000 * MS,
             failback_auto: false,
@@ -299,7 +306,8 @@ impl Options {
             }
             directed => c += &format!(" --directed {directed}"),
         }
-        for r in agent_common::rules::ALL {
+        let generations = agent_common::rules::GENERATIONS;
+        for r in agent_common::rules::ALL.into_iter().chain(generations) {
             if !self.rules.hold(r) {
                 c += &format!(" --break {r:?}");
             }

@@ -27,6 +27,10 @@ pub enum What {
     Script(u32),
     /// The recorder plays a silent node's last words.
     Replay,
+    /// A file of this generation is copied to a node and read.
+    Reload(u32),
+    /// A node's gate follows a generation that it has entered.
+    Map,
     /// A phase of the run begins.
     Phase(u8),
 }

@@ -26,6 +26,8 @@ pub enum Schedule {
     LateGrants,
     /// Kernel and agent of a node step into each other's way in many of the arrivals.
     Races,
+    /// Members and VIPs' groups change among all other faults.
+    Members,
     /// What this rule is there for.
     Rule(Rule),
 }
@@ -33,9 +35,14 @@ pub enum Schedule {
 impl Schedule {
     /// The directed ones.
     pub fn directed() -> impl Iterator<Item = Schedule> {
-        [Schedule::LossByKind, Schedule::LateGrants, Schedule::Races]
-            .into_iter()
-            .chain(rules::ALL.into_iter().map(Schedule::Rule))
+        [
+            Schedule::LossByKind,
+            Schedule::LateGrants,
+            Schedule::Races,
+            Schedule::Members,
+        ]
+        .into_iter()
+        .chain(rules::ALL.into_iter().map(Schedule::Rule))
     }
 
     /// A run of it; what is not given comes from the seed. All rules hold.
@@ -49,6 +56,7 @@ impl Schedule {
                 o.races = 300;
                 o
             }
+            Schedule::Members => Options::members(seed),
             Schedule::Rule(rule) => directed::options(rule, seed),
         };
         o.schedule = self;

@@ -82,6 +82,7 @@ impl World {
                     let (o, t, n) = (&self.o, self.t, &mut self.nodes[i]);
                     n.stop_agent();
                     n.ghost = Some(std::rc::Rc::clone(&n.sh));
+                    n.disk.ghost_home = n.disk.home;
                     n.fresh_table(o, t, wait);
                     self.restart(i);
                 }
@@ -123,6 +124,11 @@ impl World {
                     );
                     self.command(i, Command::Leave);
                 }
+            }
+            Fault::Publish => self.publish(),
+            Fault::Reload(node, g) => {
+                self.latest = self.latest.max(g);
+                self.reload(node as usize - 1, g);
             }
             Fault::ClockStop(node, ns) => {
                 let (t, n) = (self.t, &mut self.nodes[node as usize - 1]);
@@ -174,6 +180,9 @@ impl World {
 
     /// The node loses its memory.
     pub(crate) fn reboot(&mut self, i: usize, down: u64) {
+        if self.nodes[i].disk.file == 0 {
+            return;
+        }
         say!(self, "n{} reboots, down {} ms", i + 1, down / MS);
         let n = &mut self.nodes[i];
         n.stop_agent();

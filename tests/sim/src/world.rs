@@ -6,6 +6,7 @@ use crate::{
     check::{Check, Violation},
     clock::Clock,
     ledger::{Ledger, Life},
+    members,
     net::Net,
     node::Node,
     options::{MS, Options},
@@ -79,6 +80,10 @@ pub struct World {
     /// A node's wall clock was set back by a reboot.
     pub(crate) set_back: bool,
     pub(crate) healed_in: u64,
+    /// The newest generation that the operator has written.
+    pub(crate) latest: u32,
+    /// When a generation was last seen to be unfinished after healing.
+    pub(crate) unfinished_at: u64,
 }
 
 /// Says something, if anybody listens.
@@ -116,9 +121,12 @@ impl World {
             healed: false,
             set_back: false,
             healed_in: 0,
+            latest: 1,
+            unfinished_at: 0,
             o,
         };
         let drift = u64::from(w.o.drift_ppm);
+        w.check.vips_move = w.o.generations.iter().any(|g| g.home != members::AT_HOME);
         for id in 1..=w.o.shape.nodes {
             // Half of the clocks are as wrong as can be: that is where lease and promise meet.
             let ppm = rng.between(0, 2 * drift + 1) as i64 - drift as i64;
@@ -129,8 +137,13 @@ impl World {
             };
             let clock = Clock::new(0, rng.between(5_000 * MS, 500_000 * MS), ppm);
             let mut n = Node::new(id, clock, rng.between(0, 2_000) as i64 - 1_000);
-            n.fresh_table(&w.o, 0, 0);
-            n.start_agent(&w.o, 0);
+            if w.o.generation(1).members & agent_common::node_bit(id) != 0 {
+                n.disk.file = 1;
+                n.fresh_table(&w.o, 0, 0);
+                n.start_agent(&w.o, 0);
+            } else {
+                n.up = false;
+            }
             w.nodes.push(n);
         }
         for i in 0..w.nodes.len() {
@@ -261,6 +274,12 @@ impl World {
             What::Script(k) => {
                 let fault = self.o.script[k as usize].1;
                 self.fault(fault);
+            }
+            What::Reload(g) => self.reload(i, g),
+            What::Map => {
+                if self.nodes[i].life == e.life {
+                    self.map(i);
+                }
             }
             What::Phase(p) => {
                 if self.phase(p) {

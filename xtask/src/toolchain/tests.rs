@@ -43,6 +43,7 @@ fn bare() -> Facts {
         linker: Linker::Missing,
         llvm_dev: BTreeSet::new(),
         missing_programs: vec!["ethtool", "nginx"],
+        missing_bench: vec!["keepalived", "stress-ng", "rsvg-convert"],
         missing_lints: Vec::new(),
     }
 }
@@ -56,6 +57,7 @@ fn complete() -> Facts {
         },
         llvm_dev: BTreeSet::from([22]),
         missing_programs: Vec::new(),
+        missing_bench: Vec::new(),
         ..bare()
     }
 }
@@ -94,6 +96,23 @@ fn a_task_installs_only_what_it_needs() {
         matches!(&plan.steps[..], [Step::AptUpdate, Step::Apt { packages: p, .. }] if *p == packages),
         "{plan:?}"
     );
+}
+
+#[test]
+fn only_the_bench_installs_the_peer() {
+    let plan = plan(&bare(), Need::BENCH);
+    let packages = [
+        "ethtool",
+        "nginx-light",
+        "keepalived",
+        "stress-ng",
+        "librsvg2-bin",
+    ];
+    assert!(
+        matches!(&plan.steps[..], [Step::AptUpdate, Step::Apt { packages: p, .. }] if *p == packages),
+        "{plan:?}"
+    );
+    assert!(super::plan(&complete(), Need::BENCH).is_empty());
 }
 
 #[test]
