@@ -53,9 +53,12 @@ enum Task {
     /// Measure takeovers in the lab beside keepalived: failover
     #[command(disable_help_flag = true)]
     Bench(Rest),
-    /// Run the simulator
+    /// Run the simulator: 100,000 seeds unless told otherwise
     #[command(disable_help_flag = true)]
     Sim(Rest),
+    /// Check every history of three nodes with a few faults, with all rules and without some
+    #[command(disable_help_flag = true)]
+    Model(Rest),
     /// Run the project's tests: a fixed choice, or all of them
     Test(suites::Options),
     /// Check formatting, lints, documentation and tidiness; changes nothing
@@ -108,6 +111,10 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Task::Sim(rest) => {
             let programs = cargo::build(cargo::SIMULATOR, true)?;
             cargo::hand_over(&programs, "heartline-sim", None, rest.args)
+        }
+        Task::Model(rest) => {
+            let programs = cargo::build(cargo::MODEL, true)?;
+            cargo::hand_over(&programs, "heartline-model", None, rest.args)
         }
         Task::Test(options) => suites::run(&options, policy),
         Task::Verify => {
