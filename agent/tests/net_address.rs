@@ -299,7 +299,12 @@ fn a_thousand_addresses_come_and_go_and_let_others_pass() {
             })
             .collect();
         let all: BTreeSet<IpAddr> = many.iter().map(|v| v.address).collect();
-        let groups = vec![NetGroup { id: 1, vips: many }, group(2, &["10.1.0.2"])];
+        let one = NetGroup {
+            id: 1,
+            vips: many,
+            extras: Vec::new(),
+        };
+        let groups = vec![one, group(2, &["10.1.0.2"])];
         let mut net = Net::start(
             &config(groups),
             Start {

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use agent_common::Set;
-use agent_core::{Event as CoreEvent, GainReason, Health, action::Gain};
+use agent_core::{Event as CoreEvent, Fitness, GainReason, Health, action::Gain};
 
-use super::setup::Names;
+use super::{fitness::Change as FitnessChange, setup::Names};
 use crate::{
     control::proto::{Phases, Takeover, TakeoverReason},
     events::{Draft, EventKind},
@@ -305,6 +305,23 @@ impl Narrator {
             | NetEvent::Reconfigured { .. }
             | NetEvent::Stopped => return Vec::new(),
         }]
+    }
+
+    /// This node has become fit for a group, or less so.
+    pub fn fitness(&self, at: u64, c: FitnessChange) -> Draft {
+        let name = self.names.group(c.group);
+        let (kind, text) = match c.fitness {
+            Fitness::Fit => (EventKind::Fit, format!("this node can run {name} again")),
+            Fitness::Unfit => (
+                EventKind::Unfit,
+                format!("this node cannot run {name}: {}", c.reason),
+            ),
+            Fitness::Doubtful => (
+                EventKind::Unfit,
+                format!("this node gives {name} to any that is better off: {}", c.reason),
+            ),
+        };
+        Draft::new(kind, text).at(at).group(name)
     }
 
     /// A group was given up.

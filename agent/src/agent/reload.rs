@@ -96,6 +96,7 @@ impl Supervisor {
         crate::cli::logging::apply_config_level(&new.log)?;
         self.narrator.names = Names::of(&new);
         self.config = new;
+        self.set_targets();
         Ok(())
     }
 

@@ -23,12 +23,14 @@ use super::{
     End,
     backend::{ASKS, AgentBackend},
     devices::Gates,
+    fitness::FitnessBook,
     generations::{self, Staged},
     link::LinkSender,
     narrate::Narrator,
     rt::{self, RtCommand, RtHandle, RtParts, RtReport},
     setup::{self, Names},
     status,
+    track::Targets,
 };
 use crate::{
     cli::agent::AgentArgs,
@@ -75,7 +77,8 @@ pub(super) struct Supervisor {
     pub(super) next_id: u64,
     pub(super) vip_errors: BTreeMap<(u8, u16), String>,
     pub(super) present: [u64; 4],
-    pub(super) unfit: BTreeMap<u8, bool>,
+    pub(super) fitness: FitnessBook,
+    pub(super) targets: Targets,
     pub(super) rejected: BTreeMap<&'static str, u64>,
     pub(super) clock_source: String,
     pub(super) rounds: u64,
@@ -209,7 +212,8 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
         next_id: 0,
         vip_errors: BTreeMap::new(),
         present: table.run_set.load().0,
-        unfit: BTreeMap::new(),
+        fitness: FitnessBook::default(),
+        targets: Targets::default(),
         rejected: BTreeMap::new(),
         clock_source: clock_source(),
         rounds: 0,
@@ -336,6 +340,7 @@ impl Supervisor {
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut quick = interval(Duration::from_millis(200));
         quick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.set_targets();
         self.notifier.ready(format!(
             "node {} of {}",
             self.narrator.names.node(self.me),
@@ -363,6 +368,7 @@ impl Supervisor {
                     self.net.events.clear();
                     self.net_events();
                 }
+                () = self.targets.hear() => self.check_fitness(),
                 ask = asked.recv() => {
                     if let Some(ask) = ask {
                         self.ask(ask, &mut ending);
@@ -538,6 +544,7 @@ impl Supervisor {
             change,
             takeovers: &self.narrator.takeovers,
             errors: &self.vip_errors,
+            fitness: &self.fitness,
             present: &self.present,
             started_ns: self.started_ns,
             priority: (!self.args.no_realtime).then_some(PRIORITY),

@@ -348,7 +348,7 @@ impl Worker {
 
 impl Foreign {
     /// The request that removes it.
-    fn removal(&self) -> Vec<u8> {
+    pub fn removal(&self) -> Vec<u8> {
         let message = match *self {
             Self::Route { to, table, metric } => {
                 RouteNetlinkMessage::DelRoute(route_message(to, table, Some(metric)))

@@ -46,7 +46,7 @@ pub use events::{NetCommand, NetControl, NetEvent, NetStats};
 pub use extras::NetExtra;
 pub use queue::{CommandSender, ControlSender, EventReceiver};
 pub use schedule::Why;
-pub use virtual_mac::remove_virtual_devices;
+pub use virtual_mac::{device_name as virtual_device_name, remove_leftovers};
 pub use worker::{NetHandle, Start, spawn};
 
 /// A device name (at most 15 bytes), without heap.

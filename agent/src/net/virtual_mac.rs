@@ -38,7 +38,8 @@ pub(crate) struct Virtual {
 }
 
 /// The name of a group's macvlan on a device: `hl7-eth0`, or with a number where that is too long.
-pub(crate) fn device_name(group: u8, parent: &str) -> DevName {
+#[must_use]
+pub fn device_name(group: u8, parent: &str) -> DevName {
     let plain = format!("hl{group}-{parent}");
     if plain.len() <= 15 {
         return bounded(plain);
@@ -205,12 +206,16 @@ impl Worker {
     }
 }
 
-/// Removes all devices with a virtual MAC: before their gates are taken out of the kernel. Returns their names.
+/// Removes what an agent that was killed left behind: routes and rules with our mark, and devices with a virtual MAC,
+/// which must not outlive their gates. Returns the names of the devices.
 ///
 /// # Errors
-/// [`NetError`]: devices cannot be listed, or one cannot be removed.
-pub fn remove_virtual_devices() -> Result<Vec<String>, NetError> {
+/// [`NetError`]: something cannot be listed, or a device cannot be removed.
+pub fn remove_leftovers() -> Result<Vec<String>, NetError> {
     let mut requester = Requester::open()?;
+    for found in requester.ours()? {
+        let _ = ask(&mut requester, &found.removal());
+    }
     let mut names = Vec::new();
     for link in requester.links()?.iter().filter(|link| is_ours(link)) {
         match ask(&mut requester, &removal(link.ifindex)) {
