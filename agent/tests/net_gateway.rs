@@ -237,7 +237,11 @@ fn marked() -> Vec<String> {
     let mut all = String::new();
     for v in ["-4", "-6"] {
         all += &ip(&format!("{v} route show proto 72 table all"));
-        all += &ip(&format!("{v} rule show proto 72"));
+        // Here iproute2 does not filter.
+        let rules = ip(&format!("{v} rule show"));
+        for rule in rules.lines().filter(|l| l.contains("proto 72")) {
+            all += &format!("{rule}\n");
+        }
     }
     let line = |l: &str| l.split_whitespace().collect::<Vec<_>>().join(" ");
     let mut lines: Vec<_> = all.lines().map(line).collect();

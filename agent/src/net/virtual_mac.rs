@@ -9,8 +9,8 @@ use agent_common::record::VMAC_PREFIX;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoMacVlan, LinkAttribute,
-    LinkFlags, LinkInfo as LinkInfoAttribute, LinkMessage, MacVlanMode,
+    InfoData, InfoKind, InfoMacVlan, LinkAttribute, LinkFlags, LinkInfo as LinkInfoAttribute,
+    LinkMessage, MacVlanMode,
 };
 use nix::errno::Errno;
 
@@ -252,10 +252,6 @@ fn creation(v: &Virtual, parent: u32) -> Vec<u8> {
                 MacVlanMode::Private,
             )])),
         ]),
-        // No link-local address: the standbys' would be the same.
-        LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(
-            In6AddrGenMode::None,
-        )])]),
     ];
     serialize(
         RouteNetlinkMessage::NewLink(m),
@@ -297,7 +293,12 @@ fn settings(name: &str, parent: &str) -> Result<(), Errno> {
             let _ = write(family, "forwarding", value.trim());
         }
     }
-    // No addresses from router advertisements. Without IPv6 there is nothing to set.
+    // No link-local address (mode "none"): the standbys' would be the same. Without IPv6 there is nothing to set.
+    match write("ipv6", "addr_gen_mode", "1") {
+        Ok(()) | Err(Errno::ENOENT) => {}
+        Err(errno) => return Err(errno),
+    }
+    // No addresses from router advertisements.
     for (key, value) in [("accept_ra", "0"), ("autoconf", "0"), ("accept_dad", "0")] {
         let _ = write("ipv6", key, value);
     }
