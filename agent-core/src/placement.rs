@@ -274,9 +274,17 @@ mod tests {
         assert_eq!((d.target, d.reason), (3, Reason::Stays), "all doubt");
         n[2].alive = false;
         let d = place(&g, 3, 0, false, &n);
-        assert_eq!((d.target, d.reason), (1, Reason::Preferred), "all doubt, the owner is gone");
+        assert_eq!(
+            (d.target, d.reason),
+            (1, Reason::Preferred),
+            "all doubt, the owner is gone"
+        );
         n[0].fitness = Fitness::Unfit;
-        assert_eq!(place(&g, 1, 0, false, &n).target, 2, "doubt is better than no carrier");
+        assert_eq!(
+            place(&g, 1, 0, false, &n).target,
+            2,
+            "doubt is better than no carrier"
+        );
         n[1].fitness = Fitness::Unfit;
         n[2].fitness = Fitness::Unfit;
         assert_eq!(place(&g, 0, 0, false, &n).reason, Reason::Nobody);

@@ -119,14 +119,17 @@ impl EventKind {
     pub fn severity(self) -> Severity {
         use EventKind::*;
         match self {
-            DuplicateId | GateMissing | AddressFailed | RouteFailed | GateShutByHigherEpoch
+            DuplicateId
+            | GateMissing
+            | AddressFailed
+            | RouteFailed
+            | GateShutByHigherEpoch
             | LeaseLapsed => Severity::Bad,
             ClaimFailed | PromiseExpired | NodeLate | NodeSilent | ForeignClaim
             | ConfigMismatch | DeviceGone | ClockSourceChanged | PacketRejected | QueueFull
             | StalePins | RejoinWait | Lost | Unfit => Severity::Warn,
-            Gained | NodeAlive | DeviceReturned | GateReturned | Moved | Resumed | Undrained | Fit => {
-                Severity::Good
-            }
+            Gained | NodeAlive | DeviceReturned | GateReturned | Moved | Resumed | Undrained
+            | Fit => Severity::Good,
             AgentStarted | AgentStopping | Reload | GenerationChange | Restart | Drained
             | Paused | StaleAddress | Note | Unknown => Severity::Plain,
         }

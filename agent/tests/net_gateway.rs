@@ -40,7 +40,9 @@ fn sysctl(key: &str) -> String {
 
 fn lose(net: &mut Net, epoch: u64) {
     net.send(NetCommand::Lose { group: 1, epoch });
-    net.wait("the loss", |e| matches!(e, NetEvent::AddressDown { group: 1, .. }));
+    net.wait("the loss", |e| {
+        matches!(e, NetEvent::AddressDown { group: 1, .. })
+    });
 }
 
 #[test]
@@ -50,19 +52,34 @@ fn a_gateway_lives_on_a_macvlan_that_standbys_have_too() {
         std::fs::write("/proc/sys/net/ipv4/conf/hl0/forwarding", "1").unwrap();
         std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").unwrap();
         let frames = Wire::open();
-        let mut net = Net::start(&config(vec![gateway(&["10.1.0.1", "fd00::1"])]), Start::default());
+        let mut net = Net::start(
+            &config(vec![gateway(&["10.1.0.1", "fd00::1"])]),
+            Start::default(),
+        );
         eventually("the macvlan", || is_up(VIRTUAL));
         let virt = device(VIRTUAL).unwrap();
         assert_eq!(virt.mac, Some(virtual_mac(CLUSTER, 1)));
         assert_eq!(virt.kind.as_deref(), Some("macvlan"));
         assert!(virt.addresses.is_empty(), "no link-local address: {virt:?}");
         for (key, value) in [("arp_ignore", "1"), ("rp_filter", "2"), ("forwarding", "1")] {
-            assert_eq!(sysctl(&format!("ipv4/conf/{VIRTUAL}/{key}")), value, "{key}");
+            assert_eq!(
+                sysctl(&format!("ipv4/conf/{VIRTUAL}/{key}")),
+                value,
+                "{key}"
+            );
         }
         for (key, value) in [("forwarding", "1"), ("accept_ra", "0")] {
-            assert_eq!(sysctl(&format!("ipv6/conf/{VIRTUAL}/{key}")), value, "{key}");
+            assert_eq!(
+                sysctl(&format!("ipv6/conf/{VIRTUAL}/{key}")),
+                value,
+                "{key}"
+            );
         }
-        assert_eq!(sysctl("ipv4/conf/hl0/arp_ignore"), "0", "the parent is left alone");
+        assert_eq!(
+            sysctl("ipv4/conf/hl0/arp_ignore"),
+            "0",
+            "the parent is left alone"
+        );
         assert!(!has(VIRTUAL, "10.1.0.1"));
 
         net.own(1, 1);
@@ -77,7 +94,10 @@ fn a_gateway_lives_on_a_macvlan_that_standbys_have_too() {
             assert_eq!(seen.mac, virtual_mac(CLUSTER, 1));
         }
         lose(&mut net, 1);
-        assert!(!has(VIRTUAL, "10.1.0.1") && is_up(VIRTUAL), "ready for the next time");
+        assert!(
+            !has(VIRTUAL, "10.1.0.1") && is_up(VIRTUAL),
+            "ready for the next time"
+        );
         net.stop();
         assert!(device(VIRTUAL).is_none(), "a clean stop leaves nothing");
     });
@@ -95,18 +115,31 @@ fn without_both_gates_it_is_neither_raised_nor_used() {
             net.control(NetControl::Gate { ifindex, covered });
         };
         net.gain(1, 1);
-        let failed = |e: &NetEvent| matches!(e, NetEvent::AddressUp { up: 0, failed: 2, .. });
+        let failed = |e: &NetEvent| {
+            matches!(
+                e,
+                NetEvent::AddressUp {
+                    up: 0,
+                    failed: 2,
+                    ..
+                }
+            )
+        };
         net.wait("no address", failed);
         cover(&mut net, VIRTUAL, true);
         net.gain(1, 2);
         net.wait("no address with one gate", failed);
         assert!(!device(VIRTUAL).unwrap().up);
         cover(&mut net, "hl0", true);
-        eventually("the address", || has(VIRTUAL, "10.1.0.1") && has(VIRTUAL, "fd00::1"));
+        eventually("the address", || {
+            has(VIRTUAL, "10.1.0.1") && has(VIRTUAL, "fd00::1")
+        });
         assert!(is_up(VIRTUAL));
         // The parent's gate is as good a reason to leave as its own.
         cover(&mut net, "hl0", false);
-        eventually("the end", || !has(VIRTUAL, "10.1.0.1") && !has(VIRTUAL, "fd00::1"));
+        eventually("the end", || {
+            !has(VIRTUAL, "10.1.0.1") && !has(VIRTUAL, "fd00::1")
+        });
         cover(&mut net, "hl0", true);
         eventually("the address", || has(VIRTUAL, "10.1.0.1"));
         cover(&mut net, VIRTUAL, false);
@@ -118,11 +151,23 @@ fn without_both_gates_it_is_neither_raised_nor_used() {
 #[test]
 fn a_parent_pulled_out_and_put_back() {
     lab(|| {
-        let mut net = Net::start(&config(vec![gateway(&["10.1.0.1", "fd00::1"])]), Start::default());
+        let mut net = Net::start(
+            &config(vec![gateway(&["10.1.0.1", "fd00::1"])]),
+            Start::default(),
+        );
         eventually("the macvlan", || is_up(VIRTUAL));
         net.own(1, 1);
         ip("link del hl0");
-        net.wait("the end", |e| matches!(e, NetEvent::WithoutDevice { group: 1, vips: 2, .. }));
+        net.wait("the end", |e| {
+            matches!(
+                e,
+                NetEvent::WithoutDevice {
+                    group: 1,
+                    vips: 2,
+                    ..
+                }
+            )
+        });
         assert!(device(VIRTUAL).is_none());
         wire();
         eventually("all is back", || {
@@ -136,7 +181,10 @@ fn a_parent_pulled_out_and_put_back() {
         ip(&format!("link del {VIRTUAL}"));
         eventually("all is back", || is_up(VIRTUAL) && has(VIRTUAL, "10.1.0.1"));
         net.stop();
-        assert!(device(VIRTUAL).is_some(), "its group is still owned: a planned restart");
+        assert!(
+            device(VIRTUAL).is_some(),
+            "its group is still owned: a planned restart"
+        );
         assert_eq!(remove_leftovers().unwrap(), [VIRTUAL]);
         assert!(device(VIRTUAL).is_none());
     });
@@ -149,22 +197,30 @@ fn stale_macvlans_go_and_strangers_stay() {
         ip("link add hl8-hl0 link hl0 address 02:00:00:00:00:08 type macvlan mode private");
         ip(&format!("link add {VIRTUAL} type veth peer name other"));
         let mut net = Net::start(&config(vec![gateway(&["10.1.0.1"])]), Start::default());
-        net.wait("the reason", |e| {
-            matches!(e, NetEvent::DeviceFailed { text, .. } if text.contains("another device"))
-        });
+        net.wait(
+            "the reason",
+            |e| matches!(e, NetEvent::DeviceFailed { text, .. } if text.contains("another device")),
+        );
         eventually("the stale one is gone", || device("hl9-hl0").is_none());
         assert!(device("hl8-hl0").is_some(), "not our MAC");
         assert_eq!(device(VIRTUAL).unwrap().kind.as_deref(), Some("veth"));
         ip(&format!("link del {VIRTUAL}"));
         eventually("the macvlan", || is_up(VIRTUAL));
         // No gateway any more: no macvlan.
-        net.control(NetControl::Reconfigure(Box::new(config(vec![group(1, &["10.1.0.1"])]))));
+        net.control(NetControl::Reconfigure(Box::new(config(vec![group(
+            1,
+            &["10.1.0.1"],
+        )]))));
         eventually("the end", || device(VIRTUAL).is_none());
         net.own(1, 1);
         assert!(has("hl0", "10.1.0.1"));
         // And back, while it is owned.
-        net.control(NetControl::Reconfigure(Box::new(config(vec![gateway(&["10.1.0.1"])]))));
-        eventually("the address", || has(VIRTUAL, "10.1.0.1") && !has("hl0", "10.1.0.1"));
+        net.control(NetControl::Reconfigure(Box::new(config(vec![gateway(&[
+            "10.1.0.1",
+        ])]))));
+        eventually("the address", || {
+            has(VIRTUAL, "10.1.0.1") && !has("hl0", "10.1.0.1")
+        });
         lose(&mut net, 1);
         net.stop();
         assert!(device("hl8-hl0").is_some());
@@ -295,15 +351,26 @@ fn routes_and_rules_come_and_go_with_their_group() {
         // Another configuration takes some away and brings another.
         let mut other = with_extras();
         other.extras.truncate(3);
-        other.extras.push(NetExtra::Route(route("192.0.2.128", 25, "10.1.0.254")));
+        other
+            .extras
+            .push(NetExtra::Route(route("192.0.2.128", 25, "10.1.0.254")));
         net.control(NetControl::Reconfigure(Box::new(config(vec![other]))));
-        net.wait("the new configuration", |e| matches!(e, NetEvent::Reconfigured { .. }));
-        let mut want: Vec<_> = ALL.iter().copied().filter(|l| !l.starts_with("100") && !l.starts_with("2001")).collect();
+        net.wait("the new configuration", |e| {
+            matches!(e, NetEvent::Reconfigured { .. })
+        });
+        let mut want: Vec<_> = ALL
+            .iter()
+            .copied()
+            .filter(|l| !l.starts_with("100") && !l.starts_with("2001"))
+            .collect();
         want.insert(0, "192.0.2.128/25 via 10.1.0.254 dev hl0");
         eventually("the difference", || marked() == want);
         lose(&mut net, 2);
         assert_eq!(marked(), [""; 0]);
-        assert!(ip("route show 192.0.2.0/24").contains("10.1.0.253"), "not ours");
+        assert!(
+            ip("route show 192.0.2.0/24").contains("10.1.0.253"),
+            "not ours"
+        );
         assert!(ip("rule show").contains("998:"), "not ours");
         net.stop();
     });
@@ -326,7 +393,11 @@ fn a_route_that_cannot_be_added_is_told_and_tried_again() {
         ip("route del default via 10.1.0.253");
         eventually("it is added then", || marked() == ALL);
         lose(&mut net, 1);
-        assert_eq!(net.stop().iter().filter(|e| told(e)).count(), 1, "told once");
+        assert_eq!(
+            net.stop().iter().filter(|e| told(e)).count(),
+            1,
+            "told once"
+        );
         assert_eq!(marked(), [""; 0]);
     });
 }

@@ -18,6 +18,8 @@ const SECOND: u64 = 1_000_000_000;
 const FIRST_HOLD: u64 = 2 * SECOND;
 /// The longest wait.
 const LONGEST_HOLD: u64 = 60 * SECOND;
+/// The address thread needs a moment to make its macvlans.
+const START: u64 = 2 * SECOND;
 /// A node without a fall for that long has a clean slate.
 const CALM: u64 = 300 * SECOND;
 
@@ -35,7 +37,10 @@ struct Held {
 
 /// The standing of this node for all its groups.
 #[derive(Default)]
-pub struct FitnessBook(BTreeMap<u8, Held>);
+pub struct FitnessBook {
+    held: BTreeMap<u8, Held>,
+    started: Option<u64>,
+}
 
 /// What is to be told to people.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +56,7 @@ pub struct Change {
 impl FitnessBook {
     /// Looks at one group: `found` is how things are, `None` if that is not known yet. Gives what has changed.
     fn look(&mut self, group: u8, found: Option<(Fitness, String)>, now: u64) -> Option<Change> {
-        let held = self.0.entry(group).or_default();
+        let held = self.held.entry(group).or_default();
         let (fitness, reason) = found?;
         if fitness != Fitness::Fit {
             held.well_since = None;
@@ -77,11 +82,13 @@ impl FitnessBook {
             held.reason.clear();
         }
         let before = held.said.replace(fitness);
-        (before != Some(fitness) && (before.is_some() || fitness != Fitness::Fit)).then_some(Change {
-            group,
-            fitness,
-            reason,
-        })
+        (before != Some(fitness) && (before.is_some() || fitness != Fitness::Fit)).then_some(
+            Change {
+                group,
+                fitness,
+                reason,
+            },
+        )
     }
 
     /// Looks at all groups that this node may own. Gives what has changed.
@@ -94,24 +101,25 @@ impl FitnessBook {
         now: u64,
     ) -> Vec<Change> {
         let mine = |g: &&Group| g.prefer.contains(&me);
-        self.0
+        let young = now.saturating_sub(*self.started.get_or_insert(now)) < START;
+        self.held
             .retain(|id, _| config.groups.iter().filter(mine).any(|g| g.id == *id));
         let groups = config.groups.iter().filter(mine);
         groups
-            .filter_map(|g| self.look(g.id, found(g, gates, targets), now))
+            .filter_map(|g| self.look(g.id, found(g, gates, targets, young), now))
             .collect()
     }
 
     /// What was said last of each group, and why.
     pub fn said(&self) -> impl Iterator<Item = (u8, Fitness, &str)> {
-        self.0
+        self.held
             .iter()
             .filter_map(|(id, h)| Some((*id, h.said?, h.reason.as_str())))
     }
 
     /// Why this node is not fit for a group.
     pub fn reason(&self, group: u8) -> Option<&str> {
-        let held = self.0.get(&group)?;
+        let held = self.held.get(&group)?;
         (held.said? != Fitness::Fit).then_some(held.reason.as_str())
     }
 }
@@ -126,15 +134,16 @@ fn hold(falls: u32) -> u64 {
     }
 }
 
-fn found(g: &Group, gates: &Gates, targets: &Targets) -> Option<(Fitness, String)> {
+fn found(g: &Group, gates: &Gates, targets: &Targets, young: bool) -> Option<(Fitness, String)> {
     for vip in &g.vips {
-        let above = vip
-            .gateway
-            .then(|| virtual_device_name(g.id, &vip.device).to_string());
-        for device in std::iter::once(vip.device.clone()).chain(above) {
-            if let Some(why) = gates.fault(&device) {
-                return Some((Fitness::Unfit, why));
-            }
+        if let Some(why) = gates.fault(&vip.device) {
+            return Some((Fitness::Unfit, why));
+        }
+        let above = virtual_device_name(g.id, &vip.device);
+        if vip.gateway
+            && let Some(why) = gates.fault(&above)
+        {
+            return (!young).then_some((Fitness::Unfit, why));
         }
     }
     let mut unknown = false;
@@ -177,7 +186,7 @@ mod tests {
         let mut b = FitnessBook::default();
         assert_eq!(look(&mut b, BAD, 0), Some(Fitness::Unfit));
         assert_eq!(look(&mut b, GOOD, 0), Some(Fitness::Fit), "and is no fall");
-        assert_eq!(b.0[&1].falls, 0);
+        assert_eq!(b.held[&1].falls, 0);
     }
 
     #[test]
@@ -190,7 +199,11 @@ mod tests {
             assert_eq!(look(&mut b, BAD, now), Some(Fitness::Unfit), "lost at once");
             let well = now;
             while look(&mut b, GOOD, now).is_none() {
-                assert!(b.reason(1).is_some_and(|r| r.contains("waits")), "{:?}", b.reason(1));
+                assert!(
+                    b.reason(1).is_some_and(|r| r.contains("waits")),
+                    "{:?}",
+                    b.reason(1)
+                );
                 now += 1;
             }
             waits.push(now - well);

@@ -318,7 +318,10 @@ impl Narrator {
             ),
             Fitness::Doubtful => (
                 EventKind::Unfit,
-                format!("this node gives {name} to any that is better off: {}", c.reason),
+                format!(
+                    "this node gives {name} to any that is better off: {}",
+                    c.reason
+                ),
             ),
         };
         Draft::new(kind, text).at(at).group(name)

@@ -326,7 +326,10 @@ mod tests {
         let mut j = Judge::default();
         assert_eq!(hear(&mut j, &[false, false]), Standing::Unknown);
         assert_eq!(hear(&mut j, &[true]), Standing::Answers);
-        assert_eq!(hear(&mut j, &[false, false, true, false, false]), Standing::Answers);
+        assert_eq!(
+            hear(&mut j, &[false, false, true, false, false]),
+            Standing::Answers
+        );
         assert_eq!(hear(&mut j, &[false]), Standing::Silent);
         assert_eq!(hear(&mut j, &[true, false, true]), Standing::Silent);
         assert_eq!(hear(&mut j, &[true]), Standing::Answers);
@@ -339,7 +342,10 @@ mod tests {
         let v4 = echo(false, 0x0102, &[9; 10]);
         assert_eq!(v4[..2], [8, 0]);
         assert_eq!(v4[6..8], [1, 2]);
-        let sum: u32 = v4.chunks(2).map(|p| u32::from(p[0]) << 8 | u32::from(p[1])).sum();
+        let sum: u32 = v4
+            .chunks(2)
+            .map(|p| u32::from(p[0]) << 8 | u32::from(p[1]))
+            .sum();
         assert_eq!((sum & 0xffff) + (sum >> 16), 0xffff, "RFC 1071");
         assert_eq!(echo(true, 1, &[9; 10])[..4], [128, 0, 0, 0]);
     }
@@ -361,8 +367,16 @@ mod tests {
             let mut targets = Targets::default();
             targets.set(vec![track.clone()]);
             targets.hear().await;
-            let want = if answers { Standing::Answers } else { Standing::Silent };
-            assert_eq!(targets.standing(&track), want, "{track} (needs CAP_NET_RAW)");
+            let want = if answers {
+                Standing::Answers
+            } else {
+                Standing::Silent
+            };
+            assert_eq!(
+                targets.standing(&track),
+                want,
+                "{track} (needs CAP_NET_RAW)"
+            );
             targets.set(Vec::new());
             assert_eq!(targets.standing(&track), Standing::Unknown);
         }

@@ -129,10 +129,7 @@ fn rule(t: &mut Table<'_, '_, '_>) -> (Option<Rule>, Option<At<String>>) {
     let table = table_number(t);
     // 0 is the kernel's table "local", 32766 and 32767 its "main" and "default".
     let priority = t.integer("priority", 1..=32765, "bad-priority");
-    if from.is_none()
-        && to.is_none()
-        && !["from", "to"].iter().any(|k| t.table.contains_key(*k))
-    {
+    if from.is_none() && to.is_none() && !["from", "to"].iter().any(|k| t.table.contains_key(*k)) {
         let span = t.span.clone();
         let message = "a rule needs `from` or `to`".into();
         let help = "a rule for everything would change all traffic of the node: say which";
@@ -172,10 +169,19 @@ fn track(t: &mut Table<'_, '_, '_>) -> (Option<Track>, Option<At<String>>) {
     let interval = t.duration("interval", "1s");
     let fall = t.integer("fall", 1..=100, "bad-threshold");
     let rise = t.integer("rise", 1..=100, "bad-threshold");
-    if let Some(at) = interval.as_ref().filter(|at| !INTERVAL_NS.contains(&at.value)) {
+    if let Some(at) = interval
+        .as_ref()
+        .filter(|at| !INTERVAL_NS.contains(&at.value))
+    {
         let (low, high) = (show_ns(*INTERVAL_NS.start()), show_ns(*INTERVAL_NS.end()));
         let message = format!("interval {} is outside {low} to {high}", show_ns(at.value));
-        refuse(t, "bad-interval", &at.span, message, "the default is \"1s\"");
+        refuse(
+            t,
+            "bad-interval",
+            &at.span,
+            message,
+            "the default is \"1s\"",
+        );
         return (None, device);
     }
     let count = |n: Option<At<i64>>, default| match n {
@@ -273,13 +279,7 @@ fn prefix(t: &mut Table<'_, '_, '_>, text: &At<String>) -> Option<At<Prefix>> {
     })
 }
 
-fn refuse(
-    t: &mut Table<'_, '_, '_>,
-    code: &'static str,
-    span: &Span,
-    message: String,
-    help: &str,
-) {
+fn refuse(t: &mut Table<'_, '_, '_>, code: &'static str, span: &Span, message: String, help: &str) {
     t.out
         .push(Diagnostic::error(code, span.clone(), message).help(help));
 }
@@ -298,7 +298,12 @@ pub(super) fn check_extras(raw: &RawConfig, out: &mut Vec<Diagnostic>) {
         }
         for rule in &group.extras.rules {
             let Some(value) = &rule.value else { continue };
-            twice(rules.insert(value, &rule.span), &rule.span, "this rule is there twice", out);
+            twice(
+                rules.insert(value, &rule.span),
+                &rule.span,
+                "this rule is there twice",
+                out,
+            );
         }
         for track in &group.extras.tracks {
             let Some(value) = &track.value else { continue };

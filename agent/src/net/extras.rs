@@ -204,7 +204,9 @@ impl Group {
                     let _ = one(io, &extra.del);
                     match one(io, &extra.add) {
                         Answer::Done => arrive(extra),
-                        Answer::Refused(errno) => io.extra_refused(self.id, "add", extra, errno, now),
+                        Answer::Refused(errno) => {
+                            io.extra_refused(self.id, "add", extra, errno, now)
+                        }
                         Answer::Silent => fail(extra, now),
                     }
                 }
@@ -460,7 +462,8 @@ fn rule_message(
     m.header.action = RuleAction::ToTable;
     let some = |p: Option<Prefix>| p.filter(|p| p.length > 0).map(|p| p.address);
     m.attributes.extend(some(from).map(RuleAttribute::Source));
-    m.attributes.extend(some(to).map(RuleAttribute::Destination));
+    m.attributes
+        .extend(some(to).map(RuleAttribute::Destination));
     m.attributes.extend([
         RuleAttribute::Table(table),
         RuleAttribute::Priority(priority),

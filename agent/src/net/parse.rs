@@ -406,6 +406,7 @@ mod tests {
             kind: Some(bounded("veth")),
             mac: Some([2, 0, 0, 0, 0, 9]),
             mtu: 1500,
+            parent: 0,
             up: true,
             running: true,
             loopback: false,

@@ -52,7 +52,9 @@ pub fn device_name(group: u8, parent: &str) -> DevName {
 pub(crate) fn is_ours(link: &LinkInfo) -> bool {
     link.name.starts_with("hl")
         && link.kind.as_deref() == Some("macvlan")
-        && link.mac.is_some_and(|mac| mac.first() == Some(&VMAC_PREFIX))
+        && link
+            .mac
+            .is_some_and(|mac| mac.first() == Some(&VMAC_PREFIX))
 }
 
 /// What a configuration needs.
@@ -74,12 +76,7 @@ pub(crate) fn needed(config: &NetConfig) -> Vec<Virtual> {
 }
 
 /// May the VIP be on its device now? A gateway needs both gates: answers could leave by the parent, too.
-pub(crate) fn usable(
-    devices: &Devices,
-    conf: &NetVip,
-    known: &Known,
-    wait_for_gate: bool,
-) -> bool {
+pub(crate) fn usable(devices: &Devices, conf: &NetVip, known: &Known, wait_for_gate: bool) -> bool {
     let covered = |known: &Known| known.covered || !wait_for_gate;
     match conf.gateway {
         None => covered(known),
@@ -105,9 +102,10 @@ impl Worker {
     pub(super) fn step_virtuals(&mut self, now: u64) {
         self.virtual_at = NEVER;
         let wanted = std::mem::take(&mut self.virtuals);
-        let stale = self.devices.links().filter(|link| {
-            is_ours(link) && !wanted.iter().any(|v| v.name == link.name)
-        });
+        let stale = self
+            .devices
+            .links()
+            .filter(|link| is_ours(link) && !wanted.iter().any(|v| v.name == link.name));
         for ifindex in stale.map(|link| link.ifindex).collect::<Vec<_>>() {
             let _ = ask(&mut self.io.requester, &removal(ifindex));
         }
@@ -172,7 +170,8 @@ impl Worker {
         let Some(known) = self.devices.by_name(&v.name) else {
             let parent = parent?.link;
             // Not on what is no Ethernet, and not on itself.
-            return (parent.mac.is_some() && !is_ours(&parent)).then_some(Action::Make(parent.ifindex));
+            return (parent.mac.is_some() && !is_ours(&parent))
+                .then_some(Action::Make(parent.ifindex));
         };
         if !is_ours(&known.link) {
             return Some(Action::Blocked);
@@ -222,10 +221,16 @@ pub fn remove_leftovers() -> Result<Vec<String>, NetError> {
             Answer::Done => names.push(link.name.to_string()),
             Answer::Refused(Errno::ENODEV) => {}
             Answer::Refused(errno) => {
-                return Err(NetError::Config(format!("cannot remove {}: {errno}", link.name)));
+                return Err(NetError::Config(format!(
+                    "cannot remove {}: {errno}",
+                    link.name
+                )));
             }
             Answer::Silent => {
-                return Err(NetError::Config(format!("cannot remove {}: no answer", link.name)));
+                return Err(NetError::Config(format!(
+                    "cannot remove {}: no answer",
+                    link.name
+                )));
             }
         }
     }

@@ -297,9 +297,7 @@ impl Worker {
                 .vips
                 .iter_mut()
                 .filter(|vip| affected.contains(&vip.ifindex) && vip.state == State::Up)
-                .filter(|vip| {
-                    vip.ifindex == ifindex || vip.conf.gateway.map(|g| g.parent) == name
-                })
+                .filter(|vip| vip.ifindex == ifindex || vip.conf.gateway.map(|g| g.parent) == name)
             {
                 vip.state = State::Leaving;
                 lost = lost.saturating_add(1);

@@ -193,12 +193,7 @@ fn a_question_in_the_name_of_a_gateway_is_asked_in_nobodys() {
         rig.own(GROUP, boot_ns() + MINUTE);
         let (action, out) = rig.egress_out(&f);
         assert_eq!(action, Action::Pass);
-        let probe = frame::arp(
-            tags,
-            ArpOperation::Request,
-            Ipv4Addr::UNSPECIFIED,
-            CLIENT4,
-        );
+        let probe = frame::arp(tags, ArpOperation::Request, Ipv4Addr::UNSPECIFIED, CLIENT4);
         assert_eq!(out, from(THERE, probe), "an ARP probe, RFC 5227");
         // With the virtual MAC it is asked as it is.
         assert_eq!(rig.egress(&from(vmac(), f)), Action::Pass);

@@ -32,6 +32,7 @@ pub mod netns;
 pub mod ownership;
 pub mod paint;
 pub mod plug;
+pub mod probe_gateway;
 pub mod probe_outage;
 pub mod probe_owner;
 pub mod spray;

@@ -5,7 +5,10 @@ use super::{GOOD, changed, codes, config, refused};
 
 /// The good file with more behind the first VIP's device.
 fn more(text: &str) -> String {
-    changed("device = \"eth0\"\n[[group]]", &format!("device = \"eth0\"\n{text}\n[[group]]"))
+    changed(
+        "device = \"eth0\"\n[[group]]",
+        &format!("device = \"eth0\"\n{text}\n[[group]]"),
+    )
 }
 
 fn route(lines: &str) -> String {
@@ -49,8 +52,16 @@ fn routes() {
     );
     let bad = |lines: &str, code, words: &[&str]| refused(&route(lines), code, words);
     bad("via = \"192.0.2.1\"", "missing-key", &["destination"]);
-    bad("destination = \"default\"\ndevice = \"eth1\"", "route-family", &["0.0.0.0/0"]);
-    bad("destination = \"198.51.100.0/24\"", "route-nowhere", &["via"]);
+    bad(
+        "destination = \"default\"\ndevice = \"eth1\"",
+        "route-family",
+        &["0.0.0.0/0"],
+    );
+    bad(
+        "destination = \"198.51.100.0/24\"",
+        "route-nowhere",
+        &["via"],
+    );
     bad(
         "destination = \"198.51.100.0/24\"\nvia = \"fd00::1\"",
         "route-family",
@@ -61,14 +72,30 @@ fn routes() {
         "bad-prefix",
         &["198.51.100.0/24"],
     );
-    bad("destination = \"198.51.100.0/33\"\nvia = \"192.0.2.1\"", "bad-prefix", &["0 to 32"]);
-    bad("destination = \"somewhere\"\nvia = \"192.0.2.1\"", "bad-prefix", &["no network"]);
-    bad("destination = \"default\"\nvia = \"nobody\"", "bad-link-address", &[]);
+    bad(
+        "destination = \"198.51.100.0/33\"\nvia = \"192.0.2.1\"",
+        "bad-prefix",
+        &["0 to 32"],
+    );
+    bad(
+        "destination = \"somewhere\"\nvia = \"192.0.2.1\"",
+        "bad-prefix",
+        &["no network"],
+    );
+    bad(
+        "destination = \"default\"\nvia = \"nobody\"",
+        "bad-link-address",
+        &[],
+    );
     let with = "destination = \"default\"\nvia = \"192.0.2.1\"\n";
     bad(&format!("{with}table = 255"), "bad-table", &["local"]);
     bad(&format!("{with}table = 0"), "bad-table", &[]);
     bad(&format!("{with}metric = 0"), "bad-metric", &[]);
-    bad(&format!("{with}gw = 1"), "unknown-key", &["[[group.route]]"]);
+    bad(
+        &format!("{with}gw = 1"),
+        "unknown-key",
+        &["[[group.route]]"],
+    );
     bad(&format!("{with}device = \"lo\""), "bad-device", &[]);
     let twice = format!("{with}[[group.route]]\n{with}");
     bad(&twice, "extra-twice", &["one destination"]);
@@ -83,10 +110,26 @@ fn rules() {
         "from 192.0.2.0/24 to 198.51.100.0/24 table 100 priority 1000"
     );
     let bad = |lines: &str, code, words: &[&str]| refused(&rule(lines), code, words);
-    bad("table = 100\npriority = 1000", "rule-for-all", &["`from` or `to`"]);
-    bad("from = \"192.0.2.0/24\"\ntable = 100", "missing-key", &["priority"]);
-    bad("from = \"192.0.2.0/24\"\npriority = 9", "missing-key", &["table"]);
-    bad("to = \"192.0.2.0/24\"\ntable = 9\npriority = 32766", "bad-priority", &["32765"]);
+    bad(
+        "table = 100\npriority = 1000",
+        "rule-for-all",
+        &["`from` or `to`"],
+    );
+    bad(
+        "from = \"192.0.2.0/24\"\ntable = 100",
+        "missing-key",
+        &["priority"],
+    );
+    bad(
+        "from = \"192.0.2.0/24\"\npriority = 9",
+        "missing-key",
+        &["table"],
+    );
+    bad(
+        "to = \"192.0.2.0/24\"\ntable = 9\npriority = 32766",
+        "bad-priority",
+        &["32765"],
+    );
     bad(
         "from = \"192.0.2.0/24\"\nto = \"fd00::/8\"\ntable = 100\npriority = 1000",
         "rule-family",
@@ -107,9 +150,17 @@ fn tracks() {
     let bad = |lines: &str, code, words: &[&str]| refused(&track(lines), code, words);
     bad("ping = \"192.0.2.254\"", "missing-key", &["device"]);
     bad("device = \"eth0\"", "missing-key", &["ping"]);
-    bad("ping = \"10.77.0.101\"\ndevice = \"eth0\"", "ping-is-vip", &["10.77.0.101"]);
+    bad(
+        "ping = \"10.77.0.101\"\ndevice = \"eth0\"",
+        "ping-is-vip",
+        &["10.77.0.101"],
+    );
     let with = "ping = \"192.0.2.254\"\ndevice = \"eth0\"\n";
-    bad(&format!("{with}interval = \"99ms\""), "bad-interval", &["100ms to 60s"]);
+    bad(
+        &format!("{with}interval = \"99ms\""),
+        "bad-interval",
+        &["100ms to 60s"],
+    );
     bad(&format!("{with}fall = 0"), "bad-threshold", &["1 to 100"]);
 }
 
@@ -128,13 +179,19 @@ fn the_digest_sees_them_and_not_their_devices() {
         ("priority = 1000", "priority = 1001"),
         ("192.0.2.254", "192.0.2.253"),
     ] {
-        assert_ne!(config(&more(all).replace(from, to)).digest(), with, "{from}");
+        assert_ne!(
+            config(&more(all).replace(from, to)).digest(),
+            with,
+            "{from}"
+        );
     }
 }
 
 #[test]
 fn a_reload_takes_them_over() {
-    let old = config(&more("[[group.route]]\ndestination = \"default\"\nvia = \"192.0.2.1\""));
+    let old = config(&more(
+        "[[group.route]]\ndestination = \"default\"\nvia = \"192.0.2.1\"",
+    ));
     let new = config(&more(
         "gateway = true\n[[group.route]]\ndestination = \"default\"\nvia = \"192.0.2.2\"\n\
          [[group.rule]]\nfrom = \"192.0.2.0/24\"\ntable = 100\npriority = 1000",
