@@ -130,8 +130,8 @@ impl EventKind {
             | StalePins | RejoinWait | Lost | Unfit => Severity::Warn,
             Gained | NodeAlive | DeviceReturned | GateReturned | Moved | Resumed | Undrained
             | Fit => Severity::Good,
-            AgentStarted | AgentStopping | Reload | GenerationChange | Restart | Drained | Paused | StaleAddress
-            | Note | Unknown => Severity::Plain,
+            AgentStarted | AgentStopping | Reload | GenerationChange | Restart | Drained
+            | Paused | StaleAddress | Note | Unknown => Severity::Plain,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use agent_common::MAX_GROUPS;
 use agent_core::Fitness;
 
 use super::{
@@ -18,6 +19,8 @@ const SECOND: u64 = 1_000_000_000;
 const FIRST_HOLD: u64 = 2 * SECOND;
 /// The longest wait.
 const LONGEST_HOLD: u64 = 60 * SECOND;
+/// Fitness is looked at this often at least.
+const LOOK: u64 = 200_000_000;
 /// The address thread needs a moment to make its macvlans.
 const START: u64 = 2 * SECOND;
 /// A node without a fall for that long has a clean slate.
@@ -33,6 +36,18 @@ struct Held {
     last_fall: u64,
     /// All is well since then.
     well_since: Option<u64>,
+    /// There is doubt since then.
+    doubt_since: Option<u64>,
+    /// By how much nodes may differ in noticing the same thing, ns.
+    skew: u64,
+}
+
+/// Who has the group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    Me,
+    Another,
+    Nobody,
 }
 
 /// The standing of this node for all its groups.
@@ -55,9 +70,27 @@ pub struct Change {
 
 impl FitnessBook {
     /// Looks at one group: `found` is how things are, `None` if that is not known yet. Gives what has changed.
-    fn look(&mut self, group: u8, found: Option<(Fitness, String)>, now: u64) -> Option<Change> {
+    ///
+    /// Where a target dies for all, or comes back for all, nodes notice one after the other; the group must not wander
+    /// meanwhile. So an owner doubts, and another's standby recovers from doubt, a little later than it could.
+    fn look(
+        &mut self,
+        group: u8,
+        found: Option<(Fitness, String)>,
+        owner: Owner,
+        now: u64,
+    ) -> Option<Change> {
         let held = self.held.entry(group).or_default();
         let (fitness, reason) = found?;
+        if fitness == Fitness::Doubtful {
+            let since = *held.doubt_since.get_or_insert(now);
+            let fit = held.said.is_none_or(|said| said == Fitness::Fit);
+            if fit && owner == Owner::Me && now < since.saturating_add(held.skew) {
+                return None;
+            }
+        } else {
+            held.doubt_since = None;
+        }
         if fitness != Fitness::Fit {
             held.well_since = None;
             held.reason.clone_from(&reason);
@@ -70,12 +103,20 @@ impl FitnessBook {
             }
         } else {
             let since = *held.well_since.get_or_insert(now);
-            let ready = since.saturating_add(hold(held.falls));
+            let wait = match owner {
+                // It has the group: to be fit for it moves nothing.
+                Owner::Me => 0,
+                Owner::Another if held.said == Some(Fitness::Doubtful) => {
+                    hold(held.falls).max(held.skew)
+                }
+                Owner::Another | Owner::Nobody => hold(held.falls),
+            };
+            let ready = since.saturating_add(wait);
             if held.said.is_some_and(|said| said != Fitness::Fit) && now < ready {
                 held.reason = format!(
                     "it is well again, but has failed {} times lately; it waits {} to be sure",
                     held.falls,
-                    show_ns(hold(held.falls))
+                    show_ns(wait)
                 );
                 return None;
             }
@@ -98,6 +139,7 @@ impl FitnessBook {
         me: u8,
         gates: &Gates,
         targets: &Targets,
+        owners: &[u8; MAX_GROUPS],
         now: u64,
     ) -> Vec<Change> {
         let mine = |g: &&Group| g.prefer.contains(&me);
@@ -106,7 +148,17 @@ impl FitnessBook {
             .retain(|id, _| config.groups.iter().filter(mine).any(|g| g.id == *id));
         let groups = config.groups.iter().filter(mine);
         groups
-            .filter_map(|g| self.look(g.id, found(g, gates, targets, young), now))
+            .filter_map(|g| {
+                let owner = match owners[usize::from(g.id)] {
+                    0 => Owner::Nobody,
+                    id if id == me => Owner::Me,
+                    _ => Owner::Another,
+                };
+                // One question more or less, half of one for luck, and one look of ours.
+                let longest = g.tracks.iter().map(|t| t.interval_ns).max().unwrap_or(0);
+                self.held.entry(g.id).or_default().skew = longest / 2 * 3 + LOOK;
+                self.look(g.id, found(g, gates, targets, young), owner, now)
+            })
             .collect()
     }
 
@@ -172,14 +224,23 @@ mod tests {
     const GOOD: (Fitness, &str) = (Fitness::Fit, "");
 
     fn look(book: &mut FitnessBook, what: (Fitness, &str), at: u64) -> Option<Fitness> {
+        look_as(book, Owner::Another, what, at)
+    }
+
+    fn look_as(
+        book: &mut FitnessBook,
+        owner: Owner,
+        what: (Fitness, &str),
+        at: u64,
+    ) -> Option<Fitness> {
         let found = Some((what.0, what.1.to_owned()));
-        book.look(1, found, at * SECOND).map(|c| c.fitness)
+        book.look(1, found, owner, at * SECOND).map(|c| c.fitness)
     }
 
     #[test]
     fn a_first_word_is_told_only_if_it_is_bad() {
         let mut b = FitnessBook::default();
-        assert_eq!(b.look(1, None, 0), None);
+        assert_eq!(b.look(1, None, Owner::Nobody, 0), None);
         assert_eq!(b.said().count(), 0, "nothing is known, nothing is said");
         assert_eq!(look(&mut b, GOOD, 1), None);
         assert_eq!(b.said().next(), Some((1, Fitness::Fit, "")));
@@ -228,6 +289,40 @@ mod tests {
         assert_eq!(look(&mut b, GOOD, 1_003), None);
         assert_eq!(look(&mut b, GOOD, 1_004), None);
         assert_eq!(look(&mut b, GOOD, 1_005), Some(Fitness::Fit));
+    }
+
+    #[test]
+    fn an_owner_doubts_later_and_a_standby_recovers_later() {
+        let doubt = (Fitness::Doubtful, "192.0.2.1 does not answer on eth0");
+        let book = || {
+            let mut b = FitnessBook::default();
+            look(&mut b, GOOD, 0);
+            b.held.entry(1).or_default().skew = 2 * SECOND;
+            b
+        };
+        let mut owner = book();
+        assert_eq!(look_as(&mut owner, Owner::Me, doubt, 10), None);
+        assert_eq!(look_as(&mut owner, Owner::Me, doubt, 11), None);
+        assert_eq!(
+            look_as(&mut owner, Owner::Me, doubt, 12),
+            Some(Fitness::Doubtful)
+        );
+        assert_eq!(look_as(&mut owner, Owner::Me, GOOD, 20), Some(Fitness::Fit));
+        let mut standby = book();
+        assert_eq!(
+            look_as(&mut standby, Owner::Another, doubt, 10),
+            Some(Fitness::Doubtful)
+        );
+        assert_eq!(look_as(&mut standby, Owner::Another, GOOD, 20), None);
+        assert_eq!(
+            look_as(&mut standby, Owner::Another, GOOD, 22),
+            Some(Fitness::Fit)
+        );
+        // No carrier is no matter of opinion.
+        assert_eq!(
+            look_as(&mut owner, Owner::Me, BAD, 30),
+            Some(Fitness::Unfit)
+        );
     }
 
     #[test]

@@ -342,7 +342,7 @@ impl Supervisor {
         let mut hup = signal(SignalKind::hangup())?;
         let mut second = interval(Duration::from_secs(1));
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // Only while a link is closed: an idle agent sleeps.
+        // Only while a link is closed or targets are asked: an idle agent sleeps.
         let mut quick = interval(Duration::from_millis(200));
         quick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.set_targets();
@@ -379,7 +379,7 @@ impl Supervisor {
                         self.ask(ask, &mut ending);
                     }
                 }
-                _ = quick.tick(), if self.closed => self.quick(),
+                _ = quick.tick(), if self.closed || self.targets.are_asked() => self.quick(),
                 _ = second.tick() => {
                     self.quick();
                     self.second();

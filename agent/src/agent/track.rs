@@ -83,6 +83,11 @@ impl Default for Targets {
 }
 
 impl Targets {
+    /// Is there any target?
+    pub fn are_asked(&self) -> bool {
+        !self.running.is_empty()
+    }
+
     /// Asks these from now on, and no others; what is known of those that stay is kept.
     pub fn set(&mut self, tracks: Vec<Track>) {
         self.running.retain(|track, (task, _)| {

@@ -78,9 +78,11 @@ impl Supervisor {
     /// run of ours says otherwise.
     pub(super) fn check_fitness(&mut self) {
         let now = boottime_ns();
+        let owners = &self.rt.snapshot.read().owner;
+        let (gates, targets) = (&self.gates, &self.targets);
         let changes = self
             .fitness
-            .check(&self.config, self.me, &self.gates, &self.targets, now);
+            .check(&self.config, self.me, gates, targets, owners, now);
         let drafts = changes.into_iter().map(|c| self.narrator.fitness(now, c));
         let drafts: Vec<_> = drafts.collect();
         self.record(drafts);
