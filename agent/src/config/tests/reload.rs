@@ -248,7 +248,7 @@ fn members_change_one_at_a_time_with_the_generation() {
         name: "m7".into(),
     };
     let next = Change::Generation { from: 1, to: 2 };
-    assert_eq!(changes(&four), [next.clone(), joins]);
+    assert_eq!(changes(&four)[..2], [next.clone(), joins]);
     assert_eq!(changes(&generation(GOOD, 2)), [next]);
     let back = diff(&config(&four), &config(&generation(GOOD, 3)));
     assert!(back.contains(&Change::MemberRemoved {
