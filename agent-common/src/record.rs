@@ -112,6 +112,20 @@ counters! {
 /// How many counters there are.
 pub const COUNTER_COUNT: u32 = COUNTERS.len() as u32;
 
+/// First byte of every virtual MAC: locally administered and unicast, in the quadrant that IEEE 802c leaves to
+/// administrators. Not VRRP's 00:00:5e:00:01: those belong to VRRP routers, which listen and speak up on networks where one
+/// is in use, and they hold a group number only, so that two clusters on one network would share them.
+pub const VMAC_PREFIX: u8 = 0x72;
+
+/// The virtual MAC of a group's gateway VIPs: the same on every node, of its own in each cluster and group.
+pub const fn virtual_mac(cluster: u32, group: u8) -> [u8; 6] {
+    let c = cluster.to_be_bytes();
+    [VMAC_PREFIX, c[0], c[1], c[2], c[3], group]
+}
+
+/// Set in a VIP's value of the VIP map beside its group: it is a gateway, and only the virtual MAC speaks for it.
+pub const VIP_GATEWAY: u32 = 1 << 8;
+
 /// An address as the VIP and link maps know it: IPv6, or IPv4 mapped into it.
 pub type AddressKey = [u8; 16];
 
@@ -132,6 +146,15 @@ mod tests {
         for (i, (c, name)) in COUNTERS.iter().enumerate() {
             assert_eq!(*c as usize, i, "{name}");
         }
+    }
+
+    #[test]
+    fn virtual_macs_are_local_unicast_and_distinct() {
+        let mac = virtual_mac(0x0102_0304, 7);
+        assert_eq!(mac, [0x72, 1, 2, 3, 4, 7]);
+        assert_eq!(mac[0] & 3, 2, "locally administered, not multicast");
+        assert_ne!(virtual_mac(0x0102_0304, 8), mac);
+        assert_ne!(virtual_mac(0x0102_0305, 7), mac);
     }
 
     #[test]

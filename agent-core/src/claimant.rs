@@ -485,7 +485,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
     pub(crate) fn decide(&self, group: u8, view: &crate::view::View) -> Decision {
         let mut nodes = view.nodes;
         for id in self.cfg.node_ids() {
-            nodes[id as usize - 1].unfit = self.soft.get(Key::Unfit { node: id, group }) != 0;
+            nodes[id as usize - 1].fitness = self.fitness(id, group);
         }
         let wish = self.soft.get(Key::Wish(group));
         crate::placement::place(

@@ -26,6 +26,11 @@ pub enum Command {
         /// Can it?
         fit: bool,
     },
+    /// This node should not run the group while another can; ended by [`Command::Fit`].
+    Doubt {
+        /// The group.
+        group: u8,
+    },
     /// Ask for a long promise, so that the agent can restart; answered by `Action::PauseReady`.
     PreparePause {
         /// The promise, ns.
@@ -33,6 +38,30 @@ pub enum Command {
     },
     /// Hand everything over; answered by `Action::Left`.
     Leave,
+}
+
+/// How well a node can run a group, by its own word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Fitness {
+    /// Nothing speaks against it.
+    #[default]
+    Fit = 0,
+    /// It cannot: no carrier, no gate on its device.
+    Unfit = 1,
+    /// It could, but something that it should reach does not answer: it runs the group only where all are so.
+    Doubtful = 2,
+}
+
+impl Fitness {
+    /// From a record of soft state. A value of a later version means something that keeps the group away.
+    pub const fn from_u8(v: u8) -> Fitness {
+        match v {
+            0 => Fitness::Fit,
+            2 => Fitness::Doubtful,
+            _ => Fitness::Unfit,
+        }
+    }
 }
 
 /// Why a command was not taken.

@@ -14,7 +14,7 @@ use agent_common::{
 use crate::{
     action::{Action, Event},
     claimant::Pending,
-    command::{Command, CommandError},
+    command::{Command, CommandError, Fitness},
     config::CoreConfig,
     detector::Health,
     generation::Next,
@@ -253,7 +253,9 @@ impl<S: Deref<Target = Shared>> Core<S> {
                 if c.drained || c.leaving {
                     return Err(CommandError::Drained);
                 }
-                if c.unfit {
+                // Where all doubt, doubt is no reason.
+                let able = self.decision(group, now.boot).rank(node).is_some();
+                if c.fitness != Fitness::Fit && !able {
                     return Err(CommandError::Unfit);
                 }
                 self.set_soft(Key::Wish(group), node, now);
@@ -270,15 +272,9 @@ impl<S: Deref<Target = Shared>> Core<S> {
                 self.set_soft(Key::Pause, u8::from(on), now);
                 self.event(Event::Paused(on));
             }
-            Command::Fit { group, fit } => {
-                let key = Key::Unfit {
-                    node: self.cfg.me,
-                    group,
-                };
-                if self.soft.get(key) != u8::from(!fit) {
-                    self.set_soft(key, u8::from(!fit), now);
-                }
-            }
+            Command::Fit { group, fit: true } => self.set_fitness(group, Fitness::Fit, now),
+            Command::Fit { group, fit: false } => self.set_fitness(group, Fitness::Unfit, now),
+            Command::Doubt { group } => self.set_fitness(group, Fitness::Doubtful, now),
             Command::PreparePause { promise } => {
                 let longest = self.cfg.timing.max_promise;
                 let promise = if self.rules.hold(Rule::PromiseBounded) {
@@ -300,6 +296,16 @@ impl<S: Deref<Target = Shared>> Core<S> {
         }
         self.advance(now);
         Ok(())
+    }
+
+    fn set_fitness(&mut self, group: u8, fitness: Fitness, now: Now) {
+        let key = Key::Unfit {
+            node: self.cfg.me,
+            group,
+        };
+        if self.soft.get(key) != fitness as u8 {
+            self.set_soft(key, fitness as u8, now);
+        }
     }
 
     /// Time has come to [`Core::deadline`], or simply passed.

@@ -35,7 +35,7 @@ mod voter;
 mod withdraw;
 
 pub use action::{Action, Event, GainReason, Phases};
-pub use command::{Command, CommandError};
+pub use command::{Command, CommandError, Fitness};
 pub use config::{CoreConfig, Failback, GroupConfig, NodeConfig, Timing};
 pub use core::{Core, Now};
 pub use detector::Health;

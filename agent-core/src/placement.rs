@@ -2,7 +2,10 @@
 
 use agent_common::{MAX_NODES, node_bit};
 
-use crate::config::{Failback, GroupConfig};
+use crate::{
+    command::Fitness,
+    config::{Failback, GroupConfig},
+};
 
 /// A node as placement sees it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,8 +20,8 @@ pub struct Candidate {
     pub leaving: bool,
     /// Still waits under rule 1.
     pub waiting: bool,
-    /// Said that it cannot run this group.
-    pub unfit: bool,
+    /// What it says of itself and this group.
+    pub fitness: Fitness,
     /// Alive for long enough to be given a group back.
     pub settled: bool,
     /// Groups that it owns now.
@@ -38,10 +41,12 @@ impl Candidate {
             Some(Exclusion::Leaving)
         } else if self.waiting {
             Some(Exclusion::Waiting)
-        } else if self.unfit {
-            Some(Exclusion::Unfit)
         } else {
-            None
+            match self.fitness {
+                Fitness::Fit => None,
+                Fitness::Unfit => Some(Exclusion::Unfit),
+                Fitness::Doubtful => Some(Exclusion::Doubtful),
+            }
         }
     }
 }
@@ -61,6 +66,8 @@ pub enum Exclusion {
     Waiting,
     /// It said that it cannot run the group.
     Unfit,
+    /// It said that it should not run the group as long as another can.
+    Doubtful,
 }
 
 /// Why a node should own a group.
@@ -115,20 +122,10 @@ pub fn place(
     nodes: &[Candidate; MAX_NODES],
 ) -> Decision {
     let mut ranked = [0u8; MAX_NODES];
-    let mut n = 0;
-    let mut taken = 0u32;
-    let named = group.prefer.iter().copied().take_while(|id| *id != 0);
-    // A list says who may own the group; without one everybody may, by id.
-    let anybody = (1..=MAX_NODES as u8).filter(|_| group.prefer[0] == 0);
-    for id in named.chain(anybody) {
-        let Some(c) = nodes.get(usize::from(id).wrapping_sub(1)) else {
-            continue;
-        };
-        if taken & node_bit(id) == 0 && c.excluded().is_none() {
-            taken |= node_bit(id);
-            ranked[n] = id;
-            n += 1;
-        }
+    let mut n = rank(group, nodes, None, &mut ranked);
+    if n == 0 {
+        // Where all doubt, nobody is worse than the others: a dead target must not take the service down.
+        n = rank(group, nodes, Some(Exclusion::Doubtful), &mut ranked);
     }
     let able = &mut ranked[..n];
     if group.spread {
@@ -176,6 +173,31 @@ pub fn place(
         reason,
         ranked,
     }
+}
+
+/// Enters those whom nothing but `but` excludes, in order of preference; returns how many.
+fn rank(
+    group: &GroupConfig,
+    nodes: &[Candidate; MAX_NODES],
+    but: Option<Exclusion>,
+    ranked: &mut [u8; MAX_NODES],
+) -> usize {
+    let mut n = 0;
+    let mut taken = 0u32;
+    let named = group.prefer.iter().copied().take_while(|id| *id != 0);
+    // A list says who may own the group; without one everybody may, by id.
+    let anybody = (1..=MAX_NODES as u8).filter(|_| group.prefer[0] == 0);
+    for id in named.chain(anybody) {
+        let Some(c) = nodes.get(usize::from(id).wrapping_sub(1)) else {
+            continue;
+        };
+        if taken & node_bit(id) == 0 && c.excluded() == but {
+            taken |= node_bit(id);
+            ranked[n] = id;
+            n += 1;
+        }
+    }
+    n
 }
 
 #[cfg(test)]
@@ -231,11 +253,41 @@ mod tests {
         assert_eq!(place(&g, 1, 3, true, &n).target, 1, "paused");
         n[0].drained = true;
         assert_eq!(place(&g, 1, 0, false, &n).target, 2);
-        n[1].unfit = true;
+        n[1].fitness = Fitness::Unfit;
         n[2].leaving = true;
         assert_eq!(place(&g, 1, 0, false, &n).target, 1, "nobody else can");
         n[0].alive = false;
         assert_eq!(place(&g, 1, 0, false, &n).reason, Reason::Nobody);
+    }
+
+    #[test]
+    fn doubt_counts_where_another_has_none() {
+        let g = GroupConfig::preferring(&[1, 2, 3]);
+        let mut n = three();
+        n[0].fitness = Fitness::Doubtful;
+        let d = place(&g, 1, 0, false, &n);
+        assert_eq!((d.target, d.reason), (2, Reason::Preferred));
+        assert_eq!(d.ranked[..3], [2, 3, 0], "who doubts is no candidate");
+        n[1].fitness = Fitness::Doubtful;
+        n[2].fitness = Fitness::Doubtful;
+        let d = place(&g, 3, 0, false, &n);
+        assert_eq!((d.target, d.reason), (3, Reason::Stays), "all doubt");
+        n[2].alive = false;
+        let d = place(&g, 3, 0, false, &n);
+        assert_eq!(
+            (d.target, d.reason),
+            (1, Reason::Preferred),
+            "all doubt, the owner is gone"
+        );
+        n[0].fitness = Fitness::Unfit;
+        assert_eq!(
+            place(&g, 1, 0, false, &n).target,
+            2,
+            "doubt is better than no carrier"
+        );
+        n[1].fitness = Fitness::Unfit;
+        n[2].fitness = Fitness::Unfit;
+        assert_eq!(place(&g, 0, 0, false, &n).reason, Reason::Nobody);
     }
 
     #[test]

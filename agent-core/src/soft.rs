@@ -11,7 +11,7 @@ pub enum Key {
     Pause,
     /// Where should the group go? 0: nowhere special.
     Wish(u8),
-    /// Is the node unfit for the group?
+    /// How fit is the node for the group? A [`crate::command::Fitness`].
     Unfit {
         /// The node.
         node: u8,

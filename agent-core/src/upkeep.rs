@@ -145,7 +145,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
             p.word.store(PromiseWord::closed(generation).0);
             p.incarnation.store(0);
         }
-        let incarnation = (now.wall_ms * 1_000_000).max(mine.max(m.re_seq) + 1);
+        let incarnation = (now.wall_ms * 1_000_000).max(mine.max(m.re_seq).saturating_add(1));
         self.wait_to_vote(now.boot + self.cfg.timing.max_promise);
         self.sh.incarnation.store(incarnation);
         self.event(Event::StartedAfresh);

@@ -9,6 +9,7 @@ use agent_common::{
 };
 
 use crate::{
+    command::Fitness,
     core::Core,
     detector::{self, Health},
     placement::{Candidate, Decision},
@@ -22,7 +23,7 @@ const SETTLED: u64 = 2_000_000_000;
 /// Nodes and owners as seen from here.
 #[derive(Clone, Debug)]
 pub struct View {
-    /// By id - 1; `unfit` is filled in per group.
+    /// By id - 1; `fitness` is filled in per group.
     pub nodes: [Candidate; MAX_NODES],
     /// Who owns each group, 0 for nobody known.
     pub owner: [u8; MAX_GROUPS],
@@ -104,7 +105,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
                 let seen = self.sh.peer(id).seen_config.load() as u32;
                 f & flags::WAITING != 0 || seen != self.cfg.generation
             },
-            unfit: false,
+            fitness: Fitness::Fit,
             settled: now.saturating_sub(if me {
                 self.started
             } else {
@@ -121,8 +122,13 @@ impl<S: Deref<Target = Shared>> Core<S> {
         } else {
             Candidate::default()
         };
-        c.unfit = self.soft.get(Key::Unfit { node: id, group }) != 0;
+        c.fitness = self.fitness(id, group);
         c
+    }
+
+    /// What a node says of itself and a group.
+    pub fn fitness(&self, node: u8, group: u8) -> Fitness {
+        Fitness::from_u8(self.soft.get(Key::Unfit { node, group }))
     }
 
     /// Where a group should be and why, for `explain`.

@@ -75,11 +75,15 @@ fn verdict(ctx: &XdpContext, sh: &Shared, l3: usize, l4: usize, v6: bool) -> Res
             false
         }
         Verdict::Duplicate => {
-            maps::report(RecordKind::DuplicateId, dev, now, m);
+            if maps::seldom(maps::Seldom::Duplicate, now) {
+                maps::report(RecordKind::DuplicateId, dev, now, m);
+            }
             false
         }
         Verdict::Regression => {
-            maps::report(RecordKind::Regression, dev, now, m);
+            if maps::seldom(maps::Seldom::Past(m.from), now) {
+                maps::report(RecordKind::Regression, dev, now, m);
+            }
             return Err(Counter::Regressed);
         }
     };

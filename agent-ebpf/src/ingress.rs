@@ -17,11 +17,21 @@ pub fn handle(ctx: &XdpContext) -> Result<u32, Short> {
     if sh.is_none() {
         maps::count(Counter::NoState);
     }
+    // What goes to a gateway's virtual MAC is for others as often as not: no address in it tells, only the MAC does.
+    if let Ok(mac) = packet::at::<[u8; 6]>(ctx, 0) {
+        // SAFETY: bounds checked by at().
+        if let Some(group) = maps::vmac(unsafe { &*mac })
+            && gate(open(sh, group), None) == xdp_action::XDP_DROP
+        {
+            return Ok(xdp_action::XDP_DROP);
+        }
+    }
     let (proto, offset) = packet::network(ctx)?;
     match proto {
         packet::ETH_ARP => arp(ctx, sh, offset),
         packet::ETH_IPV4 => ipv4(ctx, sh, offset),
         packet::ETH_IPV6 => ipv6(ctx, sh, offset),
+        packet::ETH_VLAN | packet::ETH_QINQ => Ok(gate(Some(false), None)),
         _ => Ok(xdp_action::XDP_PASS),
     }
 }
@@ -53,21 +63,24 @@ fn ipv6(ctx: &XdpContext, sh: Option<&Shared>, l3: usize) -> Result<u32, Short> 
         return Ok(heartbeat::handle(ctx, sh, l3, l4, true));
     }
     let mut target = None;
-    if next == packet::PROTO_ICMPV6 {
-        // One without its target asks nothing, but is a frame to `dst` all the same.
-        match (packet::byte(ctx, l4), packet::ipv6(ctx, l4 + 8)) {
-            (Ok(packet::ICMPV6_NS), Ok(t)) => target = right(sh, &t),
-            (Ok(packet::ICMPV6_NA), Ok(t)) => foreign(ctx, sh, &t),
-            _ => {}
-        }
+    // One without its target asks nothing, but is a frame to `dst` all the same.
+    match packet::upper(ctx, l3) {
+        Ok((packet::PROTO_ICMPV6, l4)) => match packet::neighbour(ctx, l4) {
+            Ok((packet::ICMPV6_NS, t)) => target = right(sh, &t),
+            Ok((packet::ICMPV6_NA, t)) => foreign(ctx, sh, &t),
+            Ok(_) | Err(Short) => {}
+        },
+        Ok((next, _)) if packet::is_extension(next) => target = Some(false),
+        Ok(_) | Err(Short) => {}
     }
     Ok(gate(right(sh, &dst), target))
 }
 
 #[inline(always)]
 fn arp(ctx: &XdpContext, sh: Option<&Shared>, l3: usize) -> Result<u32, Short> {
-    // Only Ethernet/IPv4 (RFC 826): hardware 1, protocol 0x0800, lengths 6 and 4.
-    if packet::be16(ctx, l3)? != 1
+    // Only IPv4 (RFC 826): protocol 0x0800, lengths 6 and 4. Linux takes hardware 1 (Ethernet) and 6 (IEEE 802) alike.
+    let hardware = packet::be16(ctx, l3)?;
+    if hardware != 1 && hardware != 6
         || packet::be16(ctx, l3 + 2)? != packet::ETH_IPV4
         || packet::be16(ctx, l3 + 4)? != 0x0604
     {
@@ -96,7 +109,12 @@ fn is_heartbeat(ctx: &XdpContext, sh: &Shared, l4: usize, dst: &AddressKey) -> b
 /// May frames for this address pass now? None if it is no VIP.
 #[inline(always)]
 fn right(sh: Option<&Shared>, address: &AddressKey) -> Option<bool> {
-    let group = maps::vip(address)?;
+    open(sh, maps::vip(address)?)
+}
+
+/// Is the gate of the group in the low byte open now?
+#[inline(always)]
+fn open(sh: Option<&Shared>, group: u32) -> Option<bool> {
     let Some(sh) = sh else { return Some(false) };
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };
@@ -128,6 +146,10 @@ fn foreign(ctx: &XdpContext, sh: Option<&Shared>, address: &AddressKey) {
         return;
     }
     maps::count(Counter::ForeignClaims);
+    let v4 = address[10] == 0xff && address[11] == 0xff;
+    if !maps::seldom(maps::Seldom::Claim(group as u8, v4), now) {
+        return;
+    }
     let (Some(m), Ok(mac)) = (maps::scratch(), packet::at::<[u8; 6]>(ctx, 6)) else {
         return;
     };
@@ -135,7 +157,7 @@ fn foreign(ctx: &XdpContext, sh: Option<&Shared>, address: &AddressKey) {
     // SAFETY: bounds checked by at().
     let mac = unsafe { *mac };
     m.seq = u64::from_le_bytes([mac[0], mac[1], mac[2], mac[3], mac[4], mac[5], 0, 0]);
-    m.re_seq = group as u64;
+    m.re_seq = (group as u8) as u64;
     let a = address;
     m.set.0[0] = u64::from_le_bytes([a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]]);
     m.set.0[1] = u64::from_le_bytes([a[8], a[9], a[10], a[11], a[12], a[13], a[14], a[15]]);

@@ -1,7 +1,8 @@
 //! The maps. All but the scratch space are pinned, so that promises, leases and the gate outlive the agent.
 
 use agent_common::{
-    record::{AddressKey, COUNTER_COUNT, Counter, Record, RecordKind},
+    MAX_GROUPS, MAX_NODES,
+    record::{AddressKey, COUNTER_COUNT, Counter, Record, RecordKind, VMAC_PREFIX},
     siphash::Key,
     state::{LAYOUT, Shared},
     wire::Message,
@@ -21,9 +22,14 @@ static STATE: Array<Shared> = Array::pinned(1, MMAPABLE);
 #[map]
 static KEY: Array<[u64; 2]> = Array::pinned(1, 0);
 
-/// VIP -> group.
+/// VIP -> group, and whether it is a gateway. Twice what a configuration may have: a reload gates the new ones before it
+/// lets go of the old.
 #[map]
-static VIPS: HashMap<AddressKey, u32> = HashMap::pinned(4096, 0);
+static VIPS: HashMap<AddressKey, u32> = HashMap::pinned(8192, 0);
+
+/// Virtual MAC -> group. The key is padded to 8 bytes.
+#[map]
+static VMACS: HashMap<[u8; 8], u32> = HashMap::pinned(256, 0);
 
 /// This node's link addresses -> link index: heartbeats to any other address are not ours.
 #[map]
@@ -34,6 +40,10 @@ static EVENTS: RingBuf = RingBuf::pinned(256 * 1024, 0);
 
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(COUNTER_COUNT, 0);
+
+/// When each of [`Seldom`] was last reported, boot ns.
+#[map]
+static TOLD: Array<u64> = Array::with_max_entries(TOLD_SLOTS, 0);
 
 #[map]
 static SCRATCH: PerCpuArray<Message> = PerCpuArray::with_max_entries(1, 0);
@@ -57,7 +67,18 @@ pub fn key() -> Option<Key> {
     Some(Key(k[0], k[1]))
 }
 
-/// The group of a VIP.
+/// The group of a virtual MAC. Other frames are told by their first byte, and cost no look-up.
+#[inline(always)]
+pub fn vmac(m: &[u8; 6]) -> Option<u32> {
+    if m[0] != VMAC_PREFIX {
+        return None;
+    }
+    let key = [m[0], m[1], m[2], m[3], m[4], m[5], 0, 0];
+    // SAFETY: as below.
+    unsafe { VMACS.get(&key) }.copied()
+}
+
+/// The group of a VIP, and [`agent_common::record::VIP_GATEWAY`].
 #[inline(always)]
 pub fn vip(a: &AddressKey) -> Option<u32> {
     // SAFETY: the value is copied at once; user space replaces elements, never reuses them in place.
@@ -76,6 +97,43 @@ pub fn is_link(a: &AddressKey) -> bool {
 pub fn scratch() -> Option<&'static mut Message> {
     // SAFETY: per CPU, and XDP runs to its end on one CPU.
     unsafe { Some(&mut *SCRATCH.get_ptr_mut(0)?) }
+}
+
+/// What anybody on the network can cause as often as he likes: each is reported at most every [`SELDOM`], and counted
+/// always. A flood of it would keep the agent busy, and leave no room in the ring for what honest nodes say.
+pub enum Seldom {
+    /// Words of a node (its id) from its past.
+    Past(u8),
+    /// Our own id from elsewhere.
+    Duplicate,
+    /// Somebody else claims an address of a group; IPv4 and IPv6 apart.
+    Claim(u8, bool),
+}
+
+/// 100 ms: as often as the agent announces again when asked to.
+const SELDOM: u64 = 100_000_000;
+const CLAIMS: u32 = MAX_NODES as u32 + 1;
+const TOLD_SLOTS: u32 = CLAIMS + 2 * MAX_GROUPS as u32;
+
+/// Is it time to report this again? Two CPUs at once may both find so.
+#[inline(always)]
+pub fn seldom(what: Seldom, now: u64) -> bool {
+    let slot = match what {
+        Seldom::Past(id) => (id as u32).wrapping_sub(1) & (MAX_NODES as u32 - 1),
+        Seldom::Duplicate => MAX_NODES as u32,
+        Seldom::Claim(group, v4) => CLAIMS + 2 * group as u32 + v4 as u32,
+    };
+    let Some(last) = TOLD.get_ptr_mut(slot) else {
+        return true;
+    };
+    // SAFETY: an array value; volatile, as other CPUs write it.
+    unsafe {
+        if now < core::ptr::read_volatile(last).wrapping_add(SELDOM) {
+            return false;
+        }
+        core::ptr::write_volatile(last, now);
+    }
+    true
 }
 
 /// Counts one.

@@ -21,6 +21,10 @@ pub const PROTO_ICMPV6: u8 = 58;
 pub const ICMPV6_NS: u8 = 135;
 pub const ICMPV6_NA: u8 = 136;
 
+/// VLAN tags and IPv6 extension headers that are looked behind; a frame with more is dropped, as nobody sends it.
+pub const MOST_TAGS: usize = 4;
+pub const MOST_HEADERS: usize = 4;
+
 /// A pointer to a `T` at `offset`, if all of it is in the packet.
 ///
 /// # Safety of use
@@ -71,18 +75,66 @@ pub fn ipv6(ctx: &XdpContext, offset: usize) -> Result<AddressKey, Short> {
     Ok(unsafe { *at::<[u8; 16]>(ctx, offset)? })
 }
 
-/// Type and offset of the network header, behind up to two VLAN tags.
+/// Type and offset of the network header. The kernel takes any number of tags with VLAN id 0 off before it looks who a
+/// frame is for (`__netif_receive_skb_core`), so two are not enough. A type that is still a tag's: too many to read.
 #[inline(always)]
 pub fn network(ctx: &XdpContext) -> Result<(u16, usize), Short> {
-    let proto = be16(ctx, 12)?;
-    if proto != ETH_VLAN && proto != ETH_QINQ {
-        return Ok((proto, ETH_LEN));
+    let mut offset = ETH_LEN;
+    let mut proto = be16(ctx, 12)?;
+    let mut tags = 0;
+    while tags < MOST_TAGS && is_tag(proto) {
+        proto = be16(ctx, offset + 2)?;
+        offset += 4;
+        tags += 1;
     }
-    let proto = be16(ctx, 16)?;
-    if proto != ETH_VLAN && proto != ETH_QINQ {
-        return Ok((proto, ETH_LEN + 4));
+    Ok((proto, offset))
+}
+
+/// Is it the type of a VLAN tag?
+#[inline(always)]
+pub fn is_tag(proto: u16) -> bool {
+    proto == ETH_VLAN || proto == ETH_QINQ
+}
+
+/// Type and offset of what an IPv6 packet carries, behind the extension headers that the stack reads before a neighbour
+/// message (RFC 8200: hop-by-hop, routing, destination; in fragments it takes none, RFC 6980). A type that is still
+/// one of those: too many to read.
+#[inline(always)]
+pub fn upper(ctx: &XdpContext, l3: usize) -> Result<(u8, usize), Short> {
+    let mut next = byte(ctx, l3 + 6)?;
+    let mut offset = l3 + IPV6_LEN;
+    let mut headers = 0;
+    while headers < MOST_HEADERS && is_extension(next) {
+        // Both bytes by one check: the verifier learns nothing from one for a single byte at a variable offset.
+        // SAFETY: bounds checked by at().
+        let head = unsafe { *at::<[u8; 2]>(ctx, offset)? };
+        next = head[0];
+        offset += 8 + 8 * head[1] as usize;
+        headers += 1;
     }
-    Ok((be16(ctx, 20)?, ETH_LEN + 8))
+    Ok((next, offset))
+}
+
+/// The head of a neighbour message (RFC 4861 section 4.3).
+#[repr(C)]
+struct Neighbour {
+    kind: u8,
+    _rest: [u8; 7],
+    target: AddressKey,
+}
+
+/// Type and target of the neighbour message at `offset`.
+#[inline(always)]
+pub fn neighbour(ctx: &XdpContext, offset: usize) -> Result<(u8, AddressKey), Short> {
+    // SAFETY: bounds checked by at().
+    let m = unsafe { &*at::<Neighbour>(ctx, offset)? };
+    Ok((m.kind, m.target))
+}
+
+/// Is it an extension header that may come before a neighbour message?
+#[inline(always)]
+pub fn is_extension(next: u8) -> bool {
+    next == 0 || next == 43 || next == 60
 }
 
 /// Swaps `n` bytes at `a` with those at `b`, byte by byte (the verifier refuses a memcpy here).

@@ -65,6 +65,12 @@ pub enum EventKind {
     GateReturned,
     /// An address could not be added or removed.
     AddressFailed,
+    /// A route or a rule of a group could not be added or removed.
+    RouteFailed,
+    /// This node cannot run a group now, or should not; the text says why.
+    Unfit,
+    /// This node can run a group again.
+    Fit,
     /// A configured device vanished.
     DeviceGone,
     /// A configured device came back.
@@ -113,17 +119,19 @@ impl EventKind {
     pub fn severity(self) -> Severity {
         use EventKind::*;
         match self {
-            DuplicateId | GateMissing | AddressFailed | GateShutByHigherEpoch | LeaseLapsed => {
-                Severity::Bad
-            }
+            DuplicateId
+            | GateMissing
+            | AddressFailed
+            | RouteFailed
+            | GateShutByHigherEpoch
+            | LeaseLapsed => Severity::Bad,
             ClaimFailed | PromiseExpired | NodeLate | NodeSilent | ForeignClaim
             | ConfigMismatch | DeviceGone | ClockSourceChanged | PacketRejected | QueueFull
-            | StalePins | RejoinWait | Lost => Severity::Warn,
-            Gained | NodeAlive | DeviceReturned | GateReturned | Moved | Resumed | Undrained => {
-                Severity::Good
-            }
-            AgentStarted | AgentStopping | Reload | GenerationChange | Restart | Drained
-            | Paused | StaleAddress | Note | Unknown => Severity::Plain,
+            | StalePins | RejoinWait | Lost | Unfit => Severity::Warn,
+            Gained | NodeAlive | DeviceReturned | GateReturned | Moved | Resumed | Undrained
+            | Fit => Severity::Good,
+            AgentStarted | AgentStopping | Reload | GenerationChange | Restart | Drained | Paused | StaleAddress
+            | Note | Unknown => Severity::Plain,
         }
     }
 }

@@ -417,7 +417,12 @@ fn lost_notices_lead_to_a_full_reading() {
         let vips = (0..200u8)
             .map(|i| NetVip::new([10, 2, 0, i].into(), None, "hl0").unwrap())
             .collect();
-        let groups = vec![NetGroup { id: 1, vips }, group_on("hl1", 2, &["10.1.0.2"])];
+        let one = NetGroup {
+            id: 1,
+            vips,
+            extras: Vec::new(),
+        };
+        let groups = vec![one, group_on("hl1", 2, &["10.1.0.2"])];
         // Room for about two notices.
         let mut net = Net::start(
             &config(groups),

@@ -181,6 +181,14 @@ fn tools(facts: &Facts) -> Vec<Finding> {
             commands(facts, Need::LINTS),
         ));
     }
+    if facts.cxx {
+        found.push(good("C++ compiler, for cargo xtask fuzz"));
+    } else {
+        found.push(bad(
+            "no C++ compiler (c++), for cargo xtask fuzz".to_owned(),
+            commands(facts, Need::FUZZ),
+        ));
+    }
     if facts.missing_programs.is_empty() {
         found.push(good("programs the lab calls: ip, ethtool, nginx"));
     } else {
@@ -188,6 +196,17 @@ fn tools(facts: &Facts) -> Vec<Finding> {
             format!("the lab calls {}", facts.missing_programs.join(", ")),
             commands(facts, Need::LAB),
         ));
+    }
+    if facts.missing_bench.is_empty() {
+        found.push(good(
+            "programs the bench calls: keepalived, stress-ng, rsvg-convert",
+        ));
+    } else {
+        // Only the bench needs them, and it installs them itself.
+        found.push(Finding::Note(format!(
+            "the bench calls {}; it installs them",
+            facts.missing_bench.join(", ")
+        )));
     }
     found
 }

@@ -126,11 +126,11 @@ fn carry_out(step: &Step) -> Result<()> {
             }
         }
         Step::Apt { packages, .. } => {
-            let no_start = packages
-                .iter()
-                .any(|package| package == "nginx-light")
-                .then(NoServices::begin)
-                .transpose()?;
+            let services: Vec<_> = SERVICES
+                .into_iter()
+                .filter(|(package, _)| packages.iter().any(|name| name == package))
+                .collect();
+            let no_start = (!services.is_empty()).then(NoServices::begin).transpose()?;
             let result = run::logged(
                 &what,
                 apt()
@@ -142,7 +142,7 @@ fn carry_out(step: &Step) -> Result<()> {
             if let Some(no_start) = no_start {
                 no_start.end();
                 if result.is_ok() {
-                    disable_nginx();
+                    services.iter().for_each(|(_, service)| disable(service));
                 }
             }
             advised(result)
@@ -306,6 +306,9 @@ fn advice(tail: &str) -> &'static str {
         .map_or("", |(_, advice)| advice)
 }
 
+/// Packages that bring a service, and its name: the lab runs these programs itself.
+const SERVICES: [(&str, &str); 2] = [("nginx-light", "nginx"), ("keepalived", "keepalived")];
+
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 const POLICY_TEXT: &str = "#!/bin/sh\n# Put here by Heartline's xtask while it installs packages, so that none of \
                            them starts a service.\nexit 101\n";
@@ -326,8 +329,8 @@ impl NoServices {
             let forbids = run::exit_code(&mut command)? == Some(101);
             if !forbids {
                 bail!(
-                    "{POLICY} lets packages start services, and this must not start nginx: install nginx-light \
-                     by hand, stop and disable it, then run this again"
+                    "{POLICY} lets packages start services, and this must not start any: install nginx-light \
+                     (for the bench keepalived, too) by hand, stop and disable it, then run this again"
                 );
             }
             return Ok(Self { ours: None });
@@ -365,14 +368,16 @@ fn remove_stale_policy() {
     }
 }
 
-/// The lab runs nginx itself; the system's own must not come up at the next boot because we installed it.
-fn disable_nginx() {
+/// The lab runs it itself; the system's own must not come up at the next boot because we installed it.
+fn disable(service: &str) {
     let mut command = Command::new("update-rc.d");
-    command.args(["nginx", "disable"]);
+    command.args([service, "disable"]);
     match run::ask(&mut command) {
-        Ok(_) => ui::note("nginx was not started and stays disabled: the lab runs its own"),
+        Ok(_) => ui::note(&format!(
+            "{service} was not started and stays disabled: the lab runs its own"
+        )),
         Err(error) => ui::note(&format!(
-            "nginx was not started, but may start at the next boot ({error:#}): systemctl disable nginx"
+            "{service} was not started, but may start at the next boot ({error:#}): systemctl disable {service}"
         )),
     }
 }

@@ -8,6 +8,7 @@ mod doctor;
 /// The rule that `agent/build.rs` builds by, so that both choose the same compiler.
 #[path = "../../agent/build/toolchain.rs"]
 mod ebpf;
+mod fuzz;
 mod install;
 mod run;
 mod suites;
@@ -50,12 +51,17 @@ enum Task {
     /// Load the programs on a device and show what they see: load DEV
     #[command(disable_help_flag = true)]
     Load(Rest),
-    /// Measure takeovers in the lab
+    /// Measure takeovers in the lab beside keepalived, and floods: failover, flood
     #[command(disable_help_flag = true)]
     Bench(Rest),
+    /// Random faults on a cluster in the lab, several at once, every promise checked from outside
+    #[command(disable_help_flag = true)]
+    Nemesis(Rest),
     /// Run the simulator
     #[command(disable_help_flag = true)]
     Sim(Rest),
+    /// Feed made-up input to everything that reads outside data, guided by coverage
+    Fuzz(fuzz::Options),
     /// Run the project's tests: a fixed choice, or all of them
     Test(suites::Options),
     /// Check formatting, lints, documentation and tidiness; changes nothing
@@ -101,11 +107,16 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Task::Demo(rest) => lab(Some("demo"), rest, policy),
         Task::Lab(rest) => lab(Some("lab"), rest, policy),
         Task::Load(rest) => lab(Some("load"), rest, policy),
-        Task::Bench(rest) => lab(Some("bench"), rest, policy),
+        Task::Bench(rest) => {
+            install::ensure(Need::BUILD.and(Need::BENCH), policy)?;
+            lab(Some("bench"), rest, policy)
+        }
+        Task::Nemesis(rest) => lab(Some("nemesis"), rest, policy),
         Task::Sim(rest) => {
             let programs = cargo::build(cargo::SIMULATOR, true)?;
             cargo::hand_over(&programs, "heartline-sim", None, rest.args)
         }
+        Task::Fuzz(options) => fuzz::run(&options, policy),
         Task::Test(options) => suites::run(&options, policy),
         Task::Verify => {
             install::ensure(Need::BUILD.and(Need::LINTS), policy)?;

@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
 use crate::{
-    cargo,
+    cargo, fuzz,
     install::{self, Policy},
     run,
     toolchain::Need,
@@ -55,6 +55,8 @@ pub enum Suite {
     Sim,
     /// The XDP and TC programs, run by the kernel on made-up packets
     Bpf,
+    /// Made-up input for all that reads outside data, for a bounded time
+    Fuzz,
     /// The real agent in network namespaces
     Lab,
 }
@@ -66,6 +68,7 @@ impl Suite {
             Self::Unit => "unit",
             Self::Sim => "sim",
             Self::Bpf => "bpf",
+            Self::Fuzz => "fuzz",
             Self::Lab => "lab",
         }
     }
@@ -77,6 +80,7 @@ impl Suite {
             Self::Unit => &["agent-common", "agent-core", "heartline", "xtask"],
             Self::Sim => &["heartline-sim"],
             Self::Bpf => &["heartline-bpf-tests"],
+            Self::Fuzz => &["heartline-fuzz", "heartline-ebpf-host"],
             Self::Lab => &["heartline-lab"],
         }
     }
@@ -148,7 +152,7 @@ fn plain(line: &str) -> String {
 
 /// Runs the suites. Exit status 1 if anything failed.
 pub fn run(options: &Options, policy: Policy) -> Result<ExitCode> {
-    install::ensure(Need::BUILD.and(Need::LAB).and(Need::LINTS), policy)?;
+    install::ensure(Need::FUZZ.and(Need::LAB).and(Need::LINTS), policy)?;
     let chosen: Vec<Suite> = Suite::value_variants()
         .iter()
         .copied()
@@ -162,6 +166,7 @@ pub fn run(options: &Options, policy: Policy) -> Result<ExitCode> {
         ui::title(&format!("{}: {}", suite.name(), suite.packages().join(" ")));
         let tally = match suite {
             Suite::Verify => checks()?,
+            Suite::Fuzz => fuzzed(options)?,
             _ => tests(suite, options)?,
         };
         rows.push((suite, tally, start.elapsed()));
@@ -186,6 +191,34 @@ fn checks() -> Result<Tally> {
             tally.failed += 1;
             tally.names.push(check.name.to_owned());
         }
+    }
+    Ok(tally)
+}
+
+/// The seeds as ordinary tests, then the engine.
+fn fuzzed(options: &Options) -> Result<Tally> {
+    let mut tally = tests(Suite::Fuzz, options)?;
+    // A filter is for tests, and the engine has none.
+    if options.filter.is_some() {
+        return Ok(tally);
+    }
+    let seconds = if options.all { fuzz::LONG } else { fuzz::USUAL };
+    match fuzz::all(seconds) {
+        Ok(outcomes) => {
+            for (name, well) in outcomes {
+                if well {
+                    tally.passed += 1;
+                } else {
+                    tally.failed += 1;
+                    tally.names.push(format!("fuzz target {name}"));
+                }
+            }
+        }
+        Err(error) if run::caught().is_none() => {
+            tally.failed += 1;
+            tally.names.push(format!("{error:#}"));
+        }
+        Err(error) => return Err(error),
     }
     Ok(tally)
 }

@@ -35,6 +35,15 @@ const LAB_PROGRAMS: [(&str, &str); 3] = [
     ("nginx", "nginx-light"),
 ];
 
+/// What the bench calls beyond that: the peer, the load, and what turns its picture into pixels (it brings its fonts).
+const BENCH_PROGRAMS: [(&str, &str); 3] = [
+    ("keepalived", "keepalived"),
+    ("stress-ng", "stress-ng"),
+    ("rsvg-convert", "librsvg2-bin"),
+];
+/// What libFuzzer is compiled with, and the Debian package that brings it.
+const CXX: (&str, &str) = ("c++", "g++");
+
 /// What a task needs beyond a Rust compiler.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Need {
@@ -42,8 +51,12 @@ pub struct Need {
     pub ebpf: bool,
     /// What the lab calls.
     pub lab: bool,
+    /// What the bench compares with, and loads the machine with.
+    pub bench: bool,
     /// clippy and rustfmt.
     pub lints: bool,
+    /// A C++ compiler, for libFuzzer.
+    pub cxx: bool,
 }
 
 impl Need {
@@ -51,19 +64,41 @@ impl Need {
     pub const BUILD: Self = Self {
         ebpf: true,
         lab: false,
+        bench: false,
         lints: false,
+        cxx: false,
     };
     /// Running the lab.
     pub const LAB: Self = Self {
         ebpf: false,
         lab: true,
+        bench: false,
         lints: false,
+        cxx: false,
+    };
+    /// Running the bench in the lab.
+    pub const BENCH: Self = Self {
+        ebpf: false,
+        lab: true,
+        bench: true,
+        lints: false,
+        cxx: false,
     };
     /// Running the checks.
     pub const LINTS: Self = Self {
         ebpf: false,
         lab: false,
+        bench: false,
         lints: true,
+        cxx: false,
+    };
+    /// Fuzzing.
+    pub const FUZZ: Self = Self {
+        ebpf: true,
+        lab: false,
+        bench: false,
+        lints: false,
+        cxx: true,
     };
 
     /// Both.
@@ -71,7 +106,9 @@ impl Need {
         Self {
             ebpf: self.ebpf || other.ebpf,
             lab: self.lab || other.lab,
+            bench: self.bench || other.bench,
             lints: self.lints || other.lints,
+            cxx: self.cxx || other.cxx,
         }
     }
 }
@@ -128,6 +165,10 @@ pub struct Facts {
     pub llvm_dev: BTreeSet<u32>,
     /// Programs of the lab that are not here.
     pub missing_programs: Vec<&'static str>,
+    /// Programs of the bench that are not here.
+    pub missing_bench: Vec<&'static str>,
+    /// Is there a C++ compiler?
+    pub cxx: bool,
     /// cargo-clippy, cargo-fmt: those that are not here.
     pub missing_lints: Vec<&'static str>,
 }
@@ -318,21 +359,49 @@ pub fn plan(facts: &Facts, need: Need) -> Plan {
         plan_compiler(facts, &mut plan, &mut packages, &mut whys, &mut after);
         plan_linker(facts, &mut plan, &mut packages, &mut whys, &mut after);
     }
-    if need.lab && !facts.missing_programs.is_empty() {
-        let (names, debs): (Vec<&str>, Vec<&str>) = LAB_PROGRAMS
-            .into_iter()
-            .filter(|(program, _)| facts.missing_programs.contains(program))
+    let programs = [
+        (need.lab, &LAB_PROGRAMS, &facts.missing_programs, "the lab"),
+        (
+            need.bench,
+            &BENCH_PROGRAMS,
+            &facts.missing_bench,
+            "the bench",
+        ),
+    ];
+    for (needed, known, missing, who) in programs {
+        if !needed || missing.is_empty() {
+            continue;
+        }
+        let (names, debs): (Vec<&str>, Vec<&str>) = known
+            .iter()
+            .filter(|(program, _)| missing.contains(program))
+            .copied()
             .unzip();
         if facts.apt {
             packages.extend(debs.into_iter().map(str::to_owned));
-            whys.push("the lab calls them");
+            whys.push(if who == "the lab" {
+                "the lab calls them"
+            } else {
+                "the bench compares, loads and draws with them"
+            });
         } else {
             plan.problem(
-                format!("the lab needs {}", names.join(", ")),
+                format!("{who} needs {}", names.join(", ")),
                 format!(
                     "install them with this system's package manager (Debian: {})",
                     debs.join(" ")
                 ),
+            );
+        }
+    }
+    if need.cxx && !facts.cxx {
+        if facts.apt {
+            packages.push(CXX.1.to_owned());
+            whys.push("C++ compiler, for libFuzzer");
+        } else {
+            plan.problem(
+                "fuzzing needs a C++ compiler",
+                "install one that is called c++",
             );
         }
     }

@@ -59,6 +59,12 @@ impl Gates {
             if was == Some(true) && dp.is_covered(d.ifindex).is_some() {
                 continue;
             }
+            // A macvlan has no driver, so no native XDP; its parent's gate is the one in the driver.
+            let modes = if d.kind.as_deref() == Some("macvlan") {
+                &[XdpKind::Generic]
+            } else {
+                modes
+            };
             let coverage = dp
                 .cover(&d.name, d.ifindex, modes)
                 .map_err(|e| format!("{e:#}"));
@@ -102,9 +108,14 @@ impl Gates {
             .collect()
     }
 
-    /// Can the device pass traffic?
-    pub fn has_carrier(&self, name: &str) -> bool {
-        self.devices.values().any(|g| g.name == name && g.carrier)
+    /// Why the device cannot carry a VIP; `None` if it can.
+    pub fn fault(&self, name: &str) -> Option<String> {
+        match self.devices.values().find(|g| g.name == name) {
+            None => Some(format!("there is no device {name}")),
+            Some(g) if g.coverage.is_err() => Some(format!("{name} has no gate")),
+            Some(g) if !g.carrier => Some(format!("{name} has no carrier")),
+            Some(_) => None,
+        }
     }
 
     /// For the status.

@@ -7,12 +7,14 @@ use std::{
 };
 
 use agent_common::{
+    MAX_NODES,
     siphash::Key,
     wire::{LEN, Message},
 };
+use arrayvec::ArrayVec;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, sendto, setsockopt, socket,
-    sockopt,
+    AddressFamily, SockFlag, SockType, SockaddrLike as _, SockaddrStorage, bind, setsockopt,
+    socket, sockopt,
 };
 
 use crate::config::Config;
@@ -127,18 +129,49 @@ impl LinkSender {
         std::mem::swap(&mut self.peers, peers);
     }
 
-    /// Sends one message to a node, or to all if `to` is 0. Never waits.
+    /// Sends one message to a node, or to all if `to` is 0, with one system call. Never waits.
     pub fn send(&mut self, to: u8, bytes: &[u8; LEN]) {
         let Some(fd) = &self.socket else { return };
+        let mut part = libc::iovec {
+            iov_base: bytes.as_ptr().cast_mut().cast(),
+            iov_len: bytes.len(),
+        };
+        let mut messages: ArrayVec<libc::mmsghdr, MAX_NODES> = ArrayVec::new();
         for (i, peer) in self.peers.iter().enumerate() {
             let Some(peer) = peer else { continue };
             if to != 0 && usize::from(to) != i + 1 {
                 continue;
             }
-            if sendto(fd.as_raw_fd(), bytes, peer, MsgFlags::MSG_DONTWAIT).is_err() {
-                self.refused += 1;
-            }
+            // SAFETY: all zero is a valid mmsghdr.
+            let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
+            message.msg_hdr.msg_name = peer.as_ptr().cast_mut().cast();
+            message.msg_hdr.msg_namelen = peer.len();
+            message.msg_hdr.msg_iov = &raw mut part;
+            message.msg_hdr.msg_iovlen = 1;
+            messages.push(message);
         }
+        let mut rest = &mut messages[..];
+        while !rest.is_empty() {
+            // SAFETY: the headers point to addresses in `self`, and to `part` and `bytes`, which the call only reads
+            // and which outlive it; their number is the slice's.
+            let sent = unsafe {
+                libc::sendmmsg(
+                    fd.as_raw_fd(),
+                    rest.as_mut_ptr(),
+                    rest.len() as libc::c_uint,
+                    libc::MSG_DONTWAIT,
+                )
+            };
+            // It stops at the first that it does not take: the others still have to go.
+            let done = usize::try_from(sent).unwrap_or(0).max(1).min(rest.len());
+            self.refused += u64::from(sent < 1);
+            rest = &mut rest[done..];
+        }
+    }
+
+    /// Is there a socket?
+    pub fn is_open(&self) -> bool {
+        self.socket.is_some()
     }
 
     /// Closes the socket, so that the next [`LinkSender::open`] binds to a device that has returned.
@@ -153,5 +186,65 @@ pub fn broadcast(links: &mut [LinkSender], key: Key, to: u8, mut m: Message) {
         m.link = i as u8;
         m.sign(key);
         link.send(to, &m.to_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+
+    use super::*;
+
+    /// A link on loopback towards these peers (id - 1, address).
+    fn link(peers: &[(usize, SocketAddr)]) -> LinkSender {
+        let mut link = LinkSender {
+            address: Ipv4Addr::LOCALHOST.into(),
+            device: "lo".into(),
+            port: 0,
+            socket: None,
+            peers: [None; MAX_NODES],
+            refused: 0,
+        };
+        for (i, address) in peers {
+            link.peers[*i] = Some((*address).into());
+        }
+        link.open().expect("this test needs root (SO_BINDTODEVICE)");
+        link
+    }
+
+    fn peer() -> (UdpSocket, SocketAddr) {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let wait = std::time::Duration::from_secs(5);
+        socket.set_read_timeout(Some(wait)).unwrap();
+        let address = socket.local_addr().unwrap();
+        (socket, address)
+    }
+
+    #[test]
+    fn a_refused_message_keeps_no_other_from_going() {
+        let ((one, first), (two, last)) = (peer(), peer());
+        // A link bound to loopback reaches no other network.
+        let nowhere: SocketAddr = "192.0.2.1:9".parse().unwrap();
+        let mut link = link(&[(1, first), (2, nowhere), (31, last)]);
+        link.send(0, &[7; LEN]);
+        let mut bytes = [0; 2 * LEN];
+        for socket in [one, two] {
+            assert_eq!(socket.recv(&mut bytes).unwrap(), LEN);
+            assert_eq!(bytes[..LEN], [7; LEN]);
+        }
+        assert_eq!(link.refused, 1);
+    }
+
+    #[test]
+    fn one_receiver_is_one_receiver() {
+        let ((one, first), (two, last)) = (peer(), peer());
+        let mut link = link(&[(0, first), (31, last)]);
+        link.send(32, &[1; LEN]);
+        link.send(1, &[2; LEN]);
+        let mut bytes = [0; 2 * LEN];
+        assert_eq!(two.recv(&mut bytes).unwrap(), LEN);
+        assert_eq!(bytes[0], 1);
+        assert_eq!(one.recv(&mut bytes).unwrap(), LEN);
+        assert_eq!(bytes[0], 2);
     }
 }

@@ -11,6 +11,7 @@
 mod asks;
 mod backend;
 mod devices;
+mod fitness;
 pub(crate) mod generations;
 mod link;
 mod narrate;
@@ -20,6 +21,7 @@ mod setup;
 mod snapshot;
 mod status;
 mod supervise;
+mod track;
 mod watch;
 
 use std::{ffi::CString, os::unix::ffi::OsStrExt, process::ExitCode};

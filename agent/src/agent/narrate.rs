@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use agent_common::Set;
-use agent_core::{Event as CoreEvent, GainReason, Health, action::Gain};
+use agent_core::{Event as CoreEvent, Fitness, GainReason, Health, action::Gain};
 
-use super::setup::Names;
+use super::{fitness::Change as FitnessChange, setup::Names};
 use crate::{
     control::proto::{Phases, Takeover, TakeoverReason},
     events::{Draft, EventKind},
@@ -15,12 +15,17 @@ use crate::{
 /// How long a takeover's record waits for its announcement, ns.
 const WAIT: u64 = 500_000_000;
 
+/// Claims of one address are told at most this often, ns.
+const CLAIM_TOLD: u64 = 1_000_000_000;
+
 /// Makes drafts; a takeover waits here until its announcement completes it.
 #[derive(Default)]
 pub struct Narrator {
     /// Names for people.
     pub names: Names,
     open: BTreeMap<u8, Open>,
+    /// When a claim of an address was last told, boot ns.
+    claims: BTreeMap<[u8; 16], u64>,
     devices_gone: BTreeSet<String>,
     devices_down: BTreeSet<String>,
     /// The newest takeover of each group by this node.
@@ -51,6 +56,14 @@ impl Narrator {
 
     /// The drafts for an event of the core.
     pub fn core(&mut self, at: u64, e: CoreEvent) -> Vec<Draft> {
+        if let CoreEvent::ForeignClaim { address, .. } = e {
+            // Claims can come for hours, ten a second; a line per second says as much.
+            let last = self.claims.entry(address).or_default();
+            if *last != 0 && at < *last + CLAIM_TOLD {
+                return Vec::new();
+            }
+            *last = at;
+        }
         let n = &self.names;
         let d = |kind, text: String| Draft::new(kind, text).at(at);
         let one = match e {
@@ -217,6 +230,12 @@ impl Narrator {
             } => d(EventKind::AddressFailed, text.to_string())
                 .group(g(group))
                 .with("errno", errno),
+            NetEvent::ExtraFailed {
+                group, text, errno, ..
+            } => d(EventKind::RouteFailed, text.to_string())
+                .group(g(group))
+                .with("errno", errno),
+            NetEvent::DeviceFailed { text, .. } => d(EventKind::AddressFailed, text.to_string()),
             NetEvent::AddressAdopted { group, vip } => d(
                 EventKind::Note,
                 format!(
@@ -272,7 +291,7 @@ impl Narrator {
             } if removed + failed > 0 => d(
                 EventKind::StaleAddress,
                 format!(
-                    "{removed} stale addresses of ours removed at start, {kept} kept, {failed} could not be removed"
+                    "{removed} stale addresses, routes and rules of ours removed at start, {kept} kept, {failed} could not be removed"
                 ),
             ),
             NetEvent::Resynced { removed, restored } => d(
@@ -299,6 +318,26 @@ impl Narrator {
             | NetEvent::Reconfigured { .. }
             | NetEvent::Stopped => return Vec::new(),
         }]
+    }
+
+    /// This node has become fit for a group, or less so.
+    pub fn fitness(&self, at: u64, c: FitnessChange) -> Draft {
+        let name = self.names.group(c.group);
+        let (kind, text) = match c.fitness {
+            Fitness::Fit => (EventKind::Fit, format!("this node can run {name} again")),
+            Fitness::Unfit => (
+                EventKind::Unfit,
+                format!("this node cannot run {name}: {}", c.reason),
+            ),
+            Fitness::Doubtful => (
+                EventKind::Unfit,
+                format!(
+                    "this node gives {name} to any that is better off: {}",
+                    c.reason
+                ),
+            ),
+        };
+        Draft::new(kind, text).at(at).group(name)
     }
 
     /// A group was given up.

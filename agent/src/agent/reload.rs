@@ -82,7 +82,7 @@ impl Supervisor {
     fn apply(&mut self, new: Config) -> Result<()> {
         // New VIPs are gated before anybody can put them anywhere; old ones until their addresses are gone.
         self.datapath
-            .set_vips(&setup::both_vips(&self.config, &new))?;
+            .set_gated(new.cluster_id, &setup::both_vips(&self.config, &new))?;
         let net = setup::net_config(&new)?;
         let core = setup::core_config(&new, self.me);
         self.net
@@ -96,6 +96,7 @@ impl Supervisor {
         crate::cli::logging::apply_config_level(&new.log)?;
         self.narrator.names = Names::of(&new);
         self.config = new;
+        self.set_targets();
         Ok(())
     }
 
@@ -155,7 +156,8 @@ impl Supervisor {
 
     /// The address thread has taken the new configuration: what is no VIP any more needs no gate.
     pub(super) fn ungate_removed(&mut self) {
-        if let Err(e) = self.datapath.set_vips(&setup::vips(&self.config)) {
+        let vips = setup::vips(&self.config);
+        if let Err(e) = self.datapath.set_gated(self.config.cluster_id, &vips) {
             self.record(vec![Draft::new(EventKind::Note, e.to_string())]);
         }
     }

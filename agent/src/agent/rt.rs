@@ -215,7 +215,7 @@ pub fn now() -> Now {
 
 impl RtThread {
     fn run(&mut self) {
-        let mut deadline = 0;
+        let (mut deadline, mut woken) = (0, false);
         loop {
             self.rounds += 1;
             while let Some(r) = self.parts.ring.pop() {
@@ -223,7 +223,9 @@ impl RtThread {
                 self.act();
                 self.changed = true;
             }
-            let _ = self.wake.read();
+            if std::mem::take(&mut woken) {
+                let _ = self.wake.read();
+            }
             while let Ok(c) = self.commands.pop() {
                 if self.command(c) {
                     self.tell(RtReport::Ended);
@@ -247,11 +249,12 @@ impl RtThread {
             self.publish(t.boot);
             let t = now();
             deadline = self.parts.core.deadline(t);
-            self.sleep(deadline.saturating_sub(t.boot));
+            woken = self.sleep(deadline.saturating_sub(t.boot));
         }
     }
 
-    fn sleep(&self, ns: u64) {
+    /// True if a command was queued meanwhile.
+    fn sleep(&self, ns: u64) -> bool {
         // SAFETY: the ring's descriptor lives as long as the ring, which outlives this call.
         let ring = unsafe { BorrowedFd::borrow_raw(self.parts.ring.as_raw_fd()) };
         let mut fds = [
@@ -261,6 +264,8 @@ impl RtThread {
         let timeout = TimeSpec::from(Duration::from_nanos(ns.min(1_000_000_000)));
         // EINTR and the like: the loop looks at everything anyway.
         let _ = ppoll(&mut fds, Some(timeout), None);
+        let [_, wake] = fds;
+        wake.any().unwrap_or(true)
     }
 
     /// True if the thread must end.
@@ -312,6 +317,7 @@ impl RtThread {
                     // Not there yet: the supervisor asks again soon.
                     let _ = l.open();
                 }
+                self.changed = true;
             }
             RtCommand::ShutDown => {
                 self.parts.core.shut_down(now());
@@ -390,6 +396,7 @@ impl RtThread {
         s.late_ns = self.late_ns;
         s.rounds = self.rounds;
         s.dropped = self.dropped + self.parts.core.dropped_actions();
+        s.closed = self.parts.links.iter().any(|l| !l.is_open());
         for (slot, l) in s.refused.iter_mut().zip(&self.parts.links) {
             *slot = l.refused;
         }

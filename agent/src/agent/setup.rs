@@ -20,7 +20,7 @@ use nix::{
 use crate::{
     config::{self, Config, Datapath},
     datapath::{Identity, XdpKind},
-    net::{NetConfig, NetGroup, NetVip},
+    net::{NetConfig, NetExtra, NetGroup, NetVip},
 };
 
 /// Reads the configuration; all errors go to the terminal or the journal, rendered.
@@ -191,12 +191,9 @@ pub fn voters(c: &Config) -> u32 {
 
 /// All VIPs with their groups, those of the new configuration first: one that stays nowhere is gated until its address is
 /// gone.
-pub fn both_vips(old: &Config, new: &Config) -> Vec<(IpAddr, u8)> {
+pub fn both_vips(old: &Config, new: &Config) -> Vec<(IpAddr, u8, bool)> {
     let mut all = vips(new);
-    let gone: Vec<_> = vips(old)
-        .into_iter()
-        .filter(|(a, _)| !all.iter().any(|(b, _)| a == b))
-        .collect();
+    let gone: Vec<_> = vips(old).into_iter().filter(|v| !all.contains(v)).collect();
     all.extend(gone);
     all
 }
@@ -213,9 +210,22 @@ pub fn net_config(c: &Config) -> Result<NetConfig> {
             let vips = g
                 .vips
                 .iter()
-                .map(|v| NetVip::new(v.address, Some(v.prefix), &v.device))
-                .collect::<Result<Vec<_>, _>>()?;
-            Ok(NetGroup { id: g.id, vips })
+                .map(|v| {
+                    let vip = NetVip::new(v.address, Some(v.prefix), &v.device)?;
+                    Ok(if v.gateway {
+                        vip.into_gateway(c.cluster_id, g.id)
+                    } else {
+                        vip
+                    })
+                })
+                .collect::<Result<Vec<_>>>()?;
+            let routes = g.routes.iter().cloned().map(NetExtra::Route);
+            let rules = g.rules.iter().cloned().map(NetExtra::Rule);
+            Ok(NetGroup {
+                id: g.id,
+                vips,
+                extras: routes.chain(rules).collect(),
+            })
         })
         .collect::<Result<Vec<_>>>()?;
     Ok(NetConfig {
@@ -226,11 +236,11 @@ pub fn net_config(c: &Config) -> Result<NetConfig> {
     })
 }
 
-/// All VIPs with their groups.
-pub fn vips(c: &Config) -> Vec<(IpAddr, u8)> {
+/// All VIPs with their groups, and whether they are gateways.
+pub fn vips(c: &Config) -> Vec<(IpAddr, u8, bool)> {
     c.groups
         .iter()
-        .flat_map(|g| g.vips.iter().map(|v| (v.address, g.id)))
+        .flat_map(|g| g.vips.iter().map(|v| (v.address, g.id, v.gateway)))
         .collect()
 }
 

@@ -1,10 +1,9 @@
 //! What the real-time thread lets others see of the core: a fixed-size copy, published without waiting.
 
-use agent_common::{MAX_GROUPS, MAX_NODES, Set};
+use agent_common::{MAX_GROUPS, MAX_NODES, Set, node_bit};
 use agent_core::{
-    Core, Health, Progress,
+    Core, Fitness, Health, Progress,
     placement::{Candidate, Reason},
-    soft::Key,
 };
 
 use crate::datapath::Table;
@@ -26,6 +25,8 @@ pub struct Snapshot {
     pub reason: Box<[Reason; MAX_GROUPS]>,
     /// Nodes that are unfit for each group.
     pub unfit: Box<[u32; MAX_GROUPS]>,
+    /// Nodes that should not run it while another can.
+    pub doubtful: Box<[u32; MAX_GROUPS]>,
     /// What runs here.
     pub owned: Set,
     /// The generation that the core is in.
@@ -46,6 +47,8 @@ pub struct Snapshot {
     pub dropped: u64,
     /// Heartbeats that the kernel did not take, per link.
     pub refused: [u64; 8],
+    /// A link has no socket: its device or address is not there.
+    pub closed: bool,
 }
 
 impl Default for Snapshot {
@@ -58,6 +61,7 @@ impl Default for Snapshot {
             target: Box::new([0; MAX_GROUPS]),
             reason: Box::new([Reason::Nobody; MAX_GROUPS]),
             unfit: Box::new([0; MAX_GROUPS]),
+            doubtful: Box::new([0; MAX_GROUPS]),
             owned: Set::EMPTY,
             generation: 0,
             progress: Progress::default(),
@@ -68,6 +72,7 @@ impl Default for Snapshot {
             rounds: 0,
             dropped: 0,
             refused: [0; 8],
+            closed: true,
         }
     }
 }
@@ -93,16 +98,26 @@ impl Snapshot {
             let i = usize::from(g);
             self.target[i] = d.target;
             self.reason[i] = d.reason;
-            self.unfit[i] = core
-                .config()
-                .node_ids()
-                .filter(|id| {
-                    core.soft(Key::Unfit {
-                        node: *id,
-                        group: g,
-                    }) != 0
-                })
-                .fold(0, |m, id| m | agent_common::node_bit(id));
+            let who = |fitness| {
+                core.config()
+                    .node_ids()
+                    .filter(|id| core.fitness(*id, g) == fitness)
+                    .fold(0, |m, id| m | node_bit(id))
+            };
+            self.unfit[i] = who(Fitness::Unfit);
+            self.doubtful[i] = who(Fitness::Doubtful);
+        }
+    }
+
+    /// What a node says of itself and a group.
+    pub fn fitness(&self, node: u8, group: u8) -> Fitness {
+        let (i, bit) = (usize::from(group), node_bit(node));
+        if self.unfit[i] & bit != 0 {
+            Fitness::Unfit
+        } else if self.doubtful[i] & bit != 0 {
+            Fitness::Doubtful
+        } else {
+            Fitness::Fit
         }
     }
 }

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use agent_common::{node_bit, wire};
-use agent_core::{Health, detector};
+use agent_common::wire;
+use agent_core::{Fitness, Health, detector};
 
-use super::{devices::Gates, setup::Names, snapshot::Snapshot};
+use super::{devices::Gates, fitness::FitnessBook, setup::Names, snapshot::Snapshot};
 use crate::{
     config::{self, Config, show_ns},
     control::proto::*,
@@ -24,6 +24,7 @@ pub struct Sources<'a> {
     pub change: Option<ChangeStatus>,
     pub takeovers: &'a BTreeMap<u8, Takeover>,
     pub errors: &'a BTreeMap<(u8, u16), String>,
+    pub fitness: &'a FitnessBook,
     pub present: &'a [u64; 4],
     pub started_ns: u64,
     pub priority: Option<u8>,
@@ -187,7 +188,6 @@ fn group(s: &Sources<'_>, g: &config::Group) -> GroupStatus {
     let owned_here = s.table.run_set.load().has(g.id);
     let takeover = s.takeovers.get(&g.id);
     let here = (s.present[(i / 64) & 3] >> (i % 64)) & 1 == 1;
-    let unfit = s.snapshot.unfit[i];
     GroupStatus {
         name: g.name.clone(),
         id: g.id,
@@ -226,10 +226,17 @@ fn group(s: &Sources<'_>, g: &config::Group) -> GroupStatus {
             .config
             .nodes
             .iter()
-            .filter(|n| unfit & node_bit(n.id) != 0)
-            .map(|n| Unfit {
-                node: n.name.clone(),
-                reason: "its device has no carrier, or no gate".into(),
+            .filter_map(|n| {
+                let there = match s.snapshot.fitness(n.id, g.id) {
+                    Fitness::Fit => return None,
+                    Fitness::Unfit => "its device has no carrier, or no gate",
+                    Fitness::Doubtful => "a target that it must reach does not answer it",
+                };
+                let own = (n.id == s.me).then(|| s.fitness.reason(g.id)).flatten();
+                Some(Unfit {
+                    node: n.name.clone(),
+                    reason: own.unwrap_or(there).into(),
+                })
             })
             .collect(),
         last_takeover: takeover.cloned(),
@@ -255,6 +262,18 @@ fn warnings(s: &Sources<'_>, nodes: &[NodeStatus]) -> Vec<Warning> {
             "another machine uses this node's id: all gates are shut".into(),
             Some(help),
         );
+    }
+    for (group, fitness, reason) in s.fitness.said() {
+        let name = s.names.group(group);
+        let (code, text) = match fitness {
+            Fitness::Fit => continue,
+            Fitness::Unfit => ("unfit", format!("this node cannot run {name}: {reason}")),
+            Fitness::Doubtful => (
+                "doubtful",
+                format!("this node runs {name} only where all others are as badly off: {reason}"),
+            ),
+        };
+        add(Level::Warning, code, text, None);
     }
     let (_, uncovered) = s.gates.status(s.config, s.me);
     for d in uncovered {

@@ -23,12 +23,14 @@ use super::{
     End,
     backend::{ASKS, AgentBackend},
     devices::Gates,
+    fitness::FitnessBook,
     generations::{self, Staged},
     link::LinkSender,
     narrate::Narrator,
     rt::{self, RtCommand, RtHandle, RtParts, RtReport},
     setup::{self, Names},
     status,
+    track::Targets,
 };
 use crate::{
     cli::agent::AgentArgs,
@@ -75,7 +77,8 @@ pub(super) struct Supervisor {
     pub(super) next_id: u64,
     pub(super) vip_errors: BTreeMap<(u8, u16), String>,
     pub(super) present: [u64; 4],
-    pub(super) unfit: BTreeMap<u8, bool>,
+    pub(super) fitness: FitnessBook,
+    pub(super) targets: Targets,
     pub(super) rejected: BTreeMap<&'static str, u64>,
     pub(super) clock_source: String,
     pub(super) rounds: u64,
@@ -89,6 +92,8 @@ pub(super) struct Supervisor {
     pub(super) mapping: bool,
     /// When nodes that are no members any more are told nothing any more, boot ns; 0: they are not.
     pub(super) shrink_peers_at: u64,
+    /// A link may be closed.
+    pub(super) closed: bool,
 }
 
 /// Whom to tell what became of a command.
@@ -114,11 +119,6 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
     let notifier = Notifier::start();
     let names = Names::of(&config);
     let log = EventLog::new(names.node(me));
-    let locked = !args.no_realtime
-        && net::rt::lock_memory()
-            .map_err(|e| tracing::warn!("{e}; takeovers may be late when memory is short"))
-            .is_ok();
-
     let mut datapath = DataPath::load_logging(&args.bpf_dir, *key.as_bytes(), args.debug_datapath)?;
     if args.debug_datapath {
         let logger = datapath.logger()?;
@@ -143,7 +143,7 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
     if !history.proven {
         datapath.await_proof();
     }
-    datapath.set_vips(&setup::vips(&config))?;
+    datapath.set_gated(config.cluster_id, &setup::vips(&config))?;
     let links: Vec<_> = config
         .node_by_id(me)
         .map(|n| n.links.iter().map(|l| l.address).collect())
@@ -161,6 +161,12 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
         .map(|g| (g, table.group_epoch[usize::from(g)].load()))
         .collect();
     let kept = keep.len();
+    // Loading is over: what it took goes back before the rest is locked.
+    net::rt::give_back();
+    let locked = !args.no_realtime
+        && net::rt::lock_memory()
+            .map_err(|e| tracing::warn!("{e}; takeovers may be late when memory is short"))
+            .is_ok();
     let priority = (!args.no_realtime).then_some(PRIORITY);
     let start = Start {
         keep,
@@ -209,7 +215,8 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
         next_id: 0,
         vip_errors: BTreeMap::new(),
         present: table.run_set.load().0,
-        unfit: BTreeMap::new(),
+        fitness: FitnessBook::default(),
+        targets: Targets::default(),
         rejected: BTreeMap::new(),
         clock_source: clock_source(),
         rounds: 0,
@@ -219,6 +226,7 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
         staged: None,
         mapping: false,
         shrink_peers_at: 0,
+        closed: true,
         config,
         key,
         datapath,
@@ -334,8 +342,10 @@ impl Supervisor {
         let mut hup = signal(SignalKind::hangup())?;
         let mut second = interval(Duration::from_secs(1));
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Only while a link is closed: an idle agent sleeps.
         let mut quick = interval(Duration::from_millis(200));
         quick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.set_targets();
         self.notifier.ready(format!(
             "node {} of {}",
             self.narrator.names.node(self.me),
@@ -363,13 +373,17 @@ impl Supervisor {
                     self.net.events.clear();
                     self.net_events();
                 }
+                () = self.targets.hear() => self.check_fitness(),
                 ask = asked.recv() => {
                     if let Some(ask) = ask {
                         self.ask(ask, &mut ending);
                     }
                 }
-                _ = quick.tick() => self.quick(),
-                _ = second.tick() => self.second(),
+                _ = quick.tick(), if self.closed => self.quick(),
+                _ = second.tick() => {
+                    self.quick();
+                    self.second();
+                }
                 _ = hup.recv() => {
                     self.notifier.reloading();
                     let _ = self.reload();
@@ -525,6 +539,11 @@ impl Supervisor {
 
     pub(super) fn status(&mut self) -> StatusReport {
         let counters = self.counters();
+        self.status_with(counters)
+    }
+
+    /// The counters are dear: each is a system call.
+    pub(super) fn status_with(&mut self, counters: Vec<(&'static str, u64)>) -> StatusReport {
         let change = self.change_status();
         let snapshot = self.rt.snapshot.read();
         status::report(&status::Sources {
@@ -538,6 +557,7 @@ impl Supervisor {
             change,
             takeovers: &self.narrator.takeovers,
             errors: &self.vip_errors,
+            fitness: &self.fitness,
             present: &self.present,
             started_ns: self.started_ns,
             priority: (!self.args.no_realtime).then_some(PRIORITY),

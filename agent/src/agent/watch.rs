@@ -1,6 +1,6 @@
 //! What the main task looks at by itself: the address thread's events, gates, counters, the clock source.
 
-use agent_core::Command;
+use agent_core::{Command, Fitness};
 
 use super::{
     rt::RtCommand,
@@ -40,6 +40,7 @@ impl Supervisor {
                 | NetEvent::DeviceGone { .. } => check = true,
                 NetEvent::DeviceNew { .. } => {
                     check = true;
+                    self.closed = true;
                     let _ = self.rt.send(RtCommand::Reopen { anew: true });
                 }
                 _ => {}
@@ -70,33 +71,59 @@ impl Supervisor {
         for (ifindex, covered) in changes {
             let _ = self.net.control.send(NetControl::Gate { ifindex, covered });
         }
-        let (devices, _) = self.gates.status(&self.config, self.me);
-        let mut changed = Vec::new();
-        for g in &self.config.groups {
-            let ok = g.vips.iter().all(|v| {
-                self.gates.has_carrier(&v.device)
-                    && devices
-                        .iter()
-                        .any(|d| d.name == v.device && d.error.is_none())
-            });
-            if self.unfit.get(&g.id).copied().unwrap_or(false) == ok {
-                changed.push((g.id, ok));
-            }
-        }
-        for (group, fit) in changed {
-            if self.command(Command::Fit { group, fit }, Box::new(|_| {})) {
-                self.unfit.insert(group, !fit);
-            }
+        self.check_fitness();
+    }
+
+    /// Says how fit this node is for its groups, where that has changed, or where another agent's memory of an earlier
+    /// run of ours says otherwise.
+    pub(super) fn check_fitness(&mut self) {
+        let now = boottime_ns();
+        let changes = self
+            .fitness
+            .check(&self.config, self.me, &self.gates, &self.targets, now);
+        let drafts = changes.into_iter().map(|c| self.narrator.fitness(now, c));
+        let drafts: Vec<_> = drafts.collect();
+        self.record(drafts);
+        let snapshot = self.rt.snapshot.read();
+        let known = |group: u8| snapshot.fitness(self.me, group);
+        let wrong: Vec<_> = self
+            .fitness
+            .said()
+            .filter(|(group, fitness, _)| known(*group) != *fitness)
+            .map(|(group, fitness, _)| (group, fitness))
+            .collect();
+        for (group, fitness) in wrong {
+            let command = match fitness {
+                Fitness::Fit => Command::Fit { group, fit: true },
+                Fitness::Unfit => Command::Fit { group, fit: false },
+                Fitness::Doubtful => Command::Doubt { group },
+            };
+            self.command(command, Box::new(|_| {}));
         }
     }
 
+    /// Asks the targets of the groups that this node may own.
+    pub(super) fn set_targets(&mut self) {
+        let groups = self.config.groups.iter();
+        let mine = groups.filter(|g| g.prefer.contains(&self.me));
+        let mut tracks: Vec<_> = mine.flat_map(|g| g.tracks.iter().cloned()).collect();
+        tracks.sort_unstable();
+        tracks.dedup();
+        self.targets.set(tracks);
+    }
+
     pub(super) fn quick(&mut self) {
-        // A device that returned may get its address a while later.
-        let _ = self.rt.send(RtCommand::Reopen { anew: false });
+        let snapshot = self.rt.snapshot.read();
+        let rounds = snapshot.rounds;
+        self.closed = snapshot.closed;
+        if self.closed {
+            // A device that returned may get its address a while later.
+            let _ = self.rt.send(RtCommand::Reopen { anew: false });
+        }
+        self.check_fitness();
         let drafts = self.narrator.tick(boottime_ns());
         self.record(drafts);
         // A sign of life only while the real-time thread goes round.
-        let rounds = self.rt.snapshot.read().rounds;
         if rounds != self.rounds {
             self.rounds = rounds;
             self.notifier.watchdog();
@@ -144,7 +171,7 @@ impl Supervisor {
             }
         }
         self.record(drafts);
-        let s = self.status();
+        let s = self.status_with(Vec::new());
         let owned = s.groups.iter().filter(|g| g.owned_here).count();
         let line = format!(
             "{owned} of {} groups here, {} of {} nodes reachable",

@@ -43,6 +43,11 @@ pub(super) fn run(args: &Args, place: &Place) -> Result<(), Failure> {
         );
         return Err(Failure::Refused(text));
     }
+    // Devices with a virtual MAC go before their gates: without one they would be heard.
+    let devices = net::remove_leftovers().map_err(|e| Failure::Refused(e.to_string()))?;
+    if !devices.is_empty() {
+        println!("devices of gateway VIPs are gone: {}", devices.join(", "));
+    }
     DataPath::unload(&args.bpf_dir);
     println!(
         "programs and maps below {} are gone; the next start waits max_promise before it votes",

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use super::check::{check_device, check_distinct, check_name};
+use super::extras::{self, check_extras};
 use super::raw::{At, RawConfig, RawGroup, RawNode, RawVip};
 use super::render::{Diagnostic, Span};
 use super::table::did_you_mean;
@@ -63,6 +64,7 @@ pub(super) fn check_groups(raw: &RawConfig, out: &mut Vec<Diagnostic>) {
         },
     );
     check_vips(raw, out);
+    check_extras(raw, out);
 }
 
 fn check_prefer(group: &RawGroup, nodes: &[RawNode], out: &mut Vec<Diagnostic>) {
@@ -216,6 +218,7 @@ fn typed_group(raw: &RawGroup, nodes: &[Node]) -> Option<Group> {
             address,
             prefix,
             device: v.device.as_ref()?.value.clone(),
+            gateway: v.gateway,
         })
     };
     Some(Group {
@@ -225,10 +228,13 @@ fn typed_group(raw: &RawGroup, nodes: &[Node]) -> Option<Group> {
         spread: raw.spread,
         failback: raw.failback,
         vips: raw.vips.iter().map(vip).collect::<Option<_>>()?,
+        routes: extras::typed(&raw.extras.routes)?,
+        rules: extras::typed(&raw.extras.rules)?,
+        tracks: extras::typed(&raw.extras.tracks)?,
     })
 }
 
-/// Devices of VIPs that the named node may have to carry, each once, with the first place that names it.
+/// Devices of VIPs, routes and targets that the named node may have to carry, each once, with the first place that names it.
 pub(super) fn vip_devices<'a>(raw: &'a RawConfig, node: &str) -> Vec<&'a At<String>> {
     let mut seen = HashSet::new();
     raw.groups
@@ -238,8 +244,12 @@ pub(super) fn vip_devices<'a>(raw: &'a RawConfig, node: &str) -> Vec<&'a At<Stri
                 .as_ref()
                 .is_none_or(|p| p.value.iter().any(|w| w.value == node))
         })
-        .flat_map(|g| &g.vips)
-        .filter_map(|v| v.device.as_ref())
+        .flat_map(|g| {
+            let vips = g.vips.iter().filter_map(|v| v.device.as_ref());
+            let routes = g.extras.routes.iter().flat_map(|r| &r.devices);
+            vips.chain(routes)
+                .chain(g.extras.tracks.iter().flat_map(|t| &t.devices))
+        })
         .filter(|d| seen.insert(d.value.as_str()))
         .collect()
 }

@@ -81,6 +81,17 @@ pub enum Change {
         /// New value.
         to: Failback,
     },
+    /// A route, rule or target comes or goes; one that changes does both.
+    Extra {
+        /// The group's id.
+        id: u8,
+        /// `route`, `rule` or `track`.
+        what: &'static str,
+        /// What it is.
+        item: String,
+        /// It comes.
+        added: bool,
+    },
     /// Time between announcements, in nanoseconds.
     AnnounceInterval {
         /// New value.
@@ -190,6 +201,15 @@ impl std::fmt::Display for Change {
                         "manual"
                     }
                 )
+            }
+            Self::Extra {
+                id,
+                what,
+                item,
+                added,
+            } => {
+                let verb = if *added { "new" } else { "removed" };
+                write!(f, "group {id}: {what} {item} is {verb}")
             }
             Self::AnnounceInterval { to_ns } => {
                 write!(f, "announce_interval is now {}", show_ns(*to_ns))
@@ -501,6 +521,9 @@ fn diff_group(old: &Group, new: &Group, changes: &mut Vec<Change>) {
             to: new.failback,
         });
     }
+    diff_extras(id, "route", &old.routes, &new.routes, changes);
+    diff_extras(id, "rule", &old.rules, &new.rules, changes);
+    diff_extras(id, "track", &old.tracks, &new.tracks, changes);
     let by_address = |g: &Group| {
         g.vips
             .iter()
@@ -530,4 +553,27 @@ fn diff_group(old: &Group, new: &Group, changes: &mut Vec<Change>) {
             Some(_) => {}
         }
     }
+}
+
+fn diff_extras<T: PartialEq + ToString>(
+    id: u8,
+    what: &'static str,
+    old: &[T],
+    new: &[T],
+    changes: &mut Vec<Change>,
+) {
+    let mut note = |item: &T, added| {
+        changes.push(Change::Extra {
+            id,
+            what,
+            item: item.to_string(),
+            added,
+        });
+    };
+    old.iter()
+        .filter(|item| !new.contains(item))
+        .for_each(|item| note(item, false));
+    new.iter()
+        .filter(|item| !old.contains(item))
+        .for_each(|item| note(item, true));
 }

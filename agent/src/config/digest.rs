@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use siphasher::sip::SipHasher13;
 
-use super::types::{Config, Failback, Role};
+use super::types::{Config, Failback, Role, Route, Rule, Track};
 
 /// Fixed key: the digest must be the same on every node, and is no secret.
 const DIGEST_KEY: &[u8; 16] = b"heartline.config";
@@ -28,6 +28,16 @@ impl Fields {
     fn text(&mut self, value: &str) {
         self.number(value.len() as u64);
         self.0.write(value.as_bytes());
+    }
+    fn extras<T>(&mut self, name: &[u8], list: &[T], text: impl Fn(&T) -> String) {
+        if list.is_empty() {
+            return;
+        }
+        let mut texts: Vec<_> = list.iter().map(text).collect();
+        texts.sort_unstable();
+        self.0.write(name);
+        self.number(texts.len() as u64);
+        texts.iter().for_each(|text| self.text(text));
     }
     fn address(&mut self, value: IpAddr) {
         match value {
@@ -103,13 +113,33 @@ impl Config {
                 Failback::Manual => 0,
                 Failback::Auto => 1,
             });
-            let mut vips: Vec<_> = group.vips.iter().map(|v| (v.address, v.prefix)).collect();
+            let mut vips: Vec<_> = group
+                .vips
+                .iter()
+                .map(|v| (v.address, v.prefix, v.gateway))
+                .collect();
             vips.sort_unstable();
             f.number(vips.len() as u64);
-            for (address, prefix) in vips {
+            for (address, prefix, gateway) in vips {
                 f.address(address);
-                f.number(u64::from(prefix));
+                f.number(u64::from(prefix) | if gateway { 1 << 8 } else { 0 });
             }
+            // What is not used leaves no trace: files without it keep the digest that older versions give them.
+            f.extras(b"route", &group.routes, |route| {
+                Route {
+                    device: None,
+                    ..route.clone()
+                }
+                .to_string()
+            });
+            f.extras(b"rule", &group.rules, Rule::to_string);
+            f.extras(b"track", &group.tracks, |track| {
+                Track {
+                    device: String::new(),
+                    ..track.clone()
+                }
+                .to_string()
+            });
         }
         let hash = f.0.finish();
         (hash ^ (hash >> 32)) as u32

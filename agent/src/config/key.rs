@@ -220,7 +220,10 @@ impl ClusterKey {
     }
 
     /// Reads the text of a key file; `path` only serves the errors.
-    pub(super) fn parse(text: &[u8], path: &Path) -> Result<Self, KeyError> {
+    ///
+    /// # Errors
+    /// [`KeyError::Size`], [`KeyError::Format`], [`KeyError::Placeholder`].
+    pub fn parse(text: &[u8], path: &Path) -> Result<Self, KeyError> {
         let digits = text.trim_ascii();
         if digits.len() != KEY_DIGITS {
             return Err(KeyError::Size {

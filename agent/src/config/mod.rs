@@ -16,6 +16,7 @@ mod check_groups;
 mod check_nodes;
 mod diff;
 mod digest;
+mod extras;
 mod key;
 mod local;
 mod raw;
@@ -39,8 +40,8 @@ pub use key::{ClusterKey, KEY_BYTES, KEY_DIGITS, KeyError};
 pub use render::{Diagnostic, Report, Severity, Span, colour_wanted};
 pub use types::{
     Config, DEFAULT_CONFIG_FILE, DEFAULT_KEY_FILE, DEFAULT_PORT, Datapath, Failback, Group, Link,
-    MAX_GROUPS, MAX_LINKS, MAX_NODES, MAX_VIPS, MIN_NODES, Node, Profile, Role, Timing, Vip,
-    show_ns,
+    MAX_GROUPS, MAX_LINKS, MAX_NODES, MAX_VIPS, MIN_NODES, Node, Prefix, Profile, Role, Route,
+    Rule, Timing, Track, Vip, show_ns,
 };
 
 /// A longer file is not read: 4096 VIPs need less than half of it.

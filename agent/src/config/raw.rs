@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use toml::de::DeTable;
 
 use super::address::{link_address, vip_address};
+use super::extras::{self, RawExtras};
 use super::render::{Diagnostic, Span};
 use super::table::Table;
 use super::types::{Datapath, Failback, MAX_GROUPS, MAX_NODES, Profile, Role};
@@ -71,12 +72,14 @@ pub(super) struct RawGroup {
     pub spread: bool,
     pub failback: Failback,
     pub vips: Vec<RawVip>,
+    pub extras: RawExtras,
 }
 
 #[derive(Debug)]
 pub(super) struct RawVip {
     pub device: Option<At<String>>,
     pub address: Option<At<(IpAddr, u8)>>,
+    pub gateway: bool,
 }
 
 /// Reads a whole file.
@@ -217,6 +220,7 @@ fn group(mut t: Table<'_, '_, '_>) -> RawGroup {
             .choice("failback", &failback)
             .map_or(Failback::Manual, |f| f.value),
         vips: Vec::new(),
+        extras: RawExtras::default(),
     };
     for table in t.tables("vip", "[[group.vip]]") {
         let mut vip = t.child(table, "[[group.vip]]");
@@ -225,9 +229,15 @@ fn group(mut t: Table<'_, '_, '_>) -> RawGroup {
         let device = vip.string("device", "device = \"eth0\"");
         let address = vip.string("address", "address = \"10.77.0.100\"");
         let address = address.and_then(|a| vip_address(&a, vip.out));
+        let gateway = vip.boolean("gateway").unwrap_or(false);
         vip.finish();
-        raw.vips.push(RawVip { device, address });
+        raw.vips.push(RawVip {
+            device,
+            address,
+            gateway,
+        });
     }
+    raw.extras = extras::read(&mut t);
     t.finish();
     raw
 }

@@ -79,6 +79,14 @@ impl Diagnostic {
     }
 }
 
+/// Puts a sign in the place of control characters, which could play with the terminal.
+fn harmless(text: &mut String) {
+    let bad = |c: char| c.is_control() && c != '\n';
+    if text.contains(bad) {
+        *text = text.replace(bad, "\u{fffd}");
+    }
+}
+
 /// All findings about one text.
 #[derive(Clone, Debug)]
 pub struct Report {
@@ -115,6 +123,12 @@ impl Report {
             });
         }
         for diagnostic in &mut diagnostics {
+            // Names from the text stand in them; the excerpts of the text are made harmless by their renderer.
+            harmless(&mut diagnostic.message);
+            diagnostic.help.as_mut().map(harmless);
+            if let Some((_, label)) = &mut diagnostic.also {
+                harmless(label);
+            }
             diagnostic.span = diagnostic.span.take().map(|s| first_line(text, s));
             diagnostic.also = diagnostic
                 .also

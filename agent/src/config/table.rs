@@ -21,7 +21,7 @@ const TOP_KEYS: [&str; 8] = [
 ];
 
 /// Keys of later releases: known, but refused, since nobody should believe that they work.
-const LATER_KEYS: [&str; 5] = ["gateway", "resource", "probe", "fence", "watchdog"];
+const LATER_KEYS: [&str; 4] = ["resource", "probe", "fence", "watchdog"];
 
 /// The nearest of `known`, if one is near enough to be meant.
 pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {

@@ -2,6 +2,7 @@
 
 use super::*;
 
+mod extras;
 mod files;
 mod properties;
 mod reload;

@@ -168,6 +168,12 @@ pub struct Group {
     pub failback: Failback,
     /// The virtual addresses; never empty.
     pub vips: Vec<Vip>,
+    /// Routes that the owner has.
+    pub routes: Vec<Route>,
+    /// Routing rules that the owner has.
+    pub rules: Vec<Rule>,
+    /// What a node must reach to be fit for the group.
+    pub tracks: Vec<Track>,
 }
 
 /// Whether a group returns to a better node once that is back.
@@ -189,11 +195,161 @@ pub struct Vip {
     pub prefix: u8,
     /// Device that it is added to.
     pub device: String,
+    /// Others route through it: it has a virtual MAC that moves with it.
+    pub gateway: bool,
 }
 
 impl std::fmt::Display for Vip {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{} on {}", self.address, self.prefix, self.device)
+        let gateway = if self.gateway { " (gateway)" } else { "" };
+        write!(
+            f,
+            "{}/{} on {}{gateway}",
+            self.address, self.prefix, self.device
+        )
+    }
+}
+
+/// A network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct Prefix {
+    /// Its first address.
+    pub address: IpAddr,
+    /// Bits that its addresses share.
+    pub length: u8,
+}
+
+impl Prefix {
+    /// 0.0.0.0/0 or ::/0.
+    #[must_use]
+    pub fn everything(v6: bool) -> Self {
+        let address = if v6 {
+            IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED)
+        } else {
+            IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)
+        };
+        Self { address, length: 0 }
+    }
+
+    /// The network that this address is in, without the bits behind the prefix.
+    #[must_use]
+    pub fn network(self) -> Self {
+        let length = u32::from(self.length);
+        let address = match self.address {
+            IpAddr::V4(a) => {
+                let host = u32::MAX.checked_shr(length).unwrap_or(0);
+                IpAddr::V4((a.to_bits() & !host).into())
+            }
+            IpAddr::V6(a) => {
+                let host = u128::MAX.checked_shr(length).unwrap_or(0);
+                IpAddr::V6((a.to_bits() & !host).into())
+            }
+        };
+        Self { address, ..self }
+    }
+}
+
+impl std::fmt::Display for Prefix {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.address, self.length)
+    }
+}
+
+/// A route that moves with its group.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct Route {
+    /// Where it leads to.
+    pub destination: Prefix,
+    /// The next router; at least one of this and `device` is there.
+    pub via: Option<IpAddr>,
+    /// The device that it leaves by.
+    pub device: Option<String>,
+    /// Address that the node's own connections on this route have.
+    pub src: Option<IpAddr>,
+    /// Routing table.
+    pub table: u32,
+    /// The smaller one wins; the kernel's default if none is given.
+    pub metric: Option<u32>,
+}
+
+impl Route {
+    /// The routing table `main`.
+    pub const MAIN: u32 = 254;
+}
+
+impl std::fmt::Display for Route {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.destination)?;
+        if let Some(via) = self.via {
+            write!(f, " via {via}")?;
+        }
+        if let Some(device) = &self.device {
+            write!(f, " dev {device}")?;
+        }
+        if let Some(src) = self.src {
+            write!(f, " src {src}")?;
+        }
+        if self.table != Self::MAIN {
+            write!(f, " table {}", self.table)?;
+        }
+        if let Some(metric) = self.metric {
+            write!(f, " metric {metric}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A routing rule that moves with its group. At least one of `from` and `to` is there.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct Rule {
+    /// Source of the packets.
+    pub from: Option<Prefix>,
+    /// Destination of the packets.
+    pub to: Option<Prefix>,
+    /// Routing table that they are looked up in.
+    pub table: u32,
+    /// Rules are tried in rising order.
+    pub priority: u32,
+}
+
+impl std::fmt::Display for Rule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(from) = self.from {
+            write!(f, "from {from} ")?;
+        }
+        if let Some(to) = self.to {
+            write!(f, "to {to} ")?;
+        }
+        write!(f, "table {} priority {}", self.table, self.priority)
+    }
+}
+
+/// Something that a node must reach through a device to be fit for a group.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct Track {
+    /// Asked by ICMP echo.
+    pub ping: IpAddr,
+    /// Through this device.
+    pub device: String,
+    /// Time between two questions; also how long an answer may take.
+    pub interval_ns: u64,
+    /// So many questions in a row without an answer: unfit.
+    pub fall: u32,
+    /// So many answers in a row: fit again.
+    pub rise: u32,
+}
+
+impl std::fmt::Display for Track {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "ping {} on {} each {}, fall {}, rise {}",
+            self.ping,
+            self.device,
+            show_ns(self.interval_ns),
+            self.fall,
+            self.rise
+        )
     }
 }
 

@@ -1,6 +1,7 @@
 //! Loading the object, with its maps pinned or adopted from their pins.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     net::IpAddr,
     os::fd::{AsFd, AsRawFd},
@@ -9,7 +10,7 @@ use std::{
 
 use agent_common::{
     Set,
-    record::{AddressKey, COUNTERS, address_key},
+    record::{AddressKey, COUNTERS, VIP_GATEWAY, address_key, virtual_mac},
     state::LAYOUT,
 };
 use aya::{
@@ -94,6 +95,7 @@ pub struct DataPath {
     ring: Option<Ring>,
     counters: PerCpuArray<MapData, u64>,
     vips: HashMap<MapData, AddressKey, u32>,
+    vmacs: HashMap<MapData, [u8; 8], u32>,
     link_addresses: HashMap<MapData, AddressKey, u32>,
     fresh: bool,
     removed: Vec<PathBuf>,
@@ -164,6 +166,8 @@ impl DataPath {
                 .map_err(|_| LoadError::Map("COUNTERS"))?;
         let vips = HashMap::try_from(Map::HashMap(take!(ebpf, "VIPS", Map::HashMap)))
             .map_err(|_| LoadError::Map("VIPS"))?;
+        let vmacs = HashMap::try_from(Map::HashMap(take!(ebpf, "VMACS", Map::HashMap)))
+            .map_err(|_| LoadError::Map("VMACS"))?;
         let link_addresses = HashMap::try_from(Map::HashMap(take!(ebpf, "LINKS", Map::HashMap)))
             .map_err(|_| LoadError::Map("LINKS"))?;
         for program in ["heartline_xdp", "heartline_pass"] {
@@ -188,6 +192,7 @@ impl DataPath {
             ring: Some(Ring::new(ring)),
             counters,
             vips,
+            vmacs,
             link_addresses,
             fresh,
             removed,
@@ -261,6 +266,36 @@ impl DataPath {
         sync("VIPS", &mut self.vips, &want)
     }
 
+    /// As [`DataPath::set_vips`]; those marked `true` are gateways, whose group's virtual MAC is gated as well.
+    ///
+    /// # Errors
+    /// As [`DataPath::set_vips`].
+    pub fn set_gated(
+        &mut self,
+        cluster: u32,
+        vips: &[(IpAddr, u8, bool)],
+    ) -> Result<(), LoadError> {
+        let mut macs: Vec<_> = vips
+            .iter()
+            .filter(|(.., gateway)| *gateway)
+            .map(|(_, group, _)| (vmac_key(virtual_mac(cluster, *group)), u32::from(*group)))
+            .collect();
+        macs.sort_unstable();
+        macs.dedup();
+        // A VIP that changes its group comes twice; the first counts. The MACs of both stay gated.
+        let mut want: Vec<_> = Vec::with_capacity(vips.len());
+        let mut seen = std::collections::BTreeSet::new();
+        for (a, g, gateway) in vips {
+            let mark = if *gateway { VIP_GATEWAY } else { 0 };
+            if seen.insert(address_key(*a)) {
+                want.push((address_key(*a), u32::from(*g) | mark));
+            }
+        }
+        // The MACs first: a gateway's VIP must not be spoken for before its MAC is gated.
+        sync("VMACS", &mut self.vmacs, &macs)?;
+        sync("VIPS", &mut self.vips, &want)
+    }
+
     /// Makes the link map hold exactly these addresses.
     ///
     /// # Errors
@@ -310,21 +345,33 @@ impl DataPath {
     }
 }
 
-fn sync(
+/// The key of a virtual MAC.
+fn vmac_key(mac: [u8; 6]) -> [u8; 8] {
+    let [a, b, c, d, e, f] = mac;
+    [a, b, c, d, e, f, 0, 0]
+}
+
+fn sync<K: aya::Pod + Ord>(
     name: &'static str,
-    map: &mut HashMap<MapData, AddressKey, u32>,
-    want: &[(AddressKey, u32)],
+    map: &mut HashMap<MapData, K, u32>,
+    want: &[(K, u32)],
 ) -> Result<(), LoadError> {
+    let old: BTreeMap<K, u32> = map.iter().filter_map(Result::ok).collect();
     // Additions first: an address that stays must never be without its entry.
-    for (k, v) in want {
-        map.insert(k, v, 0).map_err(|e| LoadError::Write(name, e))?;
+    for (nth, (k, v)) in want.iter().enumerate() {
+        if let Err(e) = map.insert(k, v, 0) {
+            // All or nothing: what was added goes again.
+            for (k, _) in want.iter().take(nth) {
+                let _ = match old.get(k) {
+                    Some(v) => map.insert(k, v, 0),
+                    None => map.remove(k),
+                };
+            }
+            return Err(LoadError::Write(name, e));
+        }
     }
-    let stale: Vec<AddressKey> = map
-        .keys()
-        .filter_map(Result::ok)
-        .filter(|k| !want.iter().any(|(w, _)| w == k))
-        .collect();
-    for k in stale {
+    let wanted: BTreeSet<K> = want.iter().map(|(k, _)| *k).collect();
+    for k in old.into_keys().filter(|k| !wanted.contains(k)) {
         map.remove(&k).map_err(|e| LoadError::Write(name, e))?;
     }
     Ok(())

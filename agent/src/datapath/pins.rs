@@ -9,10 +9,11 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use super::LoadError;
 
 /// Name, type, key size and value size of each pinned map. How many entries fit may differ between versions.
-const MAPS: [(&str, MapType, u32, u32); 6] = [
+const MAPS: [(&str, MapType, u32, u32); 7] = [
     ("STATE", MapType::Array, 4, size_of::<Shared>() as u32),
     ("KEY", MapType::Array, 4, 16),
     ("VIPS", MapType::Hash, 16, 4),
+    ("VMACS", MapType::Hash, 8, 4),
     ("LINKS", MapType::Hash, 16, 4),
     ("EVENTS", MapType::RingBuf, 0, 0),
     ("COUNTERS", MapType::PerCpuArray, 4, 8),

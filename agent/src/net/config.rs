@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::{DevName, NetError};
+use agent_common::record::virtual_mac;
+
+use super::{DevName, NetError, NetExtra};
 
 /// VIPs in all groups together.
 const MAX_VIPS: usize = 4096;
@@ -15,8 +17,19 @@ pub struct NetVip {
     pub address: IpAddr,
     /// Prefix length; 32 or 128 unless the config says otherwise.
     pub prefix: u8,
-    /// The device it lives on.
+    /// The device it lives on; a gateway's is its macvlan.
     pub device: DevName,
+    /// It is a default gateway for others.
+    pub gateway: Option<Gateway>,
+}
+
+/// What a gateway VIP needs besides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gateway {
+    /// The device below the macvlan.
+    pub parent: DevName,
+    /// The virtual MAC.
+    pub mac: [u8; 6],
 }
 
 impl NetVip {
@@ -48,7 +61,22 @@ impl NetVip {
             address,
             prefix,
             device,
+            gateway: None,
         })
+    }
+
+    /// The VIP as a gateway: on a macvlan of its device, with its group's virtual MAC.
+    #[must_use]
+    pub fn into_gateway(self, cluster: u32, group: u8) -> Self {
+        let gateway = Gateway {
+            parent: self.device,
+            mac: virtual_mac(cluster, group),
+        };
+        Self {
+            device: super::virtual_mac::device_name(group, &self.device),
+            gateway: Some(gateway),
+            ..self
+        }
     }
 }
 
@@ -59,6 +87,8 @@ pub struct NetGroup {
     pub id: u8,
     /// Its VIPs; events name them by index here.
     pub vips: Vec<NetVip>,
+    /// What goes with them.
+    pub extras: Vec<NetExtra>,
 }
 
 /// Everything the address thread needs to know.
@@ -141,6 +171,7 @@ mod tests {
         let group = |id| NetGroup {
             id,
             vips: vec![vip],
+            extras: vec![],
         };
         let config = |groups| NetConfig {
             groups,
@@ -159,6 +190,7 @@ mod tests {
         let empty = NetGroup {
             id: 1,
             vips: vec![],
+            extras: vec![],
         };
         assert!(
             config(vec![empty.clone(), empty])

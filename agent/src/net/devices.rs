@@ -107,6 +107,16 @@ impl Devices {
         self.table.values().find(|known| known.link.name == *name)
     }
 
+    pub fn named(&self, name: &str) -> Option<&Known> {
+        self.table
+            .values()
+            .find(|known| known.link.name.as_str() == name)
+    }
+
+    pub fn links(&self) -> impl Iterator<Item = &LinkInfo> {
+        self.table.values().map(|known| &known.link)
+    }
+
     pub fn indices(&self) -> Vec<u32> {
         self.table.keys().copied().collect()
     }

@@ -84,6 +84,10 @@ pub enum NetEvent {
         errno: i32,
         text: Text,
     },
+    /// The kernel refused a route or a rule (or its removal); it is tried again. Told once per reason.
+    ExtraFailed { group: u8, errno: i32, text: Text },
+    /// The macvlan of a gateway VIP could not be made or raised; it is tried again. Told once per reason.
+    DeviceFailed { name: DevName, text: Text },
     /// The address was there already when the group was gained; it is ours now.
     AddressAdopted { group: u8, vip: u16 },
     /// An owned address had vanished (or could not be added before) and is back.
@@ -120,7 +124,7 @@ pub enum NetEvent {
         name: DevName,
         mac: [u8; 6],
     },
-    /// The sweep at start: stale addresses removed, addresses of groups still owned kept.
+    /// The sweep at start: stale addresses, routes and rules removed, addresses of groups still owned kept.
     Swept {
         removed: u32,
         kept: u32,

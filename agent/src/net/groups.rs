@@ -1,6 +1,7 @@
 //! What is known of each group and VIP.
 
 use super::devices::Known;
+use super::extras::Extra;
 use super::frames::{Frames, announcement};
 use super::messages::{Requests, requests};
 use super::netlink::BATCH;
@@ -67,7 +68,7 @@ impl Vip {
     }
 
     /// Ties the VIP to its device as it is now: builds requests and frames.
-    pub fn bind(&mut self, known: &Known, wait_for_gate: bool) {
+    pub fn bind(&mut self, known: &Known, usable: bool) {
         let link = &known.link;
         if self.ifindex != link.ifindex {
             self.requests = requests(
@@ -81,7 +82,7 @@ impl Vip {
         self.frames = link.mac.map_or_else(Frames::new, |mac| {
             announcement(self.conf.address, mac, known.router)
         });
-        self.usable = known.covered || !wait_for_gate;
+        self.usable = usable;
         self.retry_soon();
     }
 
@@ -127,7 +128,7 @@ impl Vip {
     }
 }
 
-fn grow(backoff: u64) -> u64 {
+pub(crate) fn grow(backoff: u64) -> u64 {
     if backoff == 0 {
         BACKOFF_FIRST
     } else {
@@ -159,6 +160,7 @@ pub(crate) struct Round {
 pub(crate) struct Group {
     pub id: u8,
     pub vips: Vec<Vip>,
+    pub extras: Vec<Extra>,
     /// The epoch of our ownership.
     pub owned: Option<u64>,
     pub pass: Option<Pass>,
@@ -177,6 +179,7 @@ impl Group {
         Self {
             id: conf.id,
             vips: conf.vips.iter().map(|vip| Vip::new(*vip)).collect(),
+            extras: conf.extras.iter().cloned().map(Extra::new).collect(),
             owned: None,
             pass: None,
             down: None,
@@ -206,6 +209,7 @@ impl Group {
             vip.state = State::Wanted;
             vip.retry_soon();
         }
+        self.extras.iter_mut().for_each(Extra::want);
         self.due = 0;
     }
 
@@ -217,6 +221,7 @@ impl Group {
         for vip in &mut self.vips {
             vip.state = State::Wanted;
         }
+        self.extras.iter_mut().for_each(Extra::want);
         self.due = 0;
     }
 
@@ -237,7 +242,19 @@ impl Group {
             };
             vip.retry_soon();
         }
+        self.extras.iter_mut().for_each(Extra::leave);
         self.due = 0;
+    }
+
+    /// Nothing of a lost ownership is left.
+    pub fn is_clean(&self) -> bool {
+        !self.vips.iter().any(|vip| vip.state == State::Leaving)
+            && !self.extras.iter().any(|e| e.state == State::Leaving)
+    }
+
+    /// Something is to be removed now.
+    pub fn leaving(&self, now: u64) -> bool {
+        !self.pick(State::Leaving, now).is_empty() || self.extras_leaving(now)
     }
 
     /// Up to a batch of VIPs in `state` that may be tried now.
@@ -255,7 +272,9 @@ impl Group {
     /// Sets [`Self::due`] from the VIPs; at once where only a report is owed.
     pub fn settle(&mut self) {
         let due = self.vips.iter().map(Vip::due).min().unwrap_or(NEVER);
-        let ended = self.down.is_some() && !self.vips.iter().any(|vip| vip.state == State::Leaving);
+        let extras = self.extras.iter().map(Extra::due).min().unwrap_or(NEVER);
+        let due = due.min(extras);
+        let ended = self.down.is_some() && self.is_clean();
         self.due = if self.pass.is_some() || ended { 0 } else { due };
     }
 
@@ -284,7 +303,11 @@ mod tests {
         let vips = (0..n)
             .map(|i| NetVip::new([10, 0, 0, i].into(), None, "eth0").unwrap())
             .collect();
-        let mut group = Group::new(&NetGroup { id: 1, vips });
+        let mut group = Group::new(&NetGroup {
+            id: 1,
+            vips,
+            extras: vec![],
+        });
         for vip in &mut group.vips {
             vip.ifindex = 2;
             vip.usable = true;

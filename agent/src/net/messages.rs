@@ -136,7 +136,7 @@ fn address_message(
     message
 }
 
-fn serialize(payload: RouteNetlinkMessage, flags: u16) -> Vec<u8> {
+pub(crate) fn serialize(payload: RouteNetlinkMessage, flags: u16) -> Vec<u8> {
     let mut message = NetlinkMessage::from(payload);
     message.header.flags = NLM_F_REQUEST | flags;
     message.finalize();

@@ -8,7 +8,7 @@ use super::parse::{AddrInfo, IFA_F_DADFAILED, IFA_F_TENTATIVE, LinkInfo, Notice}
 use super::rt::boottime_ns;
 use super::schedule::{NEVER, Why};
 use super::worker::Worker;
-use super::{NetError, NetEvent, NetStats};
+use super::{NetError, NetEvent, NetStats, virtual_mac};
 
 /// Datagrams read before commands are looked at again.
 const SLICE: usize = 32;
@@ -42,7 +42,11 @@ impl Worker {
                     Notice::LinkGone(link) => self.link_gone(link.ifindex),
                     Notice::Addr(addr) => self.address(addr),
                     Notice::AddrGone(addr) => self.address_gone(addr),
-                    Notice::Answer { .. } | Notice::Done | Notice::Overrun | Notice::Other => {}
+                    Notice::Ours(_)
+                    | Notice::Answer { .. }
+                    | Notice::Done
+                    | Notice::Overrun
+                    | Notice::Other => {}
                 }
             }
         }
@@ -62,7 +66,9 @@ impl Worker {
             self.link_gone(ifindex);
             self.resync_at = self.resync_at.min(boottime_ns());
         }
+        self.virtual_at = 0;
         let Some(old) = self.devices.put(link) else {
+            self.bind_extras(&name, Some(ifindex));
             self.io.events.emit(NetEvent::DeviceNew { ifindex, name });
             if link.running {
                 self.io.events.emit(NetEvent::DeviceUp { ifindex, name });
@@ -78,6 +84,9 @@ impl Worker {
             }
             self.bind(ifindex);
             self.announce_device(ifindex, Why::Asked);
+        }
+        if link.running != old.running || link.up != old.up {
+            self.bind_extras(&name, Some(ifindex));
         }
         if link.running && !old.running {
             self.io.events.emit(NetEvent::DeviceUp { ifindex, name });
@@ -95,6 +104,8 @@ impl Worker {
         let Some(known) = self.devices.remove(ifindex) else {
             return;
         };
+        self.virtual_at = 0;
+        self.bind_extras(&known.link.name, None);
         self.io.events.emit(NetEvent::DeviceGone {
             ifindex,
             name: known.link.name,
@@ -125,6 +136,7 @@ impl Worker {
         let Some(known) = self.devices.get(ifindex).copied() else {
             return;
         };
+        let devices = &self.devices;
         for group in self.groups.values_mut() {
             let mut any = false;
             for vip in group
@@ -132,7 +144,8 @@ impl Worker {
                 .iter_mut()
                 .filter(|vip| vip.conf.device == known.link.name)
             {
-                vip.bind(&known, self.wait_for_gate);
+                let usable = virtual_mac::usable(devices, &vip.conf, &known, self.wait_for_gate);
+                vip.bind(&known, usable);
                 any = true;
             }
             if any {
@@ -224,8 +237,12 @@ impl Worker {
         self.resync_at = NEVER;
         match self.compare() {
             Ok(found) => {
-                let (removed, failed) = self.io.remove_all(&found.remove);
+                let (mut removed, mut failed) = self.io.remove_all(&found.remove);
                 if start {
+                    match self.sweep_extras() {
+                        Ok(n) => removed = removed.saturating_add(n),
+                        Err(_) => failed = failed.saturating_add(1),
+                    }
                     self.io.events.emit(NetEvent::Swept {
                         removed,
                         kept: found.kept,

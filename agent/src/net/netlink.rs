@@ -3,13 +3,14 @@
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use arrayvec::ArrayVec;
+use netlink_packet_core::NLM_F_DUMP;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::parse::{AddrInfo, Item, LinkInfo, Notice, items};
+use super::parse::{AddrInfo, Foreign, Item, LinkInfo, Notice, items};
 use super::rt::boottime_ns;
-use super::{NetError, Text, messages};
+use super::{NetError, Text, extras, messages};
 
 /// Requests sent and answered in one go.
 pub(crate) const BATCH: usize = 64;
@@ -189,6 +190,28 @@ impl Requester {
             Notice::Addr(info) => Some(info),
             _ => None,
         })
+    }
+
+    /// Routes and rules with our mark.
+    pub fn ours(&mut self) -> Result<Vec<Foreign>, NetError> {
+        // Older kernels do not know it; what comes is looked at anyway.
+        let _ = self.socket.set_netlink_get_strict_chk(true);
+        let mut all = Vec::new();
+        let mut result = Ok(());
+        for request in extras::dumps() {
+            let request = messages::serialize(request, NLM_F_DUMP);
+            match self.dump(&request, |notice| match notice {
+                Notice::Ours(found) => Some(found),
+                _ => None,
+            }) {
+                Ok(found) => all.extend(found),
+                // A kernel without IPv6, or without rules.
+                Err(NetError::Dump(Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT)) => {}
+                Err(e) => result = Err(e),
+            }
+        }
+        let _ = self.socket.set_netlink_get_strict_chk(false);
+        result.map(|()| all)
     }
 
     fn dump<T>(

@@ -54,6 +54,16 @@ pub fn lock_memory() -> Result<(), RtError> {
     mlockall(flags).map_err(RtError::Lock)
 }
 
+/// Gives memory that was freed back to the kernel (malloc_trim(3)); to be called before [`lock_memory`], which would
+/// keep it.
+pub fn give_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: no pointers; the allocator locks itself.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Nanoseconds of CLOCK_BOOTTIME, the clock of every time in Heartline (the same as BPF's
 /// `bpf_ktime_get_boot_ns`).
 ///

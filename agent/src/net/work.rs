@@ -6,6 +6,7 @@ use arrayvec::ArrayVec;
 use nix::errno::Errno;
 
 use super::devices::Devices;
+use super::extras::Extra;
 use super::groups::{Group, Round, State, Vip};
 use super::netlink::{Answer, BATCH, Requester};
 use super::packet::{Outgoing, PacketSocket, SLICE};
@@ -19,6 +20,9 @@ use super::{NetEvent, NetStats, RENEW_INTERVAL_NS, Text, messages};
 const PACE_NS: u64 = 1_000_000;
 /// How often a slice is tried on a full transmit queue before it is left out.
 const FULL_TRIES: u32 = 50;
+
+/// All frames of a VIP.
+const ALL_FORMS: usize = usize::MAX;
 
 type Picked = ArrayVec<usize, BATCH>;
 
@@ -115,11 +119,12 @@ impl Io {
 
     /// Sends the frames of some VIPs that are in place on a device that is up. Without carrier they
     /// vanish, but the kernel reports carrier late (a second at worst), so that is not asked.
-    /// Returns the frames sent and the first VIP that found the queue full.
+    /// `forms`: how many of a VIP's frames. Returns the frames sent and the first VIP that found the queue full.
     fn announce(
         &mut self,
         vips: &[Vip],
         which: impl Iterator<Item = usize>,
+        forms: usize,
         devices: &Devices,
     ) -> (u32, Option<usize>) {
         let mut frames: ArrayVec<Outgoing<'_>, SLICE> = ArrayVec::new();
@@ -129,7 +134,7 @@ impl Io {
             if vip.state != State::Up || !devices.is_up(vip.ifindex) {
                 continue;
             }
-            for frame in &vip.frames {
+            for frame in vip.frames.iter().take(forms) {
                 let _ = frames.try_push((vip.ifindex, frame));
                 let _ = owner.try_push(index);
             }
@@ -187,13 +192,16 @@ impl Group {
                 Answer::Silent => vip.fail(now),
             }
         }
+        if self.pick(State::Leaving, now).is_empty() {
+            self.remove_extras(io, now);
+        }
         self.finish_down(io);
         self.settle();
     }
 
     /// Reports the end of an ownership once nothing is left of it.
     pub fn finish_down(&mut self, io: &mut Io) {
-        let done = !self.vips.iter().any(|vip| vip.state == State::Leaving);
+        let done = self.is_clean();
         if let Some(epoch) = self.down.take_if(|_| done) {
             io.events.emit(NetEvent::AddressDown {
                 group: self.id,
@@ -203,14 +211,22 @@ impl Group {
         }
     }
 
-    /// Adds a batch, and announces it at once where this is part of a gain.
+    /// Adds a batch, and announces it at once where this is part of a gain. In a group of several batches each VIP gets
+    /// one frame first, so that the last one is not kept waiting by the others' second frames: those come with the
+    /// repetition after 10 ms.
     pub fn step_adds(&mut self, io: &mut Io, devices: &Devices, now: u64) {
         let picked = self.pick(State::Wanted, now);
         if !picked.is_empty() {
             self.add(io, &picked, now);
             let t_up = boottime_ns();
+            if self.pick(State::Wanted, now).is_empty() {
+                // Before others are told: what they send then has to find its way.
+                self.add_extras(io, now);
+            }
+            let forms = if self.vips.len() > BATCH { 1 } else { ALL_FORMS };
             if let Some(pass) = &mut self.pass {
-                let (frames, full) = io.announce(&self.vips, picked.iter().copied(), devices);
+                let which = picked.iter().copied();
+                let (frames, full) = io.announce(&self.vips, which, forms, devices);
                 // A full queue here is made good by the repetition after 10 ms.
                 NetStats::add(&io.stats.frames_failed, u64::from(full.is_some()));
                 pass.frames = pass.frames.saturating_add(frames);
@@ -219,6 +235,9 @@ impl Group {
             }
         }
         if self.pick(State::Wanted, now).is_empty() {
+            if picked.is_empty() {
+                self.add_extras(io, now);
+            }
             self.finish_pass(io);
         }
         self.settle();
@@ -361,7 +380,7 @@ impl Group {
             return;
         }
         let end = round.cursor.saturating_add(BATCH).min(self.vips.len());
-        let (frames, full) = io.announce(&self.vips, round.cursor..end, devices);
+        let (frames, full) = io.announce(&self.vips, round.cursor..end, ALL_FORMS, devices);
         round.frames = round.frames.saturating_add(frames);
         round.not_before = now.saturating_add(PACE_NS);
         match full {
@@ -414,6 +433,11 @@ impl Group {
             self.due = self.due.min(vip.retry_at);
         }
         let last = next >= self.vips.len();
+        if last && !self.extras.is_empty() {
+            // The kernel tells of lost routes only those who listen to all routes of the machine.
+            self.extras.iter_mut().for_each(Extra::again);
+            self.due = self.due.min(now);
+        }
         self.renew_cursor = if last { 0 } else { next };
         self.renew_at = now.saturating_add(if last { RENEW_INTERVAL_NS } else { PACE_NS });
         last

@@ -14,6 +14,7 @@ use nix::sys::time::TimeSpec;
 use rtrb::Consumer;
 
 use super::devices::Devices;
+use super::extras::Extra;
 use super::groups::{Group, State, Vip};
 use super::netlink::{Monitor, Requester};
 use super::packet::PacketSocket;
@@ -21,6 +22,7 @@ use super::parse::{AddrInfo, bounded};
 use super::queue::{CommandSender, ControlSender, EventReceiver, EventSender, eventfd};
 use super::rt::{RtError, boottime_ns, set_realtime};
 use super::schedule::{NEVER, Why};
+use super::virtual_mac::{self, Virtual};
 use super::work::Io;
 use super::{NetCommand, NetConfig, NetControl, NetError, NetEvent, NetStats};
 
@@ -95,6 +97,8 @@ pub fn spawn(config: &NetConfig, start: Start) -> Result<NetHandle, NetError> {
         wake,
         resync_at: NEVER,
         last_resync: 0,
+        virtuals: Vec::new(),
+        virtual_at: 0,
         strays: false,
         swept: false,
         turn: 0,
@@ -138,6 +142,10 @@ pub(super) struct Worker {
     /// When to read everything anew; notices are left alone until then.
     pub(super) resync_at: u64,
     pub(super) last_resync: u64,
+    /// The macvlans of gateway VIPs that are to be there.
+    pub(super) virtuals: Vec<Virtual>,
+    /// When to look after them.
+    pub(super) virtual_at: u64,
     /// Somebody has put an owned VIP on a device in another form, too: it must go when the group goes.
     pub(super) strays: bool,
     /// The sweep has succeeded once.
@@ -170,18 +178,20 @@ impl Worker {
                 break;
             }
             let mut more = self.hear();
+            if self.virtual_at <= boottime_ns() && self.stop_at == NEVER {
+                self.step_virtuals(boottime_ns());
+            }
             more |= self.step_periodic(boottime_ns());
             if !more {
                 self.sleep();
             }
         }
+        self.remove_virtuals();
         self.io.events.emit(NetEvent::Stopped);
     }
 
     fn removing(&self) -> bool {
-        self.groups
-            .values()
-            .any(|group| group.vips.iter().any(|vip| vip.state == State::Leaving))
+        self.groups.values().any(|group| !group.is_clean())
     }
 
     fn take_commands(&mut self) {
@@ -265,7 +275,15 @@ impl Worker {
 
     fn gate(&mut self, ifindex: u32, covered: bool) {
         self.devices.cover(ifindex, covered);
-        self.bind(ifindex);
+        self.virtual_at = 0;
+        // A macvlan is as good as the gate of its parent.
+        let name = self.devices.get(ifindex).map(|known| known.link.name);
+        let mut affected = vec![ifindex];
+        let above = self.devices.links().filter(|link| link.parent == ifindex);
+        affected.extend(above.map(|link| link.ifindex));
+        for ifindex in &affected {
+            self.bind(*ifindex);
+        }
         if covered || !self.wait_for_gate {
             return;
         }
@@ -278,7 +296,8 @@ impl Worker {
             for vip in group
                 .vips
                 .iter_mut()
-                .filter(|vip| vip.ifindex == ifindex && vip.state == State::Up)
+                .filter(|vip| affected.contains(&vip.ifindex) && vip.state == State::Up)
+                .filter(|vip| vip.ifindex == ifindex || vip.conf.gateway.map(|g| g.parent) == name)
             {
                 vip.state = State::Leaving;
                 lost = lost.saturating_add(1);
@@ -306,15 +325,14 @@ impl Worker {
     /// One batch of removals and one batch of adds, each for the next group in turn, gains before
     /// repairs. False when there was nothing to do.
     fn step_urgent(&mut self, now: u64) -> bool {
-        let leaving =
-            |group: &Group| group.due <= now && !group.pick(State::Leaving, now).is_empty();
+        let leaving = |group: &Group| group.due <= now && group.leaving(now);
         let removal = self
             .next_group(|group| group.down.is_some() && leaving(group))
             .or_else(|| self.next_group(leaving));
         if let Some(group) = removal.and_then(|id| self.groups.get_mut(&id)) {
             group.step_removals(&mut self.io, now);
         }
-        let adding = |group: &Group| group.due <= now && group.pick(State::Leaving, now).is_empty();
+        let adding = |group: &Group| group.due <= now && !group.leaving(now);
         let adds = self
             .next_group(|group| group.pass.is_some() && adding(group))
             .or_else(|| self.next_group(adding));
@@ -356,7 +374,10 @@ impl Worker {
 
     fn sleep(&self) {
         let next = self.groups.values().map(Group::next).min().unwrap_or(NEVER);
-        let next = next.min(self.resync_at).min(self.stop_at);
+        let next = next
+            .min(self.resync_at)
+            .min(self.stop_at)
+            .min(self.virtual_at);
         let left = next.saturating_sub(boottime_ns()).min(LONGEST_SLEEP_NS);
         let mut fds = [
             PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
@@ -391,10 +412,21 @@ impl Worker {
                 .collect()
         };
         self.index = self.groups.values().flat_map(vips).collect();
+        self.virtuals = virtual_mac::needed(config);
+        self.virtual_at = 0;
+        let devices = &self.devices;
         for group in self.groups.values_mut() {
             for vip in &mut group.vips {
-                if let Some(known) = self.devices.by_name(&vip.conf.device) {
-                    vip.bind(known, self.wait_for_gate);
+                if let Some(known) = devices.by_name(&vip.conf.device) {
+                    let usable = virtual_mac::usable(devices, &vip.conf, known, self.wait_for_gate);
+                    vip.bind(known, usable);
+                }
+            }
+            for extra in &mut group.extras {
+                let known = extra.conf.device().and_then(|name| devices.named(name));
+                let ifindex = known.map(|known| known.link.ifindex);
+                if ifindex.is_some() {
+                    extra.bind(ifindex);
                 }
             }
         }
@@ -423,8 +455,24 @@ impl Worker {
                     .vips
                     .iter_mut()
                     .for_each(|vip| vip.state = State::Wanted);
+                group.extras.iter_mut().for_each(Extra::want);
+            }
+            for extra in &mut group.extras {
+                if let Some(old) = before.extras.iter().find(|old| old.conf == extra.conf) {
+                    extra.inherit(old);
+                }
             }
         }
+        let mut gone = Vec::new();
+        for (id, before) in &old {
+            let kept = self.groups.get(id);
+            for extra in before.extras.iter().filter(|e| e.state != State::Absent) {
+                if !kept.is_some_and(|g| g.extras.iter().any(|e| e.conf == extra.conf)) {
+                    gone.push(extra.removal().to_vec());
+                }
+            }
+        }
+        self.io.remove_extras(&gone);
         let mut remove = Vec::new();
         for (id, before) in old {
             for vip in before.vips {

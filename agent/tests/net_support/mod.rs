@@ -105,7 +105,11 @@ pub fn group_on(device: &str, id: u8, vips: &[&str]) -> NetGroup {
         .iter()
         .map(|vip| NetVip::new(vip.parse().unwrap(), None, device).unwrap())
         .collect();
-    NetGroup { id, vips }
+    NetGroup {
+        id,
+        vips,
+        extras: Vec::new(),
+    }
 }
 
 pub fn config(groups: Vec<NetGroup>) -> NetConfig {

@@ -8,6 +8,7 @@
 //! Every [`Rig`] has maps of its own, so tests may run side by side. All of it needs root, and fails without.
 
 mod bpf;
+mod dump;
 pub mod frame;
 mod pins;
 mod rig;

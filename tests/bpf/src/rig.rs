@@ -17,7 +17,7 @@ use heartline::datapath::{DataPath, Identity, Ring, Table};
 
 use crate::{
     bpf::{self, Run},
-    frame,
+    dump, frame,
     pins::PinDir,
 };
 
@@ -246,13 +246,10 @@ impl Rig {
     /// # Panics
     /// If the kernel refuses to run it.
     pub fn xdp(&self, frame: &[u8]) -> (Action, Vec<u8>) {
+        let before = dump::before(self, 'x', frame);
         let r = self.run_xdp(frame, 1);
-        let action = match r.retval {
-            1 => Action::Drop,
-            2 => Action::Pass,
-            3 => Action::Tx,
-            other => panic!("XDP action {other}"),
-        };
+        dump::after(before, r.retval);
+        let action = action(r.retval);
         if action != Action::Tx {
             assert_eq!(
                 r.data, frame,
@@ -271,19 +268,39 @@ impl Rig {
             .unwrap_or_else(|e| panic!("{} bytes: {e}", frame.len()))
     }
 
+    /// As [`Rig::xdp`] for a frame longer than a page, which comes back in part.
+    ///
+    /// # Panics
+    /// As [`Rig::xdp`].
+    pub fn xdp_head(&self, frame: &[u8]) -> Action {
+        action(self.run_xdp(frame, 1).retval)
+    }
+
     /// Runs the egress program on a frame.
     ///
     /// # Panics
     /// If the kernel refuses to run it, or if the program changes the frame.
     pub fn egress(&self, frame: &[u8]) -> Action {
+        let (action, data) = self.egress_out(frame);
+        assert_eq!(data, frame);
+        action
+    }
+
+    /// As [`Rig::egress`], with the frame as it leaves.
+    ///
+    /// # Panics
+    /// If the kernel refuses to run it.
+    pub fn egress_out(&self, frame: &[u8]) -> (Action, Vec<u8>) {
+        let before = dump::before(self, 't', frame);
         let r = bpf::run(self.egress, frame, None, 1)
             .unwrap_or_else(|e| panic!("{} bytes: {e}", frame.len()));
-        assert_eq!(r.data, frame);
-        match r.retval as i32 {
+        dump::after(before, r.retval);
+        let action = match r.retval as i32 {
             -1 => Action::Pass,
             2 => Action::Drop,
             other => panic!("TC action {other}"),
-        }
+        };
+        (action, r.data)
     }
 
     /// The XDP program, to run on other threads meanwhile: true if it sent the frame back.
@@ -334,9 +351,25 @@ impl Default for Rig {
     }
 }
 
+fn action(retval: u32) -> Action {
+    match retval {
+        1 => Action::Drop,
+        2 => Action::Pass,
+        3 => Action::Tx,
+        other => panic!("XDP action {other}"),
+    }
+}
+
 /// A copy of the table, to see that nothing changed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Snapshot(Vec<u64>);
+
+impl Snapshot {
+    /// The words that are not zero, with their places.
+    pub fn words(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
+        self.0.iter().copied().enumerate().filter(|(_, w)| *w != 0)
+    }
+}
 
 impl std::fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

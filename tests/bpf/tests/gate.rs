@@ -378,6 +378,17 @@ fn foreign_claims_are_reported_while_we_own() {
             assert_eq!(r.message.re_seq, u64::from(GROUP));
             assert_eq!(r.ifindex, 1);
             assert!(r.now >= before && r.now <= boot_ns());
+            // A flood of the same is counted, and not reported.
+            let first = boot_ns();
+            for _ in 0..100 {
+                rig.xdp(&f);
+            }
+            assert!(
+                rig.records().len() as u64 <= (boot_ns() - first) / 100_000_000 + 1,
+                "{what}"
+            );
+            assert!(rig.delta().contains(&("foreign_claims", 100)), "{what}");
+            std::thread::sleep(std::time::Duration::from_millis(101));
         }
         // Asking for it, or sending to it, claims nothing.
         for (what, f) in for_the_vip(tags) {

@@ -365,6 +365,14 @@ fn a_clock_that_goes_back() {
                 (Some(RecordKind::Regression), m)
             );
             assert_eq!(rig.delta(), [("drop_regressed", 1), ("to_user", 1)]);
+            // A flood of the same is counted, and not reported.
+            let first = boot_ns();
+            for _ in 0..100 {
+                rig.send(&m);
+            }
+            assert!(rig.records().len() as u64 <= (boot_ns() - first) / 100_000_000 + 1);
+            assert!(rig.delta().contains(&("drop_regressed", 100)));
+            std::thread::sleep(std::time::Duration::from_millis(101));
         }
     }
 }

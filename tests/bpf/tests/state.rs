@@ -270,15 +270,21 @@ fn a_new_key_holds_from_the_next_load() {
 #[test]
 fn too_many_vips_are_an_error_and_those_that_fit_stay_gated() {
     let mut rig = Rig::new();
-    let many: Vec<_> = (0..5_000u32)
+    let many: Vec<_> = (0..9_000u32)
         .map(|i| (std::net::Ipv4Addr::from_bits(0x0b00_0000 + i).into(), GROUP))
         .collect();
-    let e = rig.datapath.set_vips(&many).expect_err("4096 fit");
+    let e = rig.datapath.set_vips(&many).expect_err("8192 fit");
     assert!(e.to_string().contains("VIPS"), "{e}");
     for vip in [VIP4, OTHER_VIP4] {
         let f = frame::udp(&[], (PEER4.into(), 1), (vip.into(), 80), b"x");
         assert_eq!(rig.xdp(&f).0, Action::Drop, "{vip} is gated as before");
     }
+    let added = std::net::Ipv4Addr::new(11, 0, 0, 1);
+    let f = frame::udp(&[], (PEER4.into(), 1), (added.into(), 80), b"x");
+    assert_eq!(rig.xdp(&f).0, Action::Pass, "all or nothing");
+    rig.datapath
+        .set_vips(&many[..8_000])
+        .expect("a reload with old and new ones, the most that there can be");
     rig.datapath
         .set_vips(&[(VIP4.into(), GROUP)])
         .expect("and it can be mended");

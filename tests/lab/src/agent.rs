@@ -73,6 +73,28 @@ pub struct Agent {
     child: Option<Child>,
 }
 
+/// A way to run commands against an agent.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    binary: PathBuf,
+    socket: PathBuf,
+}
+
+impl Caller {
+    /// Runs a CLI command against the agent.
+    ///
+    /// # Errors
+    /// The program does not start or does not end in time.
+    pub fn cli(&self, args: &[&str]) -> Result<exec::Output> {
+        let mut command = Command::new(&self.binary);
+        command
+            .args(args)
+            .env("HEARTLINE_SOCKET", &self.socket)
+            .env("NO_COLOR", "1");
+        exec::run(command, "", CLI_DEADLINE)
+    }
+}
+
 impl Agent {
     /// Prepares an agent for a node; [`Agent::start`] starts it.
     ///
@@ -268,12 +290,16 @@ impl Agent {
     /// # Errors
     /// The program does not start or does not end in time.
     pub fn cli(&self, args: &[&str]) -> Result<exec::Output> {
-        let mut command = Command::new(&self.binary);
-        command
-            .args(args)
-            .env("HEARTLINE_SOCKET", self.socket())
-            .env("NO_COLOR", "1");
-        exec::run(command, "", CLI_DEADLINE)
+        self.caller().cli(args)
+    }
+
+    /// What calls this agent from another thread.
+    #[must_use]
+    pub fn caller(&self) -> Caller {
+        Caller {
+            binary: self.binary.clone(),
+            socket: self.socket(),
+        }
     }
 
     /// Runs a CLI command that must succeed; returns its standard output.

@@ -67,6 +67,18 @@ impl Cluster {
     /// # Errors
     /// As [`Cluster::start`].
     pub fn start_first(count: usize, lab: Lab, config: &str, key_name: &str) -> Result<Self> {
+        Self::raise(count, true, lab, config, key_name)
+    }
+
+    /// As [`Cluster::start_first`], without web servers: for labs of many nodes.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`].
+    pub fn start_bare(count: usize, lab: Lab, config: &str, key_name: &str) -> Result<Self> {
+        Self::raise(count, false, lab, config, key_name)
+    }
+
+    fn raise(count: usize, web: bool, lab: Lab, config: &str, key_name: &str) -> Result<Self> {
         agent::ensure_bpffs()?;
         let path = lab.dir().join("heartline.toml");
         fs::write(&path, config)?;
@@ -75,6 +87,7 @@ impl Cluster {
         let mut webs = lab
             .nodes
             .iter()
+            .filter(|_| web)
             .map(|node| Web::start(node, lab.dir()))
             .collect::<Result<Vec<_>>>()?;
         let mut agents = lab

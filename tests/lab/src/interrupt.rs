@@ -14,7 +14,8 @@ extern "C" fn note(signal: libc::c_int) {
     SIGNAL.store(signal, Ordering::Relaxed);
 }
 
-/// From now on SIGINT, SIGTERM and SIGHUP are noted instead of ending the process.
+/// From now on SIGINT, SIGTERM and SIGHUP are noted instead of ending the process. One that was ignored stays so:
+/// under nohup a hang-up ends nothing.
 ///
 /// # Errors
 /// Never in practice.
@@ -22,7 +23,11 @@ pub fn catch() -> Result<()> {
     let action = SigAction::new(SigHandler::Handler(note), SaFlags::empty(), SigSet::empty());
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         // SAFETY: the handler only stores to an atomic.
-        unsafe { sigaction(signal, &action)? };
+        let before = unsafe { sigaction(signal, &action)? };
+        if matches!(before.handler(), SigHandler::SigIgn) {
+            // SAFETY: puts back what was there.
+            unsafe { sigaction(signal, &before)? };
+        }
     }
     Ok(())
 }
@@ -72,4 +77,22 @@ pub fn until(
 /// A signal was caught.
 pub fn pass(time: Duration) -> Result<()> {
     until(time, time.min(Duration::from_millis(50)), || Ok(false)).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ignored_signal_stays_ignored() {
+        let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+        // SAFETY: no handler of ours runs.
+        unsafe { sigaction(Signal::SIGHUP, &ignore) }.expect("sigaction");
+        catch().expect("catch");
+        nix::sys::signal::raise(Signal::SIGHUP).expect("raise");
+        assert_eq!(caught(), None, "noted, although it was to be ignored");
+        nix::sys::signal::raise(Signal::SIGTERM).expect("raise");
+        assert_eq!(caught(), Some(libc::SIGTERM));
+        SIGNAL.store(0, Ordering::Relaxed);
+    }
 }

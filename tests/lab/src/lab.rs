@@ -98,7 +98,7 @@ pub struct Lab {
     pub switch: Switch,
     prefix: String,
     dir: Option<tempfile::TempDir>,
-    _names: Names,
+    names: Names,
 }
 
 /// The namespaces, removed on drop, whatever happened in between.
@@ -188,7 +188,7 @@ impl Lab {
             switch,
             prefix,
             dir: Some(dir),
-            _names: guard,
+            names: guard,
         })
     }
 
@@ -224,6 +224,11 @@ impl Lab {
         } else {
             old
         })
+    }
+
+    /// One more namespace that goes when the lab goes.
+    pub(crate) fn adopt(&mut self, name: &str) {
+        self.names.0.push(name.to_owned());
     }
 
     /// A node by name.

@@ -1,10 +1,10 @@
 //! `heartline-lab`: the demo, a lab to play with, and the programs on a device of your choice.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
-use heartline_lab::{bench, demo, hold, interrupt, load};
+use heartline_lab::{bench, clock, demo, flood, hold, interrupt, load, nemesis};
 
 /// The lab of Heartline: clusters in network namespaces. Needs root.
 #[derive(Debug, Parser)]
@@ -31,17 +31,29 @@ enum Task {
         #[arg(long)]
         keep: bool,
     },
-    /// The same faults many times, and beside them keepalived, if it is installed
-    Bench {
-        /// Times that each fault is repeated
-        #[arg(long, default_value_t = 10)]
-        runs: usize,
-        /// Print JSON instead of tables
+    /// Measure
+    #[command(subcommand)]
+    Bench(BenchTask),
+    /// Random faults on a cluster in the lab, several at once; every promise is checked from outside
+    Nemesis {
+        /// How long
+        #[arg(long, default_value_t = 30.0)]
+        minutes: f64,
+        /// The same seed gives the same schedule [default: from the clock]
         #[arg(long)]
-        json: bool,
-        /// Only this system: heartline or keepalived
-        #[arg(long, value_name = "SYSTEM")]
-        only: Option<String>,
+        seed: Option<u64>,
+        /// Nodes, 3 to 7
+        #[arg(long, default_value_t = 3)]
+        nodes: u8,
+        /// Timing: fast, lan or wan
+        #[arg(long, default_value = "lan")]
+        profile: String,
+        /// Only this cycle of the schedule
+        #[arg(long)]
+        cycle: Option<u64>,
+        /// Write the report to this file [default: target/nemesis/nemesis.json]
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
     },
     /// A lab to play with
     #[command(subcommand)]
@@ -57,6 +69,14 @@ enum Task {
         #[arg(long)]
         seconds: Option<u64>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum BenchTask {
+    /// The same faults many times against Heartline and keepalived: table, plot, failover.json
+    Failover(bench::Options),
+    /// Hostile packets at the owner's heartbeat port: what they cost; table, flood.json
+    Flood(flood::measure::Options),
 }
 
 #[derive(Debug, Subcommand)]
@@ -128,7 +148,27 @@ fn run(task: Task) -> Result<bool> {
                 keep,
             });
         }
-        Task::Bench { runs, json, only } => bench::run(&bench::Options { runs, json, only })?,
+        Task::Bench(BenchTask::Failover(options)) => return bench::run(&options),
+        Task::Bench(BenchTask::Flood(options)) => return flood::measure::run(&options),
+        Task::Nemesis {
+            minutes,
+            seed,
+            nodes,
+            profile,
+            cycle,
+            json,
+        } => {
+            let seed = seed.unwrap_or_else(|| clock::boot_ns() / 1000 % 1_000_000);
+            println!("seed {seed}");
+            return nemesis::run(&nemesis::Options {
+                time: Duration::try_from_secs_f64(minutes * 60.0).context("--minutes")?,
+                seed,
+                nodes,
+                profile,
+                only: cycle,
+                json,
+            });
+        }
         Task::Load {
             device,
             netns,

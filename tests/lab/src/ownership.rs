@@ -32,17 +32,35 @@ pub struct Ownership {
     /// Rounds that saw a handover happen: the old owner answered, then the new one, and from then
     /// on the new one alone.
     pub handovers: usize,
+    /// Between two rounds, ns.
+    #[serde(skip)]
+    pub(crate) interval: u64,
 }
 
 impl Ownership {
-    /// How often the VIP went from one node to another. A node that answers again after a pause (of
-    /// its own, or of the prober's) begins another span, but nothing has changed hands.
+    /// How often the VIP went from one node to another.
     #[must_use]
     pub fn changes(&self) -> usize {
-        let pairs = self.spans.windows(2);
-        pairs
-            .filter(|pair| matches!(pair, [a, b] if a.node != b.node))
-            .count()
+        self.taken().len()
+    }
+
+    /// When a node began to answer while another had answered since it last did. A node that answers again after a
+    /// pause (of its own, or of the prober's) has taken nothing, and two that answer side by side take nothing from
+    /// each other each time.
+    #[must_use]
+    pub fn taken(&self) -> Vec<u64> {
+        let mut times = Vec::new();
+        for (at, span) in self.spans.iter().enumerate() {
+            let before = self.spans.get(..at).unwrap_or_default();
+            let own = before.iter().rev().find(|known| known.node == span.node);
+            let last = own.map_or(0, |known| known.to);
+            let goes_on = own.is_some() && span.from - last <= 3 * self.interval;
+            let other = |known: &Span| known.node != span.node && known.to >= last;
+            if !goes_on && before.iter().any(other) {
+                times.push(span.from);
+            }
+        }
+        times
     }
 
     /// From rounds in order of time, `interval` ns apart.
@@ -53,7 +71,10 @@ impl Ownership {
     /// answered round is the new owner's alone. Anything else counts as dual.
     #[must_use]
     pub fn of(rounds: &[Round], interval: u64) -> Self {
-        let mut result = Self::default();
+        let mut result = Self {
+            interval,
+            ..Self::default()
+        };
         let mut last: Option<usize> = None;
         for (at, round) in rounds.iter().enumerate() {
             let mut who = answers(round);
@@ -161,6 +182,12 @@ mod tests {
         let seen = Ownership::of(&list, 100);
         assert_eq!((seen.spans.len(), seen.changes()), (2, 0));
         list.extend(rounds(&[[0, 701]]));
+        assert_eq!(Ownership::of(&list, 100).changes(), 1);
+    }
+
+    #[test]
+    fn two_side_by_side_are_one_change() {
+        let list = rounds(&[[101, 0], [201, 205], [305, 301], [401, 405], [501, 0]]);
         assert_eq!(Ownership::of(&list, 100).changes(), 1);
     }
 

@@ -97,6 +97,16 @@ impl Paint {
 pub struct Busy(Option<ProgressBar>);
 
 impl Busy {
+    /// As [`Busy::with`], and nothing where there is no terminal: for what prints lines of its own.
+    #[must_use]
+    pub fn quiet(what: impl Display) -> Self {
+        if stderr().is_terminal() {
+            Self::with(what)
+        } else {
+            Self(None)
+        }
+    }
+
     /// Begins to show `what`.
     #[must_use]
     pub fn with(what: impl Display) -> Self {

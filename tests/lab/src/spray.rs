@@ -43,6 +43,13 @@ pub struct Forger {
     pub template: Message,
 }
 
+impl std::fmt::Debug for Forger {
+    // Not the key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Forger").finish_non_exhaustive()
+    }
+}
+
 impl Forger {
     /// One that knows everything that a node with this config knows.
     ///

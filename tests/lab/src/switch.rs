@@ -24,6 +24,19 @@ use lab_map::{CUT_FROM, CUT_NEVER, CUT_TO, LabCutKey};
 // SAFETY: `repr(C)`, plain integers, no padding that is not a field.
 unsafe impl aya::Pod for LabCutKey {}
 
+/// One thing that the switch loses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// Everything from and to a station.
+    Off(String),
+    /// Everything from and to one link of a station.
+    Link(String, usize),
+    /// Everything that a station sends.
+    Mute(String),
+    /// Everything from the first station to the second.
+    OneWay(String, String),
+}
+
 /// Every station.
 const ANY: [u8; 6] = [0; 6];
 
@@ -201,13 +214,71 @@ impl Switch {
             .collect();
         keys.sort_unstable();
         let now = boot_ns();
-        for (_, (ifindex, mac)) in keys {
-            self.cuts.remove(&LabCutKey {
-                ifindex,
-                mac,
-                pad: [0; 2],
-            })?;
-            self.shadow.remove(&(ifindex, mac));
+        for (_, key) in keys {
+            self.remove(key)?;
+        }
+        Ok(now)
+    }
+
+    fn remove(&mut self, (ifindex, mac): (u32, [u8; 6])) -> Result<()> {
+        self.cuts.remove(&LabCutKey {
+            ifindex,
+            mac,
+            pad: [0; 2],
+        })?;
+        self.shadow.remove(&(ifindex, mac));
+        Ok(())
+    }
+
+    /// Puts exactly these cuts in place of those that are there; what is cut before and after stays cut meanwhile.
+    /// Returns the instant (boot clock, ns).
+    ///
+    /// # Errors
+    /// As [`Switch::cut`].
+    pub fn replace(&mut self, cuts: &[Cut]) -> Result<u64> {
+        let mut wanted: BTreeMap<(u32, [u8; 6]), u8> = BTreeMap::new();
+        for cut in cuts {
+            let entries = match cut {
+                Cut::OneWay(from, to) => self.one_way(from, to)?,
+                Cut::Off(station) | Cut::Link(station, _) | Cut::Mute(station) => {
+                    let bits = if matches!(cut, Cut::Mute(_)) {
+                        CUT_FROM
+                    } else {
+                        CUT_FROM | CUT_TO
+                    };
+                    let ports = self.ports_of(station)?.into_iter();
+                    ports
+                        .filter(|port| !matches!(cut, Cut::Link(_, link) if *link != port.link))
+                        .map(|port| (port.ifindex, ANY, bits))
+                        .collect()
+                }
+            };
+            for (ifindex, mac, bits) in entries {
+                *wanted.entry((ifindex, mac)).or_default() |= bits;
+            }
+        }
+        for ifindex in wanted.keys().map(|key| key.0).collect::<BTreeSet<_>>() {
+            for mac in self.watchers.clone() {
+                wanted.insert((ifindex, mac), CUT_NEVER);
+            }
+        }
+        // Watchers first when cuts come, last when they go: a cut station never loses its watcher.
+        let mut new: Vec<_> = wanted.iter().map(|(key, bits)| (*bits, *key)).collect();
+        new.sort_unstable_by(|a, b| b.cmp(a));
+        let gone = self
+            .shadow
+            .iter()
+            .filter(|(key, _)| !wanted.contains_key(*key));
+        let mut gone: Vec<_> = gone.map(|(key, bits)| (*bits, *key)).collect();
+        gone.sort_unstable();
+        let now = boot_ns();
+        for (bits, (ifindex, mac)) in new {
+            if self.shadow.get(&(ifindex, mac)) != Some(&bits) {
+                self.set(ifindex, mac, bits)?;
+            }
+        }
+        for (_, key) in gone {
+            self.remove(key)?;
         }
         Ok(now)
     }

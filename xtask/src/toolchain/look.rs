@@ -5,7 +5,7 @@ use std::{
     process::Command,
 };
 
-use super::{Facts, LAB_PROGRAMS, LINKER_LLVM, Linker, Offer};
+use super::{BENCH_PROGRAMS, CXX, Facts, LAB_PROGRAMS, LINKER_LLVM, Linker, Offer};
 use crate::{
     ebpf::{self, Candidate},
     run,
@@ -35,11 +35,9 @@ impl Facts {
             llvm_dev: LINKER_LLVM
                 .filter(|llvm| llvm_config(*llvm).is_file())
                 .collect(),
-            missing_programs: LAB_PROGRAMS
-                .into_iter()
-                .map(|(program, _)| program)
-                .filter(|program| ebpf::find_program(program).is_none())
-                .collect(),
+            missing_programs: missing(&LAB_PROGRAMS),
+            missing_bench: missing(&BENCH_PROGRAMS),
+            cxx: ebpf::find_program(CXX.0).is_some(),
             missing_lints: [("cargo-clippy", "clippy"), ("cargo-fmt", "rustfmt")]
                 .into_iter()
                 .filter(|(program, _)| !lint_is_here(program))
@@ -47,6 +45,14 @@ impl Facts {
                 .collect(),
         }
     }
+}
+
+fn missing(programs: &[(&'static str, &str)]) -> Vec<&'static str> {
+    programs
+        .iter()
+        .map(|(program, _)| *program)
+        .filter(|program| ebpf::find_program(program).is_none())
+        .collect()
 }
 
 /// The oldest compiler the workspace builds with.

@@ -43,6 +43,8 @@ fn bare() -> Facts {
         linker: Linker::Missing,
         llvm_dev: BTreeSet::new(),
         missing_programs: vec!["ethtool", "nginx"],
+        missing_bench: vec!["keepalived", "stress-ng", "rsvg-convert"],
+        cxx: false,
         missing_lints: Vec::new(),
     }
 }
@@ -56,6 +58,8 @@ fn complete() -> Facts {
         },
         llvm_dev: BTreeSet::from([22]),
         missing_programs: Vec::new(),
+        missing_bench: Vec::new(),
+        cxx: true,
         ..bare()
     }
 }
@@ -94,6 +98,23 @@ fn a_task_installs_only_what_it_needs() {
         matches!(&plan.steps[..], [Step::AptUpdate, Step::Apt { packages: p, .. }] if *p == packages),
         "{plan:?}"
     );
+}
+
+#[test]
+fn only_the_bench_installs_the_peer() {
+    let plan = plan(&bare(), Need::BENCH);
+    let packages = [
+        "ethtool",
+        "nginx-light",
+        "keepalived",
+        "stress-ng",
+        "librsvg2-bin",
+    ];
+    assert!(
+        matches!(&plan.steps[..], [Step::AptUpdate, Step::Apt { packages: p, .. }] if *p == packages),
+        "{plan:?}"
+    );
+    assert!(super::plan(&complete(), Need::BENCH).is_empty());
 }
 
 #[test]
@@ -366,4 +387,20 @@ fn the_first_usable_toolchain_is_chosen_and_the_others_have_a_reason() {
     let mute = ebpf::choose(&[good], "1.95", |_| Err("exit status 127".to_owned()))
         .expect_err("does not run");
     assert_eq!(mute[0].1, Refusal::NoCompiler("exit status 127".to_owned()));
+}
+
+#[test]
+fn fuzzing_brings_a_cpp_compiler_and_nothing_else_does() {
+    let facts = Facts {
+        cxx: false,
+        ..complete()
+    };
+    assert!(plan(&facts, ALL).is_empty());
+    assert_eq!(
+        by_hand(&plan(&facts, Need::FUZZ), true),
+        [
+            "apt-get update",
+            "apt-get install -y --no-install-recommends g++"
+        ]
+    );
 }

@@ -8,14 +8,21 @@ use crate::control::proto::{
     StatusReport, Takeover, TakeoverReason, VipStatus,
 };
 
-/// The whole report. `verbose` adds the counters.
+/// Addresses of a group that are shown, unless something is wrong with one or all are asked for.
+const VIPS_SHOWN: usize = 4;
+/// The same where there are more groups than fit on a screen.
+const VIPS_SHOWN_OF_MANY: usize = 1;
+/// Groups that fit on a screen; so many last takeovers are shown, too.
+const FEW_GROUPS: usize = 16;
+
+/// The whole report. `verbose` adds the counters, and what a big cluster has too much of.
 pub fn status(report: &StatusReport, verbose: bool, style: &Style) -> String {
     let mut parts = vec![
         headline(report, style),
         warnings(report, style),
         summary(report, style),
-        groups(report, style),
-        takeovers(report, style),
+        groups(report, verbose, style),
+        takeovers(report, verbose, style),
         nodes(report, style),
         devices(report, style),
     ];
@@ -160,7 +167,7 @@ fn summary(report: &StatusReport, style: &Style) -> String {
     lines(&table)
 }
 
-fn groups(report: &StatusReport, style: &Style) -> String {
+fn groups(report: &StatusReport, verbose: bool, style: &Style) -> String {
     if report.groups.is_empty() {
         return String::new();
     }
@@ -178,7 +185,12 @@ fn groups(report: &StatusReport, style: &Style) -> String {
         let since = since.map_or(String::new(), |since| {
             span_ns(report.boot_ns.saturating_sub(since))
         });
-        let vips: Vec<_> = group.vips.iter().map(|vip| vip_text(group, vip)).collect();
+        let most = match report.groups.len() {
+            _ if verbose => usize::MAX,
+            0..=FEW_GROUPS => VIPS_SHOWN,
+            _ => VIPS_SHOWN_OF_MANY,
+        };
+        let vips = vip_texts(group, most);
         let vips_bad = group.owned_here
             && group
                 .vips
@@ -222,6 +234,26 @@ fn group_state(
     (symbol, state, tone)
 }
 
+/// At most so many addresses, those with a fault first; the rest is counted.
+fn vip_texts(group: &GroupStatus, most: usize) -> Vec<String> {
+    let mut vips: Vec<_> = group.vips.iter().collect();
+    if vips.len() > most {
+        vips.sort_by_key(|vip| vip.error.is_none() && vip.present == group.owned_here);
+    }
+    let rest = vips.len().saturating_sub(most);
+    // One more line says no less than "and 1 more".
+    let most = if rest == 1 { vips.len() } else { most };
+    let mut texts: Vec<_> = vips
+        .iter()
+        .take(most)
+        .map(|vip| vip_text(group, vip))
+        .collect();
+    if rest > 1 {
+        texts.push(format!("and {rest} more (--verbose)"));
+    }
+    texts
+}
+
 fn vip_text(group: &GroupStatus, vip: &VipStatus) -> String {
     let mut text = format!("{} {}", clean(&vip.address), clean(&vip.device));
     match &vip.error {
@@ -233,9 +265,20 @@ fn vip_text(group: &GroupStatus, vip: &VipStatus) -> String {
     text
 }
 
-fn takeovers(report: &StatusReport, style: &Style) -> String {
+fn takeovers(report: &StatusReport, verbose: bool, style: &Style) -> String {
     let mut table = style.table();
-    for group in &report.groups {
+    let with = |group: &'_ GroupStatus| group.last_takeover.is_some();
+    let mut shown: Vec<_> = report.groups.iter().filter(|group| with(group)).collect();
+    let mut rest = 0;
+    if !verbose && shown.len() > FEW_GROUPS {
+        shown.sort_by_key(|group| {
+            let at = group.last_takeover.as_ref().map(|t| t.at_boot_ns);
+            std::cmp::Reverse(at)
+        });
+        rest = shown.len() - FEW_GROUPS;
+        shown.truncate(FEW_GROUPS);
+    }
+    for group in shown {
         let Some(takeover) = &group.last_takeover else {
             continue;
         };
@@ -253,6 +296,10 @@ fn takeovers(report: &StatusReport, style: &Style) -> String {
     }
     if table.is_empty() {
         return String::new();
+    }
+    if rest > 0 {
+        let text = format!("and {rest} groups more, longer ago (--verbose)");
+        table.add_row([style.cell("", Tone::Dim), style.cell(text, Tone::Dim)]);
     }
     format!(
         "{}\n{}",

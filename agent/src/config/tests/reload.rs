@@ -73,6 +73,7 @@ fn reload_takes_over_groups_and_vips() {
         address: address.parse().unwrap(),
         prefix,
         device: "eth0".into(),
+        gateway: false,
     };
     assert_eq!(
         changes(&changed("10.77.0.100", "10.77.0.99")),

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use serde_json::Value;
 
-use super::Subject;
+use super::{Setting, subject::Subject};
 use crate::{
     Cluster, Lab, LabSpec,
     config::{self, ConfigSpec},
@@ -13,30 +14,40 @@ use crate::{
 /// Three agents.
 pub(super) struct Heartline {
     cluster: Cluster,
-    profile: &'static str,
+    setting: Setting,
 }
 
-pub(super) fn raise(profile: &'static str) -> Result<Heartline> {
+pub(super) fn raise(setting: Setting) -> Result<Heartline> {
     let spec = LabSpec::default();
     let text = config::text(
         &spec,
         &ConfigSpec {
-            profile,
+            profile: setting.name(),
             vip6: false,
             ..ConfigSpec::default()
         },
     );
     let cluster = Cluster::start(Lab::up(&spec)?, &text, "cluster.key")?;
-    Ok(Heartline { cluster, profile })
+    Ok(Heartline { cluster, setting })
+}
+
+impl Heartline {
+    /// The kernel's id of the XDP program on a node's `eth0`.
+    pub(super) fn xdp_program(&mut self, node: &str) -> Result<u32> {
+        let status = self.cluster.agent(node)?.status()?;
+        let devices = status.get("datapath");
+        let devices = devices.and_then(Value::as_array).into_iter().flatten();
+        let id = devices
+            .filter(|device| device["name"] == "eth0")
+            .find_map(|device| device["xdp_prog_id"].as_u64());
+        let id = id.and_then(|id| u32::try_from(id).ok());
+        id.with_context(|| format!("{node} does not tell its XDP program"))
+    }
 }
 
 impl Subject for Heartline {
-    fn system(&self) -> &'static str {
-        "heartline"
-    }
-
-    fn setting(&self) -> String {
-        format!("profile {}", self.profile)
+    fn setting(&self) -> Setting {
+        self.setting
     }
 
     fn lab(&self) -> &Lab {
@@ -45,10 +56,6 @@ impl Subject for Heartline {
 
     fn lab_mut(&mut self) -> &mut Lab {
         &mut self.cluster.lab
-    }
-
-    fn interval(&self) -> Duration {
-        Duration::from_millis(if self.profile == "fast" { 1 } else { 10 })
     }
 
     fn give_up(&self) -> Duration {
@@ -88,6 +95,30 @@ impl Subject for Heartline {
 
     fn processes(&mut self, node: &str) -> Result<Vec<u32>> {
         Ok(vec![self.cluster.agent(node)?.pid()?])
+    }
+
+    fn told(&mut self, from: u64) -> Vec<String> {
+        let mut all = Vec::new();
+        for agent in self.cluster.agents() {
+            // One that was just started does not answer yet.
+            for event in agent.events().unwrap_or_default() {
+                let at = event["boot_ns"].as_u64().unwrap_or(0);
+                if at >= from {
+                    all.push((at, agent.name().to_owned(), event));
+                }
+            }
+        }
+        all.sort_by_key(|(at, ..)| *at);
+        all.iter()
+            .map(|(at, node, event)| {
+                let after = (at - from) as f64 / 1e6;
+                let text = event["text"].as_str().unwrap_or("?");
+                let split = event
+                    .get("split")
+                    .map_or(String::new(), |split| format!(" {split}"));
+                format!("{after:.1} ms: {node}: {text}{split}")
+            })
+            .collect()
     }
 
     fn keep(&mut self) {

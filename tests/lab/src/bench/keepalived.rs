@@ -1,5 +1,5 @@
-//! keepalived, Debian's package: VRRP version 3, real-time priority, `nopreempt`; one process with
-//! a child per node.
+//! keepalived, Debian's package: VRRP version 3, `nopreempt`; one process with a child per node. With real-time
+//! priority, or plainly, as the package comes.
 
 use std::{
     fmt::Write as _,
@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::Signal;
 
-use super::Subject;
+use super::{Setting, subject::Subject};
 use crate::{
     Lab, LabSpec, VIP4, exec,
     interrupt::{self, until},
@@ -24,15 +24,26 @@ const SOON: Duration = Duration::from_secs(10);
 
 /// Why it cannot be measured here.
 pub(super) fn missing() -> Option<String> {
-    (!Path::new(PROGRAM).exists())
-        .then(|| format!("{PROGRAM} is missing: apt-get install keepalived (no service is needed)"))
+    (!Path::new(PROGRAM).exists()).then(|| {
+        format!(
+            "{PROGRAM} is missing: apt-get install keepalived (no service is needed), or run this by \
+             `cargo xtask bench failover`, which installs it"
+        )
+    })
+}
+
+/// What it calls itself: `v2.2.7`.
+pub(super) fn version() -> Result<String> {
+    let mut ask = Command::new(PROGRAM);
+    ask.arg("--version");
+    let said = exec::run(ask, "", SOON)?.stderr;
+    Ok(said.split_whitespace().nth(1).unwrap_or("?").to_owned())
 }
 
 /// keepalived on three nodes. Its processes end before the lab goes.
 pub(super) struct Keepalived {
     daemons: Vec<Daemon>,
-    advert: &'static str,
-    version: String,
+    setting: Setting,
     lab: Lab,
 }
 
@@ -42,14 +53,16 @@ struct Daemon {
     child: Option<Child>,
 }
 
-/// `advert`: seconds between advertisements.
-pub(super) fn raise(advert: &'static str) -> Result<Keepalived> {
+pub(super) fn raise(setting: Setting, real_time: bool) -> Result<Keepalived> {
     let lab = Lab::up(&LabSpec::default())?;
     let mut daemons = Vec::new();
     for station in &lab.nodes {
         let dir = lab.dir().join(format!("keepalived-{}", station.name));
         fs::create_dir_all(&dir)?;
-        fs::write(dir.join("keepalived.conf"), config(station, advert))?;
+        fs::write(
+            dir.join("keepalived.conf"),
+            config(station, setting, real_time),
+        )?;
         let mut daemon = Daemon {
             station: station.clone(),
             dir,
@@ -58,32 +71,29 @@ pub(super) fn raise(advert: &'static str) -> Result<Keepalived> {
         daemon.start()?;
         daemons.push(daemon);
     }
-    let mut ask = Command::new(PROGRAM);
-    ask.arg("--version");
-    let said = exec::run(ask, "", SOON)?.stderr;
-    let version = said.split_whitespace().nth(1).unwrap_or("?").to_owned();
     Ok(Keepalived {
         daemons,
-        advert,
-        version,
+        setting,
         lab,
     })
 }
 
-/// As favourable as it gets: real-time, no limit that would kill it, and the master that is there
-/// stays master.
-fn config(station: &Station, advert: &str) -> String {
-    let mut text = String::from(
-        "global_defs {\n  vrrp_version 3\n  vrrp_rt_priority 50\n  vrrp_rlimit_rttime 1000000\n",
-    );
+/// As favourable as it gets: the master that is there stays master; and, if asked for, real-time priority with no
+/// limit that would kill it.
+fn config(station: &Station, setting: Setting, real_time: bool) -> String {
+    let mut text = String::from("global_defs {\n  vrrp_version 3\n");
+    if real_time {
+        text += "  vrrp_rt_priority 50\n  vrrp_rlimit_rttime 1000000\n";
+    }
+    let advert = setting.interval_ms() as f64 / 1e3;
     let _ = write!(
         text,
         "  router_id {}\n}}\nvrrp_instance web {{\n  state BACKUP\n  interface eth0\n  \
          virtual_router_id 51\n  priority {}\n  advert_int {advert}\n  nopreempt\n  \
          virtual_ipaddress {{\n    {VIP4}/32 dev eth0\n  }}\n}}\n",
         station.name,
-        // Over 200: the share of the priority in the time to take over (skew) is small.
-        254 - station.id
+        // The default is 100. The priority's share in the time to take over (skew) is 0.6 of an interval then.
+        103 - station.id
     );
     text
 }
@@ -187,12 +197,8 @@ impl Keepalived {
 }
 
 impl Subject for Keepalived {
-    fn system(&self) -> &'static str {
-        "keepalived"
-    }
-
-    fn setting(&self) -> String {
-        format!("{}, advert_int {}", self.version, self.advert)
+    fn setting(&self) -> Setting {
+        self.setting
     }
 
     fn lab(&self) -> &Lab {
@@ -201,10 +207,6 @@ impl Subject for Keepalived {
 
     fn lab_mut(&mut self) -> &mut Lab {
         &mut self.lab
-    }
-
-    fn interval(&self) -> Duration {
-        Duration::from_secs_f64(self.advert.parse().unwrap_or(1.0))
     }
 
     fn give_up(&self) -> Duration {

@@ -2,11 +2,10 @@
 
 use serde::Serialize;
 
-use super::Fault;
-use crate::paint::Paint;
-
-/// What the others are compared with.
-const OURS: &str = "profile lan";
+use super::{
+    Fault, Setting, System, announce::Announced, campaign::Failure, cost::Idle, machine::Machine,
+    measure::One, xdp::XdpCost,
+};
 
 /// Median, 95th percentile and maximum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -37,13 +36,13 @@ impl Spread {
     }
 }
 
-/// One system, one setting, one fault.
+/// One system, one setting, one fault: an entry of `failover.json`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Row {
     /// Who was measured.
-    pub system: &'static str,
+    pub system: System,
     /// How it was set up.
-    pub setting: String,
+    pub setting: Setting,
     /// What was done.
     pub fault: Fault,
     /// How often.
@@ -52,109 +51,143 @@ pub struct Row {
     pub outage_ms: Spread,
     /// The longest that two nodes answered for the VIP in one run, ms.
     pub dual_ms_max: f64,
-    /// Changes of owner that nothing had caused, in the moments before the faults.
+    /// Changes of owner that nothing had caused.
     pub false_takeovers: usize,
-    /// Runs in which the prober itself stood still for more than 5 ms.
-    pub noisy_runs: usize,
-    /// Each run's outage, ms.
-    pub outages_ms: Vec<f64>,
+    /// keepalived under load with real-time priority: beside the list, in `load.json`.
+    #[serde(skip)]
+    pub aside: bool,
+    /// Runs in which nobody took over: their outage is as long as we watched.
+    #[serde(skip)]
+    pub not_taken: usize,
+    /// Runs in which the prober itself stood still.
+    #[serde(skip)]
+    pub noisy: usize,
+    /// The most that a client lost after it was served again, ms.
+    #[serde(skip)]
+    pub later_ms: f64,
 }
 
-/// What a system costs while nothing happens.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Idle {
-    /// Who was measured.
-    pub system: &'static str,
-    /// How it was set up.
-    pub setting: String,
-    /// For how long.
-    pub seconds: f64,
-    /// Processor time on the owner's node, per cent of one processor.
-    pub cpu_percent: f64,
-    /// Resident memory on the owner's node, MiB.
-    pub rss_mb: f64,
-    /// Changes of owner meanwhile.
-    pub false_takeovers: usize,
+/// Everything that was measured.
+pub struct Results {
+    pub(super) machine: Machine,
+    pub(super) rows: Vec<Row>,
+    pub(super) ones: Vec<One>,
+    pub(super) idles: Vec<Idle>,
+    pub(super) announced: Option<Announced>,
+    pub(super) xdp: Option<XdpCost>,
+    pub(super) failures: Vec<Failure>,
+    pub(super) seconds: f64,
 }
 
-/// All tables.
-#[must_use]
-pub fn tables(rows: &[Row], idles: &[Idle], paint: Paint) -> String {
-    let mut text = format!(
-        "\n{}\n{}\n",
-        paint.bold("What a fault of the owner costs the client, ms"),
-        paint.dim(format!(
-            "{:<34} {:<13} {:>4} {:>9} {:>9} {:>9} {:>11}  {}",
-            "system", "fault", "runs", "median", "p95", "max", "two owners", "of lan's median"
-        ))
-    );
-    for row in rows {
-        let Spread { median, p95, max } = row.outage_ms;
-        let name = format!("{} {}", row.system, row.setting);
-        let dual = format!("{:>11.0}", row.dual_ms_max);
-        let dual = if row.dual_ms_max > 0.0 {
-            paint.bad(dual)
-        } else {
-            paint.good(dual)
-        };
-        text += &format!(
-            "{name:<34} {:<13} {:>4} {median:>9.2} {p95:>9.2} {max:>9.2} {dual}  {}",
-            row.fault.name(),
-            row.runs,
-            ratio(row, rows).unwrap_or_default()
-        );
-        if row.noisy_runs > 0 {
-            text += &paint.dim(format!("  (prober stood still in {} runs)", row.noisy_runs));
+/// One row for each setting and fault that was measured, in the order of a bench.
+pub(super) fn rows(ones: &[One]) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for setting in Setting::ALL {
+        for fault in Fault::ALL {
+            let of = |real_time: Option<bool>| {
+                let fits = |one: &&One| {
+                    let way = real_time.is_none_or(|way| one.real_time == way);
+                    one.setting == setting && one.fault == fault && way
+                };
+                ones.iter().filter(fits).collect::<Vec<_>>()
+            };
+            let aside = setting.system() == System::Keepalived && fault == Fault::Load;
+            if aside {
+                rows.extend(row(setting, fault, &of(Some(false)), false));
+                rows.extend(row(setting, fault, &of(Some(true)), true));
+            } else {
+                rows.extend(row(setting, fault, &of(None), false));
+            }
         }
-        if row.false_takeovers > 0 {
-            text += &paint.warn(format!("  ({} false takeovers)", row.false_takeovers));
-        }
-        text.push('\n');
     }
-    text += &paint.dim(
-        "Two owners: measured by a station that no cut touches, until one second after the takeover;\n\
-         where it lasts that long, it lasts until somebody intervenes. A planned move of keepalived\n\
-         is a clean stop of the owner. A frozen or killed keepalived goes on answering: no outage,\n\
-         two owners.\n",
-    );
-    text += &format!(
-        "\n{}\n{}\n",
-        paint.bold("What it costs while nothing happens, on the owner's node"),
-        paint.dim(format!(
-            "{:<34} {:>8} {:>9} {:>16}",
-            "system", "CPU %", "RSS MiB", "false takeovers"
-        ))
-    );
-    for idle in idles {
-        text += &format!(
-            "{:<34} {:>8.2} {:>9.1} {:>16}\n",
-            format!("{} {}", idle.system, idle.setting),
-            idle.cpu_percent,
-            idle.rss_mb,
-            idle.false_takeovers
-        );
-    }
-    text
+    rows
 }
 
-/// How many times the median of Heartline as it comes (profile `lan`), for the others. None where
-/// the old owner went on beside the new one: that is no shorter outage.
-fn ratio(row: &Row, rows: &[Row]) -> Option<String> {
-    let is_ours = |row: &Row| row.system == "heartline" && row.setting == OURS;
-    let both = row.dual_ms_max > 0.0 && row.fault != Fault::SilentCut;
-    if is_ours(row) || both {
+fn row(setting: Setting, fault: Fault, ones: &[&One], aside: bool) -> Option<Row> {
+    if ones.is_empty() {
         return None;
     }
-    let own = rows
-        .iter()
-        .find(|own| is_ours(own) && own.fault == row.fault)?;
-    let own = own.outage_ms.median;
-    (own > 0.0).then(|| format!("x {:.2}", row.outage_ms.median / own))
+    let outages: Vec<_> = ones.iter().map(|one| one.outage_ms).collect();
+    Some(Row {
+        system: setting.system(),
+        setting,
+        fault,
+        runs: ones.len(),
+        outage_ms: Spread::of(&outages),
+        dual_ms_max: ones.iter().map(|one| one.dual_ms).fold(0.0, f64::max),
+        false_takeovers: ones.iter().map(|one| one.false_takeovers).sum(),
+        aside,
+        not_taken: ones.iter().filter(|one| !one.taken_over).count(),
+        noisy: ones.iter().filter(|one| one.prober_stalled).count(),
+        later_ms: ones.iter().map(|one| one.later_ms).fold(0.0, f64::max),
+    })
+}
+
+impl Results {
+    /// The row of a setting and a fault, as in `failover.json`.
+    pub(super) fn row(&self, setting: Setting, fault: Fault) -> Option<&Row> {
+        let fits = |row: &&Row| row.setting == setting && row.fault == fault && !row.aside;
+        self.rows.iter().find(fits)
+    }
+
+    /// How many times the median of Heartline as it comes (`lan`). None where the old owner went on beside the new
+    /// one: that is no shorter outage. None where nothing is lost: there is nothing to divide by.
+    pub(super) fn ratio(&self, row: &Row) -> Option<f64> {
+        let both = row.dual_ms_max > 0.0 && row.fault != Fault::SilentCut;
+        let counted = matches!(row.fault, Fault::Load | Fault::Heal);
+        if row.setting == Setting::Lan || both || counted {
+            return None;
+        }
+        let own = self.row(Setting::Lan, row.fault)?.outage_ms.median;
+        (own > 0.0).then(|| row.outage_ms.median / own)
+    }
+
+    /// What a setting costs while nothing happens.
+    pub(super) fn idle(&self, setting: Setting) -> Option<&Idle> {
+        self.idles.iter().find(|idle| idle.setting == setting)
+    }
+}
+
+/// For people: which tool, which setting.
+pub(super) fn label(setting: Setting) -> String {
+    match setting.system() {
+        System::Heartline => format!("Heartline {}", setting.name()),
+        System::Keepalived => format!("keepalived {}", setting.name()),
+    }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    pub(crate) fn one(setting: Setting, fault: Fault, outage_ms: f64) -> One {
+        One {
+            setting,
+            fault,
+            real_time: true,
+            outage_ms,
+            later_ms: 0.0,
+            dual_ms: 0.0,
+            false_takeovers: 0,
+            taken_over: true,
+            watched_ms: 1000.0,
+            prober_stalled: false,
+            told: Vec::new(),
+        }
+    }
+
+    pub(crate) fn results(ones: Vec<One>) -> Results {
+        Results {
+            machine: Machine::look(false),
+            rows: rows(&ones),
+            ones,
+            idles: Vec::new(),
+            announced: None,
+            xdp: None,
+            failures: Vec::new(),
+            seconds: 1.0,
+        }
+    }
 
     #[test]
     fn ranks_are_of_what_was_seen() {
@@ -168,33 +201,42 @@ mod tests {
 
     #[test]
     fn ratios_are_of_the_same_fault() {
-        let row = |system, fault, median| Row {
-            system,
-            setting: if system == "heartline" {
-                OURS.into()
-            } else {
-                String::new()
-            },
-            fault,
-            runs: 1,
-            outage_ms: Spread {
-                median,
-                ..Spread::default()
-            },
-            dual_ms_max: 0.0,
-            false_takeovers: 0,
-            noisy_runs: 0,
-            outages_ms: Vec::new(),
-        };
-        let rows = [
-            row("heartline", Fault::Move, 2.0),
-            row("heartline", Fault::SilentCut, 50.0),
-            row("keepalived", Fault::SilentCut, 300.0),
-        ];
-        assert_eq!(ratio(&rows[2], &rows).as_deref(), Some("x 6.00"));
-        assert_eq!(ratio(&rows[1], &rows), None);
-        let mut both = row("keepalived", Fault::Move, 0.1);
-        both.dual_ms_max = 1000.0;
-        assert_eq!(ratio(&both, &rows), None, "two owners are no short outage");
+        let mut dual = one(Setting::Second, Fault::Sigstop, 0.1);
+        dual.dual_ms = 1000.0;
+        let all = results(vec![
+            one(Setting::Lan, Fault::Move, 2.0),
+            one(Setting::Lan, Fault::SilentCut, 50.0),
+            one(Setting::Lan, Fault::Sigstop, 11.0),
+            one(Setting::Tenth, Fault::SilentCut, 300.0),
+            dual,
+        ]);
+        let of = |setting, fault| all.row(setting, fault).and_then(|row| all.ratio(row));
+        assert_eq!(of(Setting::Tenth, Fault::SilentCut), Some(6.0));
+        assert_eq!(of(Setting::Lan, Fault::SilentCut), None);
+        let dual = of(Setting::Second, Fault::Sigstop);
+        assert_eq!(dual, None, "two owners are no short outage");
+    }
+
+    #[test]
+    fn an_entry_has_the_fields_that_were_promised() {
+        let all = results(vec![one(Setting::Second, Fault::SilentCut, 3000.0)]);
+        let json = serde_json::to_value(&all.rows).expect("JSON");
+        let expected = serde_json::json!([{
+            "system": "keepalived", "setting": "1 s", "fault": "silent cut", "runs": 1,
+            "outage_ms": {"median": 3000.0, "p95": 3000.0, "max": 3000.0},
+            "dual_ms_max": 0.0, "false_takeovers": 0
+        }]);
+        assert_eq!(json, expected);
+    }
+
+    #[test]
+    fn real_time_keepalived_under_load_is_kept_aside() {
+        let mut plain = one(Setting::Hundredth, Fault::Load, 5.0);
+        plain.real_time = false;
+        plain.false_takeovers = 9;
+        let all = results(vec![plain, one(Setting::Hundredth, Fault::Load, 0.0)]);
+        assert_eq!(all.rows.len(), 2);
+        let row = all.row(Setting::Hundredth, Fault::Load).expect("a row");
+        assert_eq!((row.runs, row.false_takeovers), (1, 9));
     }
 }

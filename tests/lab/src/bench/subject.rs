@@ -4,20 +4,17 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use super::Setting;
 use crate::Lab;
 
 /// A system under measurement, with a lab of its own.
-pub trait Subject {
-    /// Its name.
-    fn system(&self) -> &'static str;
+pub(super) trait Subject {
     /// How it is set up.
-    fn setting(&self) -> String;
+    fn setting(&self) -> Setting;
     /// Its lab.
     fn lab(&self) -> &Lab;
     /// Its lab, for cuts.
     fn lab_mut(&mut self) -> &mut Lab;
-    /// Its clock tick: faults come at a random phase of it.
-    fn interval(&self) -> Duration;
     /// After this a takeover does not come any more.
     fn give_up(&self) -> Duration;
     /// Waits until it says of itself that all is well.
@@ -62,4 +59,14 @@ pub trait Subject {
     fn processes(&mut self, node: &str) -> Result<Vec<u32>>;
     /// Something went wrong: keep its logs, and say where.
     fn keep(&mut self);
+
+    /// What it says of itself from a moment (boot clock, ns) on, oldest first: for a run that took long.
+    fn told(&mut self, _from: u64) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// The interval of its messages.
+    fn interval(&self) -> Duration {
+        Duration::from_millis(self.setting().interval_ms())
+    }
 }
