@@ -216,6 +216,7 @@ impl Supervisor {
         crate::cli::logging::apply_config_level(&new.log)?;
         self.narrator.names = Names::of(&new);
         self.config = new;
+        self.set_targets();
         self.mapping = true;
         self.shrink_peers_at = boottime_ns() + 5_000_000_000;
         Ok(())
