@@ -85,12 +85,11 @@ pub fn on_message(sh: &Shared, m: &Message, now: u64, rules: Rules) -> Verdict {
     }
     let p = sh.peer(m.from);
     let inc = p.incarnation.load();
-    if m.incarnation < inc && rules.hold(Rule::OlderNever) {
+    if m.incarnation < inc {
         // A replayed packet of a node that lives costs nothing. A node that is not heard under its newer incarnation
         // was set back (its wall clock was wrong at boot) and must learn that, or it could never take part again.
         let heard = p.heard[(m.link & 7) as usize].load();
-        let silent = now > heard.wrapping_add(sh.max_promise.load());
-        if m.kind == Kind::Heartbeat as u8 && silent && rules.hold(Rule::RegressedTold) {
+        if m.kind == Kind::Heartbeat as u8 && now > heard.wrapping_add(sh.max_promise.load()) {
             return Verdict::Regression;
         }
         // Two nodes that were both set back must hear it from each other; being told costs a wait, and only the truth of
@@ -105,9 +104,7 @@ pub fn on_message(sh: &Shared, m: &Message, now: u64, rules: Rules) -> Verdict {
         Some(Kind::Heartbeat) => {
             let mut copy = false;
             if m.incarnation == inc {
-                if m.clock.wrapping_add(CLOCK_TOLERANCE) < p.hi_clock.load()
-                    && rules.hold(Rule::RegressedTold)
-                {
+                if m.clock.wrapping_add(CLOCK_TOLERANCE) < p.hi_clock.load() {
                     return Verdict::Regression;
                 }
                 match replay(p, m) {
@@ -387,8 +384,7 @@ pub fn count_ack(
             return true;
         }
         let running = sh.run_cv.load();
-        let other = running != cv || !old.is_for(cv) && rules.hold(Rule::LeaseOfVersion);
-        if other && rules.hold(Rule::AckRunningVersion) {
+        if rules.hold(Rule::AckRunningVersion) && (running != cv || !old.is_for(cv)) {
             return true;
         }
         let new = LeaseWord::until(

@@ -18,8 +18,6 @@ pub enum Rule {
     CompareSet,
     /// 4: an older incarnation's promise is waited out.
     IncarnationWaits,
-    /// 4: an older incarnation is never taken.
-    OlderNever,
     /// 4: a node that went back is told, and starts afresh.
     RegressedTold,
     /// 5: while asking for a group a node grants it to nobody.
@@ -42,8 +40,6 @@ pub enum Rule {
     AckPerHeartbeat,
     /// 8: only acks of the running version extend the lease.
     AckRunningVersion,
-    /// 8: the lease word is of one version: a late swap for another fails.
-    LeaseOfVersion,
     /// 8: on growth the lease starts at the claim.
     GrowthRestarts,
     /// The lease is shorter than the promise.
@@ -88,14 +84,13 @@ pub const GENERATIONS: [Rule; 7] = [
 ];
 
 /// All other rules, for tests that walk through them.
-pub const ALL: [Rule; 27] = [
+pub const ALL: [Rule; 25] = [
     Rule::FreshWaits,
     Rule::PromisesGrow,
     Rule::PromiseBounded,
     Rule::VersionOnce,
     Rule::CompareSet,
     Rule::IncarnationWaits,
-    Rule::OlderNever,
     Rule::RegressedTold,
     Rule::OwnVotePending,
     Rule::OwnVoteGiven,
@@ -107,7 +102,6 @@ pub const ALL: [Rule; 27] = [
     Rule::TakeCloses,
     Rule::AckPerHeartbeat,
     Rule::AckRunningVersion,
-    Rule::LeaseOfVersion,
     Rule::GrowthRestarts,
     Rule::LeaseShorter,
     Rule::Majority,

@@ -4,6 +4,7 @@ use std::ops::Deref;
 
 use agent_common::{
     MAX_NODES,
+    rules::Rule,
     state::{PromiseWord, Shared},
     wire::{Kind, Message},
 };
@@ -113,6 +114,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
         // A straggler of a node that goes on as ever says nothing; a node that went back is heard no more.
         if now.boot < self.told_regressed[i] + self.cfg.timing.max_promise.min(1_000_000_000)
             || self.is_alive(m.from, now.boot)
+            || !self.rules.hold(Rule::RegressedTold)
         {
             return;
         }
@@ -145,7 +147,10 @@ impl<S: Deref<Target = Shared>> Core<S> {
             p.word.store(PromiseWord::closed(generation).0);
             p.incarnation.store(0);
         }
-        let incarnation = (now.wall_ms * 1_000_000).max(mine.max(m.re_seq).saturating_add(1));
+        // Not simply the next one: who told us may not know the newest of ours, and no two lives may share one (a late grant
+        // of the other would count in this).
+        let apart = 1 + now.boot % 1_000_000_000;
+        let incarnation = (now.wall_ms * 1_000_000).max(mine.max(m.re_seq).saturating_add(apart));
         self.wait_to_vote(now.boot + self.cfg.timing.max_promise);
         self.sh.incarnation.store(incarnation);
         self.event(Event::StartedAfresh);

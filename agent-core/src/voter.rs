@@ -160,7 +160,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
             return true;
         }
         let word = PromiseWord(p.word.load_ordered());
-        if m.incarnation < known && self.rules.hold(Rule::OlderNever)
+        if m.incarnation < known
             || known != 0 && word.stands(now.boot) && self.rules.hold(Rule::IncarnationWaits)
         {
             if m.incarnation > known {

@@ -345,6 +345,32 @@ fn a_node_whose_wall_clock_was_set_back_comes_again() {
     assert!(b.open(1, 0), "and takes part: {:?}", b.events(1));
 }
 
+/// Rule 4: told twice by nodes that did not know its newest incarnation, a node used one incarnation in two lives; a late
+/// grant of the first could count in the second.
+#[test]
+fn no_two_lives_share_an_incarnation() {
+    let life = |boot: u64| {
+        let sh = std::rc::Rc::new(agent_common::state::Shared::default());
+        sh.id.store(1);
+        sh.incarnation.store(6);
+        let now = agent_core::Now { boot, wall_ms: 0 };
+        let cfg = agent_core::CoreConfig::new(1, agent_core::Timing::LAN);
+        let mut core = agent_core::Core::new(cfg, std::rc::Rc::clone(&sh), now);
+        let told = Message {
+            kind: Kind::Regressed as u8,
+            from: 2,
+            re_incarnation: 6,
+            re_seq: 2_000,
+            ..Message::default()
+        };
+        core.handle_message(&told, now);
+        sh.incarnation.load()
+    };
+    let (first, second) = (life(70_000_000_123), life(5_000_456_789));
+    assert!(first > 2_000 && second > 2_000);
+    assert_ne!(first, second);
+}
+
 /// Both were set back: each refused the other's word that it was.
 #[test]
 fn two_nodes_that_were_both_set_back_come_again() {

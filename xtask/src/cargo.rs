@@ -20,6 +20,9 @@ pub const AGENT_AND_LAB: &[&str] = &["heartline", "heartline-lab"];
 /// The simulator, whose crates can break rules on purpose.
 pub const SIMULATOR: &[&str] = &["heartline-sim"];
 
+/// The model checker, with the same crates.
+pub const MODEL: &[&str] = &["heartline-model"];
+
 /// A build from nothing takes minutes on two cores; this is for one that hangs.
 const BUILD: Duration = Duration::from_secs(30 * 60);
 

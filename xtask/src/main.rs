@@ -57,9 +57,12 @@ enum Task {
     /// Random faults on a cluster in the lab, several at once, every promise checked from outside
     #[command(disable_help_flag = true)]
     Nemesis(Rest),
-    /// Run the simulator
+    /// Run the simulator: 100,000 seeds unless told otherwise
     #[command(disable_help_flag = true)]
     Sim(Rest),
+    /// Check every history of three nodes with a few faults, with all rules and without some
+    #[command(disable_help_flag = true)]
+    Model(Rest),
     /// Feed made-up input to everything that reads outside data, guided by coverage
     Fuzz(fuzz::Options),
     /// Run the project's tests: a fixed choice, or all of them
@@ -117,6 +120,10 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             cargo::hand_over(&programs, "heartline-sim", None, rest.args)
         }
         Task::Fuzz(options) => fuzz::run(&options, policy),
+        Task::Model(rest) => {
+            let programs = cargo::build(cargo::MODEL, true)?;
+            cargo::hand_over(&programs, "heartline-model", None, rest.args)
+        }
         Task::Test(options) => suites::run(&options, policy),
         Task::Verify => {
             install::ensure(Need::BUILD.and(Need::LINTS), policy)?;

@@ -51,7 +51,7 @@ pub enum Suite {
     Verify,
     /// Unit tests of the crates
     Unit,
-    /// The simulator: many cores on virtual time
+    /// The simulator: many cores on virtual time; the model checker, bounded
     Sim,
     /// The XDP and TC programs, run by the kernel on made-up packets
     Bpf,
@@ -78,7 +78,7 @@ impl Suite {
         match self {
             Self::Verify => &[],
             Self::Unit => &["agent-common", "agent-core", "heartline", "xtask"],
-            Self::Sim => &["heartline-sim"],
+            Self::Sim => &["heartline-sim", "heartline-model"],
             Self::Bpf => &["heartline-bpf-tests"],
             Self::Fuzz => &["heartline-fuzz", "heartline-ebpf-host"],
             Self::Lab => &["heartline-lab"],
@@ -234,6 +234,10 @@ fn tests(suite: Suite, options: &Options) -> Result<Tally> {
         command.arg("--release").env(ALL, "1");
     } else {
         command.env_remove(ALL);
+        if suite == Suite::Sim {
+            // Many seeds and states: the build pays.
+            command.arg("--release");
+        }
     }
     if suite == Suite::Lab {
         // `cargo test` builds the library that the lab uses, but not the agent it starts.
@@ -345,7 +349,8 @@ mod tests {
         for suite in Suite::value_variants() {
             let packages = suite.packages();
             assert!(
-                !packages.contains(&"heartline-sim") || packages.len() == 1,
+                suite == &Suite::Sim
+                    || !packages.contains(&"heartline-sim") && !packages.contains(&"heartline-model"),
                 "{suite:?} would get broken-rules into the agent"
             );
         }

@@ -5,6 +5,7 @@ use agent_core::{Action, Command, Event as CoreEvent};
 use crate::{
     check::{Broken, violation},
     fault::PlannedEnd,
+    ledger::Life,
     options::MS,
     queue::What,
     world::{World, say},
@@ -48,7 +49,17 @@ impl World {
         };
         let now = n.now(self.t);
         let held = n.sh.run_set.load();
+        let before = Life::of(n);
         f(&mut core, now);
+        if n.sh.incarnation.load() != before.incarnation {
+            // It started afresh, and had dropped everything before.
+            self.ended.push(Life {
+                run_cv: u64::MAX,
+                cv_max: u64::MAX,
+                ..before
+            });
+        }
+        let n = &mut self.nodes[i];
         if let Some(down) = n.kill_next.take() {
             say!(self, "n{} dies in a call", i + 1);
             self.nodes[i].core = Some(core);
@@ -62,17 +73,25 @@ impl World {
             match a {
                 Action::Broadcast(m) => {
                     self.nodes[i].last_beat = self.t;
-                    if let Err(v) = self.check.heartbeat(&m, self.t) {
+                    if let Err(v) = self.check.heartbeat(i, &m, self.t) {
                         self.fail(v);
+                    }
+                    if self.recorder.node as usize == i + 1 {
+                        self.recorder.last = Some(m);
                     }
                     let audience = core.audience();
                     for to in 1..=self.nodes.len() as u8 {
                         if to != m.from && audience & agent_common::node_bit(to) != 0 {
-                            self.send(to, &m);
+                            self.send(i as u8 + 1, to, &m);
                         }
                     }
                 }
-                Action::Send(to, m) => self.send(to, &m),
+                Action::Send(to, m) => {
+                    if let Err(v) = self.promised(i, &m) {
+                        self.fail(v);
+                    }
+                    self.send(i as u8 + 1, to, &m);
+                }
                 Action::Gain(g) => {
                     self.gains += 1;
                     self.last_gain = (self.t, i as u8 + 1, g.group);
@@ -112,8 +131,7 @@ impl World {
             }
         }
         let lost = held.minus(core.owned());
-        if failed && !taken && !lost.is_empty() && self.o.rules == agent_common::rules::Rules::all()
-        {
+        if failed && !taken && !lost.is_empty() && self.check.strict {
             let text = format!(
                 "n{}: a failed attempt cost {:?}",
                 i + 1,

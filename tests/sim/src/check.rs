@@ -4,11 +4,15 @@ use std::rc::Rc;
 
 use agent_common::{
     MAX_NODES,
+    rules::Rules,
     state::{PromiseWord, Shared},
     wire::Message,
 };
 
-use crate::{node::Node, options::GROUPS};
+use crate::{
+    node::Node,
+    options::{GROUPS, MS, Options, Outage, Shape, Strict},
+};
 
 /// What was broken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,8 +27,12 @@ pub enum Broken {
     Promise,
     /// A voter stands by one group for two nodes.
     DoubleGrant,
+    /// A voter promised a group while its word to another node stood, whatever its table says (rules 1, 2, 4).
+    GrantOverPromise,
     /// A failed attempt cost a group held (rule 6).
     CostlyFailure,
+    /// A group was without owner for longer than this schedule allows.
+    Outage,
     /// A group without owner after healing.
     NotOwned,
     /// Owners that change without reason after healing.
@@ -60,7 +68,11 @@ struct Seen {
 pub struct Check {
     nodes: usize,
     groups: u8,
-    strict: bool,
+    /// Is what only holds while no rule is left out checked, too?
+    pub strict: bool,
+    dual_allowed: u64,
+    dual_since: u64,
+    outage: Option<Outage>,
     /// VIPs change their groups: a voter then stands by the new group for the old one's owner as well.
     pub(crate) vips_move: bool,
     last_owner: [u8; GROUPS],
@@ -78,12 +90,21 @@ pub struct Check {
 }
 
 impl Check {
-    /// `strict`: also what only holds while no rule is left out.
-    pub fn new(nodes: u8, groups: u8, strict: bool) -> Check {
+    /// For a run that has not yet begun.
+    pub fn new(o: &Options) -> Check {
+        let Shape { nodes, groups, .. } = o.shape;
+        let strict = match o.strict {
+            Strict::Usual => o.rules == Rules::all(),
+            Strict::Always => true,
+            Strict::Never => false,
+        };
         Check {
             nodes: nodes as usize,
             groups,
             strict,
+            dual_allowed: o.dual_allowed,
+            dual_since: u64::MAX,
+            outage: o.outage,
             vips_move: false,
             last_owner: [0; GROUPS],
             used: [[(0, 0); MAX_NODES]; GROUPS],
@@ -117,7 +138,12 @@ impl Check {
             twice |= once & open;
             once |= open;
         }
-        if twice != 0 {
+        if twice == 0 {
+            self.dual_since = u64::MAX;
+        } else if self.dual_since == u64::MAX {
+            self.dual_since = t;
+        }
+        if twice != 0 && t - self.dual_since >= self.dual_allowed {
             let g = twice.trailing_zeros();
             let who: Vec<String> = nodes
                 .iter()
@@ -127,7 +153,15 @@ impl Check {
             return Err(violation(
                 Broken::TwoOwners,
                 t,
-                format!("group {g} is owned by {}", who.join(" and ")),
+                format!(
+                    "group {g} is owned by {}{}",
+                    who.join(" and "),
+                    if self.dual_allowed > 0 {
+                        format!(" for {:.3} ms", (t - self.dual_since) as f64 / 1e6)
+                    } else {
+                        String::new()
+                    }
+                ),
             ));
         }
         let dt = t - self.last;
@@ -139,6 +173,13 @@ impl Check {
                     self.unowned_since[i] = t;
                 }
                 self.longest_outage = self.longest_outage.max(t - self.unowned_since[i]);
+                if let Some(Outage { from, until, limit }) = self.outage
+                    && (from + limit..until).contains(&t)
+                    && t - self.unowned_since[i].max(from) > limit
+                {
+                    let text = format!("group {g} has no owner for {} ms", limit / MS);
+                    return Err(violation(Broken::Outage, t, text));
+                }
                 continue;
             }
             self.owned += dt;
@@ -150,7 +191,8 @@ impl Check {
             let (last, used) = (self.last_owner[i], &mut self.used[i][n.id as usize - 1]);
             if last != n.id {
                 self.changes[i] += 1;
-                if last != 0 && *used == claim {
+                // A node that was stopped or rolled back, clock and all, resumes what it had; that is what may not be.
+                if last != 0 && *used == claim && self.dual_allowed == 0 {
                     let text = format!(
                         "n{} resumes group {g} without a new claim after n{last} owned it",
                         n.id
@@ -240,11 +282,11 @@ impl Check {
 
     /// A heartbeat leaves: each version names one set (rule 3).
     #[inline]
-    pub fn heartbeat(&mut self, m: &Message, t: u64) -> Result<(), Violation> {
+    pub fn heartbeat(&mut self, i: usize, m: &Message, t: u64) -> Result<(), Violation> {
         if !self.strict {
             return Ok(());
         }
-        let seen = &mut self.seen[m.from as usize - 1];
+        let seen = &mut self.seen[i];
         if seen.incarnation != m.incarnation {
             *seen = Seen {
                 incarnation: m.incarnation,

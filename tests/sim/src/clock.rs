@@ -40,6 +40,11 @@ impl Clock {
         }
         t
     }
+    /// True time in which it goes on by `shown`.
+    #[inline]
+    pub fn true_span(&self, shown: u64) -> u64 {
+        shown * 1_000_000 / (1_000_000 + self.ppm) as u64
+    }
     /// The clock stands still between two true times (a hypervisor stops the guest).
     pub fn stop(&mut self, from: u64, until: u64) {
         self.base = self.at(from);

@@ -14,13 +14,19 @@ use crate::{
 
 impl World {
     /// A message reaches a kernel.
-    pub(crate) fn arrive(&mut self, i: usize, mut m: Message) {
+    pub(crate) fn arrive(&mut self, i: usize, from: u8, m: Message) {
         let n = &self.nodes[i];
         let now = n.clock.at(self.t);
         if kernel::precheck(&n.sh, &m).is_err() {
             return;
         }
         let verdict = kernel::on_message(&n.sh, &m, now, self.o.rules);
+        self.arrived(i, from, m, verdict);
+    }
+
+    /// What the kernel's half makes of a message that has arrived now.
+    pub(crate) fn arrived(&mut self, i: usize, from: u8, mut m: Message, verdict: Verdict) {
+        let now = self.nodes[i].clock.at(self.t);
         self.hash =
             (self.hash ^ m.seq ^ u64::from(m.from) << 40).wrapping_mul(0x517c_c1b7_2722_0a95);
         if self.o.trace && !matches!(verdict, Verdict::Done) {
@@ -62,8 +68,12 @@ impl World {
         if ack {
             let sh = &self.nodes[i].sh;
             kernel::make_ack(sh, &mut m, now);
+            if let Err(v) = self.promised(i, &m) {
+                self.fail(v);
+            }
             let link = m.link;
-            self.transmit(i as u8 + 1, m.to, link, &m);
+            // Bounced to where it came from, whoever that says it is.
+            self.transmit(i as u8 + 1, from, link, &m);
         }
     }
 
@@ -88,12 +98,28 @@ impl World {
         }
     }
 
-    pub(crate) fn send(&mut self, to: u8, m: &Message) {
+    pub(crate) fn send(&mut self, from: u8, to: u8, m: &Message) {
         for link in 0..self.o.shape.links {
             let mut copy = *m;
             copy.link = link;
-            self.transmit(m.from, to, link, &copy);
+            self.transmit(from, to, link, &copy);
         }
+    }
+
+    /// The recorder plays a silent node's last heartbeat to everybody else.
+    pub(crate) fn replay(&mut self) {
+        let node = self.recorder.node;
+        if self.healed || node == 0 {
+            return;
+        }
+        let silent = self.t > self.nodes[node as usize - 1].last_beat + 5 * self.o.unit();
+        if let Some(m) = self.recorder.last.filter(|_| silent) {
+            for to in (1..=self.nodes.len() as u8).filter(|to| *to != node) {
+                self.queue.push_message(self.t + 50_000, node, to, &m);
+            }
+        }
+        self.queue
+            .push(self.t + 2 * self.o.unit(), 0, 0, What::Replay);
     }
 
     #[inline]
@@ -105,7 +131,7 @@ impl World {
             .into_iter()
             .flatten()
         {
-            self.queue.push_message(self.t + delay, to, m);
+            self.queue.push_message(self.t + delay, from, to, m);
         }
     }
 }

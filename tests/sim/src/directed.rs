@@ -6,12 +6,12 @@ use crate::{
     check::Broken,
     fault::{Fault, Mix, PlannedEnd},
     net::Weather,
-    options::{MS, Options, Shape},
+    options::{MS, Options, Outage, Shape, Strict},
     rng::Rng,
 };
 use agent_common::wire::Kind;
 
-/// What leaving a rule out must lead to.
+/// What leaving a rule out must lead to, under [`Schedule::Rule`](crate::Schedule::Rule).
 #[derive(Clone, Copy, Debug)]
 pub struct Expectation {
     /// The rule.
@@ -22,6 +22,8 @@ pub struct Expectation {
     pub sees: Broken,
     /// Within so many seeds.
     pub within: u64,
+    /// Are tables and promises looked at for it?
+    pub strict: bool,
 }
 
 const fn sees(rule: Rule, sees: Broken, within: u64) -> Expectation {
@@ -30,6 +32,7 @@ const fn sees(rule: Rule, sees: Broken, within: u64) -> Expectation {
         masked_by: None,
         sees,
         within,
+        strict: false,
     }
 }
 
@@ -39,11 +42,22 @@ const fn masked(rule: Rule, by: Rule, sees: Broken, within: u64) -> Expectation 
         masked_by: Some(by),
         sees,
         within,
+        strict: false,
     }
 }
 
-/// One line per rule.
-pub const EXPECTED: [Expectation; 17] = [
+const fn inside(rule: Rule, sees: Broken, within: u64) -> Expectation {
+    Expectation {
+        rule,
+        masked_by: None,
+        sees,
+        within,
+        strict: true,
+    }
+}
+
+/// One line per rule, but for [`BY_RACE`] and [`MASKED`].
+pub const EXPECTED: [Expectation; 23] = [
     sees(Rule::FreshWaits, Broken::TwoOwners, 100),
     sees(Rule::PromisesGrow, Broken::TwoOwners, 200),
     sees(Rule::VersionOnce, Broken::TwoOwners, 100),
@@ -66,7 +80,22 @@ pub const EXPECTED: [Expectation; 17] = [
     sees(Rule::LeaseShorter, Broken::TwoOwners, 50),
     sees(Rule::Majority, Broken::TwoOwners, 20),
     sees(Rule::AckGrantedVersion, Broken::TwoOwners, 100),
+    sees(Rule::PromiseBounded, Broken::TwoOwners, 50),
+    sees(Rule::RegressedTold, Broken::Outage, 50),
+    sees(Rule::OldRunningIgnored, Broken::TwoOwners, 100),
+    inside(Rule::FailureKeeps, Broken::CostlyFailure, 50),
+    sees(Rule::LaterEpochShuts, Broken::TwoOwners, 50),
+    sees(Rule::ReplayWindow, Broken::Outage, 50),
 ];
+
+/// Seen by a walk through all accesses: [`word_first`](crate::race::word_first).
+pub const BY_RACE: Rule = Rule::WordFirst;
+
+/// A rule that is not missed here, and why.
+pub const MASKED: (Rule, &str) = (
+    Rule::TwinHalts,
+    "masked: grants go to the address that the configuration has for the id, so a second machine with it gains nothing",
+);
 
 /// Options under which leaving `rule` out is seen soon. All rules hold in them.
 pub fn options(rule: Rule, seed: u64) -> Options {
@@ -81,8 +110,14 @@ pub fn options(rule: Rule, seed: u64) -> Options {
     if matches!(rule, Rule::AckRunningVersion | Rule::GrowthRestarts) {
         return growth(rule, seed);
     }
-    if rule == Rule::ClosedStays {
-        return reopened(seed);
+    match rule {
+        Rule::ClosedStays => return reopened(seed),
+        Rule::PromiseBounded => return unbounded(seed),
+        Rule::RegressedTold => return rolled_back(seed),
+        Rule::LaterEpochShuts => return stopped(seed),
+        Rule::TwinHalts => return twins(seed),
+        Rule::ReplayWindow => return replayed(seed),
+        _ => {}
     }
     o.mix = match rule {
         Rule::FreshWaits => Mix {
@@ -117,6 +152,17 @@ pub fn options(rule: Rule, seed: u64) -> Options {
             ..Mix::ALL
         },
     };
+    if rule == Rule::WordFirst {
+        o.races = 300;
+    }
+    if rule == Rule::OldRunningIgnored {
+        // Many overtake each other.
+        o.weather = Weather {
+            stragglers: 300,
+            straggle: 60 * MS,
+            ..Weather::ROUGH
+        };
+    }
     if matches!(rule, Rule::LapsedIsLost | Rule::TakeCloses) {
         o.weather = Weather::STALE;
     }
@@ -213,5 +259,127 @@ fn reopened(seed: u64) -> Options {
         ),
     ];
     o.heal_at = 2_000 * MS;
+    o
+}
+
+/// Nothing that the random faults of a schedule would add: what is chosen is enough.
+fn chosen(seed: u64, shape: Shape, purpose: u64) -> (Options, Rng) {
+    (Options::calm(seed, shape), Rng::new(seed, purpose))
+}
+
+fn apart(a: u8, b: u8) -> Fault {
+    Fault::Cut {
+        from: a,
+        to: b,
+        links: u8::MAX,
+        both: true,
+    }
+}
+
+/// Node 1 asks node 2 for a promise of three times what is allowed, and stays away. Node 2 reboots and has forgotten it.
+fn unbounded(seed: u64) -> Options {
+    let (mut o, mut r) = chosen(seed, Shape::new(3, 1), 11);
+    let start = r.between(300 * MS, 400 * MS);
+    o.script = vec![
+        (start, apart(1, 3)),
+        (
+            start + 100 * MS,
+            Fault::Planned {
+                node: 1,
+                promise: 900 * MS,
+                down: 1_500 * MS,
+                end: PlannedEnd::Restart,
+            },
+        ),
+        (start + r.between(140 * MS, 160 * MS), apart(1, 2)),
+        (start + r.between(140 * MS, 200 * MS), Fault::Reboot(2, MS)),
+    ];
+    o.heal_at = 2_500 * MS;
+    o
+}
+
+/// Node 1 goes back to an older image of its memory. Later another node dies, and the third needs node 1's vote. Two gates
+/// may be open until node 1 hears the newer owner (rule 11), or its old lease ends: rollbacks are against what the lease
+/// assumes, this is the mitigation.
+fn rolled_back(seed: u64) -> Options {
+    let (mut o, mut r) = chosen(seed, Shape::new(3, 1), 12);
+    let image = r.between(300 * MS, 400 * MS);
+    let back = image + r.between(1_500 * MS, 2_500 * MS);
+    let dies = back + 3 * o.timing.max_promise;
+    o.script = vec![(image, Fault::Snapshot(1)), (back, Fault::Rollback(1))];
+    if r.chance(500) {
+        // It owned the group then, and does no more.
+        o.script.push((
+            image + 100 * MS,
+            Fault::Move {
+                at: 1,
+                group: 0,
+                node: 2,
+            },
+        ));
+    }
+    o.script.push((dies, Fault::Reboot(2, 3_000 * MS)));
+    o.script.sort_by_key(|s| s.0);
+    o.heal_at = dies + 1_000 * MS;
+    o.outage = Some(Outage {
+        from: back + 2 * o.timing.max_promise,
+        until: o.heal_at,
+        limit: o.timing.takeover * 2,
+    });
+    o.strict = Strict::Never;
+    o.dual_allowed = 15 * MS;
+    o
+}
+
+/// A hypervisor stops node 1, clock and all, until another has taken over. Two gates may be open until it hears the other.
+fn stopped(seed: u64) -> Options {
+    let (mut o, mut r) = chosen(seed, Shape::new(3, 1), 13);
+    let mut at = r.between(300 * MS, 400 * MS);
+    while at < 3_000 * MS {
+        let ns = r.between(60 * MS, 400 * MS);
+        for node in 1..=3 {
+            // Not the third: a majority must go on.
+            if node < 3 {
+                o.script
+                    .push((at + u64::from(node) * 500 * MS, Fault::ClockStop(node, ns)));
+            }
+        }
+        at += 1_000 * MS;
+    }
+    o.script.sort_by_key(|s| s.0);
+    o.heal_at = 4_500 * MS;
+    o.strict = Strict::Never;
+    o.dual_allowed = 15 * MS;
+    o
+}
+
+/// Node 3 uses node 1's id while node 1 is away; then node 1 comes back, which makes node 3 the older of the two.
+fn twins(seed: u64) -> Options {
+    let (mut o, mut r) = chosen(seed, Shape::new(3, 1), 14);
+    let start = r.between(300 * MS, 400 * MS);
+    let down = r.between(2_500 * MS, 3_000 * MS);
+    o.script = vec![
+        (200 * MS, Fault::Fit(2, 0, false)),
+        (start, Fault::Reboot(1, down)),
+        (start + 100 * MS, Fault::Twin { node: 3, id: 1 }),
+    ];
+    o.heal_at = start + down + 1_500 * MS;
+    o
+}
+
+/// Node 1 dies, and somebody plays its last heartbeat for as long as it is silent.
+fn replayed(seed: u64) -> Options {
+    let (mut o, mut r) = chosen(seed, Shape::new(3, 1), 15);
+    let start = r.between(300 * MS, 400 * MS);
+    o.script = vec![
+        (200 * MS, Fault::Recorder(1)),
+        (start, Fault::Reboot(1, 2_000 * MS)),
+    ];
+    o.outage = Some(Outage {
+        from: start,
+        until: start + 1_500 * MS,
+        limit: o.timing.takeover * 2,
+    });
+    o.heal_at = start + 1_500 * MS;
     o
 }

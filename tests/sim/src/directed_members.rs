@@ -17,6 +17,7 @@ const fn sees(rule: Rule) -> Expectation {
         masked_by: None,
         sees: Broken::TwoOwners,
         within: 20,
+        strict: false,
     }
 }
 
@@ -160,6 +161,5 @@ pub fn options(rule: Rule, seed: u64) -> Options {
     }
     o.script = script;
     o.heal_at = 2_500 * MS;
-    o.directed_at = Some(rule);
     o
 }

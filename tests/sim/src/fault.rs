@@ -92,6 +92,50 @@ pub enum Fault {
     Reload(u8, u32),
     /// The node and its clock stand still for ns (a hypervisor stops the guest): against assumption (a).
     ClockStop(u8, u64),
+    /// An image of the node's memory is taken.
+    Snapshot(u8),
+    /// The node goes back to its image, boot clock and all: against assumption (b).
+    Rollback(u8),
+    /// The node reboots and uses another node's id: against assumption (c).
+    Twin {
+        /// The node.
+        node: u8,
+        /// The id.
+        id: u8,
+    },
+    /// Somebody records the node's heartbeats, and plays the last one again and again while the node is silent.
+    Recorder(u8),
+}
+
+impl Fault {
+    /// Durations by another measure.
+    pub fn scale(&mut self, to: impl Fn(u64) -> u64) {
+        match self {
+            Fault::Hold(_, _, _, ns)
+            | Fault::PauseAgent(_, ns)
+            | Fault::Reboot(_, ns)
+            | Fault::Leave(_, ns)
+            | Fault::ClockStop(_, ns) => *ns = to(*ns),
+            Fault::KillAgent { down, .. } => *down = to(*down),
+            Fault::Planned { promise, down, .. } => (*promise, *down) = (to(*promise), to(*down)),
+            Fault::Cut { .. }
+            | Fault::Mend
+            | Fault::Partition(_)
+            | Fault::Loss(_)
+            | Fault::Aim(..)
+            | Fault::MapsLost(_)
+            | Fault::Move { .. }
+            | Fault::Drain { .. }
+            | Fault::HandsOff { .. }
+            | Fault::Fit(..)
+            | Fault::Snapshot(_)
+            | Fault::Rollback(_)
+            | Fault::Twin { .. }
+            | Fault::Recorder(_)
+            | Fault::Publish
+            | Fault::Reload(..) => {}
+        }
+    }
 }
 
 /// How a planned pause ends.

@@ -19,6 +19,11 @@ impl World {
         self.net.weather = Weather::CALM;
         for i in 0..self.nodes.len() {
             self.nodes[i].kill_next = None;
+            if self.nodes[i].plays != self.nodes[i].id {
+                self.nodes[i].plays = self.nodes[i].id;
+                self.set_back = true;
+                self.reboot(i, 0);
+            }
             if !self.nodes[i].up {
                 self.up(i);
             } else if self.nodes[i].leaving.is_some() {

@@ -9,6 +9,7 @@
 //!
 //! One seed derives everything: shape, clocks, weather, faults, latencies. The same seed gives the same hash.
 
+pub mod args;
 mod call;
 pub mod check;
 pub mod clock;
@@ -17,18 +18,23 @@ pub mod directed;
 pub mod directed_members;
 pub mod fault;
 mod heal;
+pub mod hunt;
+pub mod ledger;
 pub mod measure;
 pub mod members;
 pub mod net;
 pub mod node;
 pub mod options;
 pub mod queue;
+pub mod race;
 pub mod rng;
+pub mod schedule;
 mod upset;
 pub mod world;
 
 pub use check::{Broken, Violation};
 pub use fault::{Fault, Mix, PlannedEnd};
 pub use net::Weather;
-pub use options::{FAST, MS, Options, Shape, WAN};
+pub use options::{FAST, MS, Options, Profile, Shape, Strict, WAN};
+pub use schedule::Schedule;
 pub use world::{Outcome, World};

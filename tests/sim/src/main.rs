@@ -1,161 +1,153 @@
 //! `heartline-sim`: runs seeds and says which broke what.
 
-use std::time::Instant;
+use std::{process::ExitCode, thread, time::Instant};
 
-use agent_common::rules::{self, Rule, Rules};
+use agent_common::rules::Rules;
 use clap::Parser;
-use heartline_sim::{Options, Shape, World};
+use heartline_sim::{
+    args::Args,
+    directed::{BY_RACE, EXPECTED, MASKED},
+    directed_members,
+    hunt::{self, Found},
+    race,
+};
 
-/// Simulates clusters of real cores under faults, by seed.
-#[derive(Parser, Debug)]
-#[command(version)]
-struct Args {
-    /// How many seeds.
-    #[arg(long, default_value_t = 100)]
-    seeds: u64,
-    /// The first seed.
-    #[arg(long, default_value_t = 0)]
-    from: u64,
-    /// This seed alone.
-    #[arg(long)]
-    seed: Option<u64>,
-    /// Nodes; without it the shape comes from the seed.
-    #[arg(long)]
-    nodes: Option<u8>,
-    /// Witnesses, a mask.
-    #[arg(long, default_value_t = 0)]
-    witnesses: u32,
-    /// Groups.
-    #[arg(long, default_value_t = 2)]
-    groups: u8,
-    /// Links.
-    #[arg(long, default_value_t = 1)]
-    links: u8,
-    /// Leave a rule out (several times for several).
-    #[arg(long = "break", value_parser = rule)]
-    broken: Vec<Rule>,
-    /// With faults directed at this rule instead of all faults.
-    #[arg(long, value_parser = rule)]
-    directed: Option<Rule>,
-    /// Members and VIPs' groups change as well.
-    #[arg(long, conflicts_with_all = ["directed", "nodes"])]
-    members: bool,
-    /// The timing profile: fast, lan or wan.
-    #[arg(long, default_value = "lan", value_parser = ["fast", "lan", "wan"])]
-    profile: String,
-    /// Largest clock error, parts per million; without it the seed chooses.
-    #[arg(long)]
-    drift: Option<u32>,
-    /// Go on after the first failure.
-    #[arg(long)]
-    all: bool,
-    /// One JSON line per failing seed and for the summary.
-    #[arg(long)]
-    json: bool,
-    /// Measure takeovers and moves instead, under the lan profile.
-    #[arg(long)]
-    measure: bool,
-    /// Tell everything that happens.
-    #[arg(long)]
-    trace: bool,
-}
-
-fn rule(s: &str) -> Result<Rule, String> {
-    rules::ALL
-        .into_iter()
-        .chain(rules::GENERATIONS)
-        .find(|r| format!("{r:?}").eq_ignore_ascii_case(s))
-        .ok_or_else(|| {
-            let names: Vec<String> = rules::ALL.iter().map(|r| format!("{r:?}")).collect();
-            format!("no such rule; there are {}", names.join(", "))
-        })
-}
-
-fn main() -> std::process::ExitCode {
+fn main() -> ExitCode {
     let a = Args::parse();
+    let cpus = thread::available_parallelism().map_or(1, usize::from);
+    let jobs = if a.trace { 1 } else { a.jobs.unwrap_or(cpus) };
     if a.measure {
-        measure(a.nodes.unwrap_or(3), a.seeds);
-        return std::process::ExitCode::SUCCESS;
+        measure(a.nodes.unwrap_or(3), a.seeds.unwrap_or(100));
+        return ExitCode::SUCCESS;
     }
-    let shape = a.nodes.map(|nodes| Shape {
-        nodes,
-        witnesses: a.witnesses,
-        groups: a.groups,
-        links: a.links,
-    });
-    let rules = a.broken.iter().fold(Rules::all(), |r, b| r.without(*b));
-    let (from, count) = a.seed.map_or((a.from, a.seeds), |s| (s, 1));
+    if a.break_all {
+        return break_all(jobs);
+    }
     let begun = Instant::now();
-    let mut told = Instant::now();
-    let (mut bad, mut two, mut resume, mut events, mut owned) = (0u64, 0u64, 0u64, 0u64, 0u64);
-    let mut first = None;
-    for seed in from..from + count {
-        let mut o = match a.directed {
-            Some(r) => Options::directed(r, seed),
-            None if a.members => Options::members(seed),
-            None => Options::random(seed, shape),
-        };
-        o = match a.profile.as_str() {
-            "fast" => o.scaled(heartline_sim::FAST),
-            "wan" => o.scaled(heartline_sim::WAN),
-            _ => o,
-        };
-        o.rules = rules;
-        o.trace = a.trace;
-        o.drift_ppm = a.drift.unwrap_or(o.drift_ppm);
-        let line = o.reproduce();
-        let out = World::new(o).run();
-        events += out.events;
-        owned += out.owned_permille;
-        if let Some(v) = &out.violation {
-            bad += 1;
-            two += u64::from(v.broken == heartline_sim::Broken::TwoOwners);
-            resume += u64::from(v.broken == heartline_sim::Broken::Resume);
-            first.get_or_insert(seed);
+    let (from, count) = a.range();
+    let tally = hunt::run(
+        (from, count),
+        jobs,
+        |seed| a.options(seed),
+        |out, line| {
+            let Some(v) = &out.violation else {
+                if a.seed.is_some() && !a.json {
+                    println!("seed {}: {out:?}\n  {line}", out.seed);
+                }
+                return true;
+            };
             if a.json {
                 println!(
-                    "{{\"seed\":{seed},\"broken\":\"{:?}\",\"at_ns\":{},\"text\":{:?},\"hash\":\"{:016x}\"}}",
-                    v.broken, v.at, v.text, out.hash
+                    "{{\"seed\":{},\"broken\":\"{:?}\",\"at_ns\":{},\"text\":{:?},\"hash\":\"{:016x}\",\"reproduce\":{line:?}}}",
+                    out.seed, v.broken, v.at, v.text, out.hash
                 );
             } else {
                 println!(
-                    "seed {seed}: {:?} at {:.3} ms: {}\n  {line}",
+                    "seed {}: {:?} at {:.3} ms: {}\n  {line}",
+                    out.seed,
                     v.broken,
                     v.at as f64 / 1e6,
                     v.text
                 );
             }
-            if !a.all {
-                break;
-            }
-        } else if a.seed.is_some() && !a.json {
-            println!("seed {seed}: {out:?}");
-        }
-        if told.elapsed().as_secs() >= 2 {
-            told = Instant::now();
-            let done = seed - from + 1;
+            a.all
+        },
+        |t, seconds| {
+            let rate = t.runs as f64 / seconds;
             eprintln!(
-                "{done} of {count} seeds, {bad} failed, {:.0} seeds/s",
-                done as f64 / begun.elapsed().as_secs_f64()
+                "{} of {count} seeds, {} failed, {rate:.0} seeds/s, about {:.0} s to go",
+                t.runs,
+                t.failed,
+                (count - t.runs) as f64 / rate.max(0.1)
             );
-        }
-    }
+        },
+    );
     let s = begun.elapsed().as_secs_f64();
     if a.json {
         println!(
-            "{{\"seeds\":{count},\"from\":{from},\"failed\":{bad},\"two_owners\":{two},\"resumes\":{resume},\"events\":{events},\"seconds\":{s:.3}}}"
+            "{{\"seeds\":{},\"from\":{from},\"failed\":{},\"two_owners\":{},\"resumes\":{},\"events\":{},\"seconds\":{s:.3}}}",
+            tally.runs, tally.failed, tally.two_owners, tally.resumes, tally.events
         );
     } else {
         println!(
-            "{count} seeds from {from}: {bad} failed ({two} two owners, {resume} resumes){}; owned {:.1} %; {events} events in {s:.1} s",
-            first.map_or(String::new(), |f| format!(", first {f}")),
-            owned as f64 / 10.0 / count as f64
+            "{} seeds from {from}: {} failed ({} two owners, {} resumes){}; owned {:.1} %; {} events in {s:.1} s",
+            tally.runs,
+            tally.failed,
+            tally.two_owners,
+            tally.resumes,
+            tally
+                .first
+                .map_or(String::new(), |f| format!(", first {f}")),
+            tally.owned_permille as f64 / 10.0 / tally.runs.max(1) as f64,
+            tally.events
         );
     }
-    if bad == 0 {
-        std::process::ExitCode::SUCCESS
+    if tally.failed == 0 {
+        ExitCode::SUCCESS
     } else {
-        std::process::ExitCode::FAILURE
+        ExitCode::FAILURE
+    }
+}
+
+/// Each rule left out, one at a time: a table in Markdown, as ARCHITECTURE.md has it.
+fn break_all(jobs: usize) -> ExitCode {
+    let expected: Vec<_> = EXPECTED.into_iter().chain(directed_members::EXPECTED).collect();
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let mut found: Vec<(usize, Option<Found>)> = thread::scope(|scope| {
+        let work = || {
+            let mut mine = Vec::new();
+            loop {
+                let i = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                let Some(e) = expected.get(i) else {
+                    return mine;
+                };
+                mine.push((i, hunt::miss(e)));
+                eprintln!("{:?} done", e.rule);
+            }
+        };
+        let threads: Vec<_> = (0..jobs.max(1)).map(|_| scope.spawn(work)).collect();
+        threads
+            .into_iter()
+            .flat_map(|t| t.join().unwrap_or_default())
+            .collect()
+    });
+    found.sort_by_key(|f| f.0);
+    println!("| left out | and what masks it | seen | within | first seed |");
+    println!("| --- | --- | --- | --- | --- |");
+    let mut good = found.len() == expected.len();
+    for (e, (_, f)) in expected.iter().zip(&found) {
+        let mask = e.masked_by.map_or(String::new(), |m| format!("`{m:?}`"));
+        let first = f
+            .as_ref()
+            .map_or("not seen".to_owned(), |f| f.seed.to_string());
+        println!(
+            "| `{:?}` | {mask} | `{:?}` | {} | {first} |",
+            e.rule, e.sees, e.within
+        );
+        good &= f.as_ref().is_some_and(|f| f.with_all.is_none());
+    }
+    for (e, (_, f)) in expected.iter().zip(&found) {
+        match f {
+            None => println!("{:?}: NOT SEEN within {} seeds", e.rule, e.within),
+            Some(f) => {
+                println!("{:?}: {}\n  {}", e.rule, f.violation.text, f.line);
+                if let Some(v) = &f.with_all {
+                    println!("  WITH ALL RULES, TOO: {:?} {}", v.broken, v.text);
+                }
+            }
+        }
+    }
+    let rules = Rules::all();
+    let seen = race::word_first(rules.without(BY_RACE));
+    println!(
+        "{BY_RACE:?}: with the agent's step before the kernel's access {seen:?}, a voter gives its word twice"
+    );
+    println!("{:?}: {}", MASKED.0, MASKED.1);
+    good &= !seen.is_empty() && race::word_first(rules).is_empty();
+    if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
     }
 }
 

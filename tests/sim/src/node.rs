@@ -6,7 +6,7 @@ use agent_common::{
     record::Record,
     state::{LAYOUT, Shared},
 };
-use agent_core::{Core, Now};
+use agent_core::{Core, Now, saved::Saved};
 
 use crate::{
     clock::Clock,
@@ -30,11 +30,21 @@ pub struct Plan {
     pub end: PlannedEnd,
 }
 
+/// What a rollback goes back to: boot clock, table, and the agent's memory if it ran.
+#[derive(Clone, Debug)]
+pub struct Image {
+    at: u64,
+    table: Vec<u64>,
+    core: Option<Saved>,
+}
+
 /// A node.
 #[derive(Debug)]
 pub struct Node {
-    /// Its id.
+    /// Its number, by which the network knows it.
     pub id: u8,
+    /// The id that its agent uses: its number, unless somebody made a mistake (against assumption (c)).
+    pub plays: u8,
     /// Its table.
     pub sh: Rc<Shared>,
     /// Its agent, if it runs.
@@ -45,6 +55,10 @@ pub struct Node {
     pub skew_ms: i64,
     /// Is it up?
     pub up: bool,
+    /// The whole node stands still until then (true time), clock and all.
+    pub stopped_until: u64,
+    /// An older image of its memory.
+    pub image: Option<Image>,
     /// The agent stands still until then (true time); 0 if it runs.
     pub paused_until: u64,
     /// Records that wait.
@@ -82,11 +96,14 @@ impl Node {
     pub fn new(id: u8, clock: Clock, skew_ms: i64) -> Node {
         Node {
             id,
+            plays: id,
             sh: Rc::new(Shared::default()),
             core: None,
             clock,
             skew_ms,
             up: true,
+            stopped_until: 0,
+            image: None,
             paused_until: 0,
             ring: VecDeque::with_capacity(RING),
             ring_lost: 0,
@@ -118,7 +135,7 @@ impl Node {
     pub fn fresh_table(&mut self, o: &Options, t: u64, wait: u64) {
         let now = self.now(t);
         let sh = Shared::default();
-        sh.id.store(u64::from(self.id));
+        sh.id.store(u64::from(self.plays));
         sh.cluster.store(1);
         sh.max_promise.store(o.timing.max_promise);
         // As the loader: by the wall clock, which may have been set back.
@@ -140,7 +157,7 @@ impl Node {
         if !self.enroll(o, t, false, 0) {
             return;
         }
-        let cfg = members::config(self.id, o, self.disk.file);
+        let cfg = members::config(self.plays, o, self.disk.file);
         let core = Core::new(cfg, Rc::clone(&self.sh), self.now(t));
         let mut core = Box::new(core);
         core.break_rules(o.rules);
@@ -151,6 +168,37 @@ impl Node {
         self.plan = None;
         self.leaving = None;
         self.life += 1;
+    }
+
+    /// Takes an image of its memory.
+    pub fn take_image(&mut self, o: &Options, t: u64) {
+        self.image = Some(Image {
+            at: self.clock.at(t),
+            table: self.sh.cells().iter().map(|c| c.load()).collect(),
+            core: self
+                .core
+                .as_ref()
+                .map(|c| c.save(o.shape.nodes, o.shape.groups)),
+        });
+    }
+
+    /// Goes back to its image, boot clock and all (against assumption (b)). The wall clock is right again at once.
+    pub fn roll_back(&mut self, o: &Options, t: u64) {
+        let Some(image) = self.image.take() else {
+            return;
+        };
+        self.stop_agent();
+        self.ring.clear();
+        self.clock = Clock::new(t, image.at, self.clock.ppm());
+        if let Some(saved) = &image.core {
+            self.start_agent(o, t);
+            if let Some(core) = &mut self.core {
+                core.load(saved);
+            }
+        }
+        for (cell, word) in self.sh.cells().iter().zip(&image.table) {
+            cell.store(*word);
+        }
     }
 
     /// The agent is gone.
@@ -168,7 +216,7 @@ impl Node {
     /// Groups whose VIP traffic passes at true time `t`, through the table or an old one.
     #[inline]
     pub fn open(&self, t: u64) -> u64 {
-        if !self.up {
+        if !self.up || t < self.stopped_until {
             return 0;
         }
         let now = self.clock.at(t);

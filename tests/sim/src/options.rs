@@ -8,6 +8,7 @@ use crate::{
     members::Generation,
     net::Weather,
     rng::Rng,
+    schedule::Schedule,
 };
 
 /// Most groups that the simulator looks at.
@@ -67,6 +68,54 @@ impl Shape {
     ];
 }
 
+/// Are tables and promises checked, beside what is seen from outside?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strict {
+    /// While no rule is left out: what a broken rule breaks first would hide what it leads to.
+    Usual,
+    /// Always.
+    Always,
+    /// Never: the schedule goes against what the lease assumes.
+    Never,
+}
+
+/// How long groups may be without owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outage {
+    /// Looked at from here on, true time, ns,
+    pub from: u64,
+    /// until here.
+    pub until: u64,
+    /// At most so long at a time, ns.
+    pub limit: u64,
+}
+
+/// The timing profiles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// 10, 40 and 50 ms.
+    Lan,
+    /// A tenth of that, about.
+    Fast,
+    /// Twenty times that, about.
+    Wan,
+}
+
+impl Profile {
+    /// All of them.
+    pub const ALL: [Profile; 3] = [Profile::Lan, Profile::Fast, Profile::Wan];
+}
+
+impl std::fmt::Display for Profile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Profile::Lan => "lan",
+            Profile::Fast => "fast",
+            Profile::Wan => "wan",
+        })
+    }
+}
+
 /// A run.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -100,8 +149,18 @@ pub struct Options {
     pub failback_auto: bool,
     /// Spread groups over the nodes?
     pub spread: bool,
-    /// The rule that the faults are directed at, if they are.
-    pub directed_at: Option<Rule>,
+    /// Where the faults come from.
+    pub schedule: Schedule,
+    /// Which of the profiles.
+    pub profile: Profile,
+    /// In how many of 1000 arrivals the agent takes a step at the same moment.
+    pub races: u32,
+    /// Are tables and promises checked, too?
+    pub strict: Strict,
+    /// Two owners at once are allowed for so long, ns: where the schedule goes against what the lease assumes.
+    pub dual_allowed: u64,
+    /// Which time without owner this schedule allows.
+    pub outage: Option<Outage>,
     /// Tell what happens on standard error.
     pub trace: bool,
 }
@@ -146,7 +205,12 @@ impl Options {
             end: 10_000 * MS,
             failback_auto: false,
             spread: false,
-            directed_at: None,
+            schedule: Schedule::Uniform,
+            profile: Profile::Lan,
+            races: 0,
+            strict: Strict::Usual,
+            dual_allowed: 0,
+            outage: None,
             trace: false,
         }
     }
@@ -173,7 +237,13 @@ impl Options {
     }
 
     /// The same history in another profile: everything is slower or faster alike, but for threads' wake-up times.
-    pub fn scaled(mut self, timing: Timing) -> Options {
+    pub fn scaled(mut self, profile: Profile) -> Options {
+        let timing = match profile {
+            Profile::Lan => return self,
+            Profile::Fast => FAST,
+            Profile::Wan => WAN,
+        };
+        self.profile = profile;
         let before = self.unit();
         let to = |ns: u64| ns / 1_000 * timing.takeover / 50 / (before / 1_000);
         self.timing = Timing {
@@ -196,6 +266,16 @@ impl Options {
                 *ns = to(*ns);
             }
         }
+        for (at, fault) in &mut self.script {
+            *at = to(*at);
+            fault.scale(&to);
+        }
+        self.dual_allowed = to(self.dual_allowed);
+        if let Some(o) = &mut self.outage {
+            for ns in [&mut o.from, &mut o.until, &mut o.limit] {
+                *ns = to(*ns);
+            }
+        }
         self
     }
 
@@ -204,22 +284,16 @@ impl Options {
         self.timing.takeover / 50
     }
 
-    /// The command that runs this again, as far as it came from [`Options::random`] or [`Options::directed`].
+    /// The command that runs this again, exactly, as far as it came from [`Schedule::options`] and what the command line
+    /// can change.
     pub fn reproduce(&self) -> String {
         let s = self.shape;
         let mut c = format!(
-            "cargo run -p heartline-sim -- --seed {} --drift {}",
-            self.seed, self.drift_ppm
+            "cargo xtask sim --seed {} --drift {} --races {} --profile {}",
+            self.seed, self.drift_ppm, self.races, self.profile
         );
-        if self.timing.takeover == FAST.takeover {
-            c += " --profile fast";
-        } else if self.timing.takeover == WAN.takeover {
-            c += " --profile wan";
-        }
-        match self.directed_at {
-            Some(r) => c += &format!(" --directed {r:?}"),
-            None if !self.generations.is_empty() => c += " --members",
-            None => {
+        match self.schedule {
+            Schedule::Uniform => {
                 let shape = [
                     ("nodes", u32::from(s.nodes)),
                     ("witnesses", s.witnesses),
@@ -230,25 +304,22 @@ impl Options {
                     c += &format!(" --{name} {v}");
                 }
             }
+            directed => c += &format!(" --directed {directed}"),
         }
-        for r in agent_common::rules::ALL
-            .into_iter()
-            .chain(agent_common::rules::GENERATIONS)
-        {
+        let generations = agent_common::rules::GENERATIONS;
+        for r in agent_common::rules::ALL.into_iter().chain(generations) {
             if !self.rules.hold(r) {
                 c += &format!(" --break {r:?}");
             }
+        }
+        if self.strict == Strict::Always {
+            c += " --strict";
         }
         c + " --trace"
     }
 
     /// Faults that reach the narrow history in which this rule matters.
     pub fn directed(rule: Rule, seed: u64) -> Options {
-        if agent_common::rules::GENERATIONS.contains(&rule) {
-            return crate::directed_members::options(rule, seed);
-        }
-        let mut o = crate::directed::options(rule, seed);
-        o.directed_at = Some(rule);
-        o
+        Schedule::Rule(rule).options(seed, None)
     }
 }

@@ -7,8 +7,8 @@ use agent_common::wire::Message;
 /// What happens.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum What {
-    /// A message reaches a node's kernel.
-    Arrive(u32),
+    /// A message reaches a node's kernel: its place in the slab, and the node that sent it.
+    Arrive(u32, u8),
     /// The agent's timer fires.
     Timer,
     /// The agent sees that records wait for it.
@@ -25,6 +25,8 @@ pub enum What {
     Fault,
     /// The next step of a directed history.
     Script(u32),
+    /// The recorder plays a silent node's last words.
+    Replay,
     /// A file of this generation is copied to a node and read.
     Reload(u32),
     /// A node's gate follows a generation that it has entered.
@@ -92,7 +94,7 @@ impl Queue {
     }
     /// Schedules a message's arrival.
     #[inline]
-    pub fn push_message(&mut self, at: u64, to: u8, m: &Message) {
+    pub fn push_message(&mut self, at: u64, from: u8, to: u8, m: &Message) {
         let slot = if let Some(s) = self.free.pop() {
             self.slab[s as usize] = *m;
             s
@@ -100,7 +102,7 @@ impl Queue {
             self.slab.push(*m);
             self.slab.len() as u32 - 1
         };
-        self.push(at, to, 0, What::Arrive(slot));
+        self.push(at, to, 0, What::Arrive(slot, from));
     }
     /// The next event.
     #[inline]

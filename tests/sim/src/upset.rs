@@ -78,6 +78,7 @@ impl World {
                 let i = node as usize - 1;
                 if self.nodes[i].up {
                     let wait = self.fresh_wait();
+                    self.end_life(i);
                     let (o, t, n) = (&self.o, self.t, &mut self.nodes[i]);
                     n.stop_agent();
                     n.ghost = Some(std::rc::Rc::clone(&n.sh));
@@ -132,8 +133,31 @@ impl World {
             Fault::ClockStop(node, ns) => {
                 let (t, n) = (self.t, &mut self.nodes[node as usize - 1]);
                 n.clock.stop(t, t + ns);
+                n.stopped_until = t + ns;
                 n.paused_until = n.paused_until.max(t + ns);
                 self.queue.push(n.paused_until, node, n.life, What::Resume);
+            }
+            Fault::Snapshot(node) => {
+                let n = &mut self.nodes[node as usize - 1];
+                if n.up {
+                    n.take_image(&self.o, self.t);
+                }
+            }
+            Fault::Rollback(node) => {
+                let i = node as usize - 1;
+                if self.nodes[i].up {
+                    self.nodes[i].roll_back(&self.o, self.t);
+                    self.resume(i);
+                }
+            }
+            Fault::Twin { node, id } => {
+                let i = node as usize - 1;
+                self.nodes[i].plays = id;
+                self.reboot(i, MS);
+            }
+            Fault::Recorder(node) => {
+                self.recorder.node = node;
+                self.queue.push(self.t, 0, 0, What::Replay);
             }
         }
     }
@@ -179,6 +203,7 @@ impl World {
             0
         };
         self.set_back |= set_back != 0;
+        self.end_life(i);
         let (t, n) = (self.t, &mut self.nodes[i]);
         n.up = true;
         n.skew_ms -= set_back;

@@ -5,6 +5,7 @@ use agent_common::Set;
 use crate::{
     check::{Check, Violation},
     clock::Clock,
+    ledger::{Ledger, Life},
     members,
     net::Net,
     node::Node,
@@ -36,6 +37,15 @@ pub struct Outcome {
     pub end: u64,
 }
 
+/// Somebody on the network without the key, who plays a silent node's last heartbeat again and again.
+#[derive(Debug, Default)]
+pub(crate) struct Recorder {
+    /// Whose; 0 for nobody's.
+    pub node: u8,
+    /// Its last heartbeat.
+    pub last: Option<agent_common::wire::Message>,
+}
+
 /// A running simulation.
 pub struct World {
     /// How it is run.
@@ -62,6 +72,9 @@ pub struct World {
     pub gains: u64,
     /// The last gain: true time, node, group.
     pub last_gain: (u64, u8, u8),
+    pub(crate) recorder: Recorder,
+    pub(crate) ledgers: Vec<Ledger>,
+    pub(crate) ended: Vec<Life>,
     pub(crate) broken: Option<Violation>,
     pub(crate) healed: bool,
     /// A node's wall clock was set back by a reboot.
@@ -87,12 +100,11 @@ impl World {
     /// A cluster that has just been installed: nobody has promised anything, so nobody needs to wait.
     pub fn new(o: Options) -> World {
         let mut rng = Rng::new(o.seed, 2);
-        let strict = o.rules == agent_common::rules::Rules::all();
         let mut w = World {
             t: 0,
             nodes: Vec::with_capacity(o.shape.nodes as usize),
             net: Net::new(o.weather, o.shape.links),
-            check: Check::new(o.shape.nodes, o.shape.groups, strict),
+            check: Check::new(&o),
             queue: Queue::default(),
             rng_fault: Rng::new(o.seed, 3),
             rng_net: Rng::new(o.seed, 4),
@@ -102,6 +114,9 @@ impl World {
             messages: 0,
             gains: 0,
             last_gain: (0, 0, 0),
+            recorder: Recorder::default(),
+            ended: Vec::new(),
+            ledgers: vec![Ledger::default(); o.shape.nodes as usize],
             broken: None,
             healed: false,
             set_back: false,
@@ -195,10 +210,15 @@ impl World {
     fn step(&mut self, e: Event) -> bool {
         let i = (e.node as usize).wrapping_sub(1);
         match e.what {
-            What::Arrive(slot) => {
+            What::Arrive(slot, from) => {
                 let m = self.queue.take(slot);
-                if self.nodes[i].up {
-                    self.arrive(i, m);
+                let n = &self.nodes[i];
+                if n.up && self.t >= n.stopped_until {
+                    if self.o.races > 0 && self.rng_late.chance(self.o.races) {
+                        self.race(i, from, m);
+                    } else {
+                        self.arrive(i, from, m);
+                    }
                 }
             }
             What::Timer => {
@@ -243,6 +263,7 @@ impl World {
                 }
                 self.left(i);
             }
+            What::Replay => self.replay(),
             What::Fault => {
                 if !self.healed {
                     self.random_fault();

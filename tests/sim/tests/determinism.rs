@@ -1,6 +1,8 @@
 //! The same seed gives the same history, whatever runs beside it.
 
-use heartline_sim::{Options, World};
+use agent_common::rules::{Rule, Rules};
+use clap::Parser as _;
+use heartline_sim::{Options, Schedule, Strict, World, args::Args};
 
 #[test]
 fn the_same_seed_twice() {
@@ -29,17 +31,30 @@ fn threads_do_not_matter() {
     );
 }
 
-/// The line that is printed for a failure names the shape; the run must be the same as when the seed had chosen it.
+/// The line that is printed for a failure says everything: schedule, profile, races, drift, rules.
 #[test]
 fn a_run_is_reproduced_by_its_line() {
-    for seed in 0..10 {
-        let o = Options::random(seed, None);
-        let again = Options::random(seed, Some(o.shape));
-        assert!(o.reproduce().contains(&format!("--seed {seed} ")));
-        assert_eq!(
-            World::new(o).run().hash,
-            World::new(again).run().hash,
-            "seed {seed}"
-        );
+    let mut lines = std::collections::BTreeSet::new();
+    for n in 0..120 {
+        let mut o = Schedule::nth(n);
+        if n % 3 == 0 {
+            o.rules = Rules::all().without(Rule::LapsedIsLost);
+            o.strict = Strict::Always;
+        }
+        if n % 5 == 0 {
+            o.drift_ppm = 77_777;
+        }
+        let line = o.reproduce();
+        let words = line.strip_prefix("cargo xtask sim").expect("our command");
+        let words = words.replace(" --trace", "");
+        let args = Args::try_parse_from(["sim"].into_iter().chain(words.split_whitespace()))
+            .unwrap_or_else(|e| panic!("{line}: {e}"));
+        let (seed, count) = args.range();
+        assert_eq!((seed, count), (n, 1), "{line}");
+        let (here, there) = (World::new(o).run(), World::new(args.options(seed)).run());
+        assert_eq!(here.hash, there.hash, "{line}");
+        assert_eq!(here.violation, there.violation, "{line}");
+        lines.insert(line);
     }
+    assert_eq!(lines.len(), 120);
 }

@@ -2,7 +2,7 @@
 //! attempts cost nothing; after healing everything is owned and stays where it is. HEARTLINE_TEST_ALL=1: 100,000 seeds.
 
 use agent_common::rules::ALL;
-use heartline_sim::{Broken, FAST, Options, Shape, WAN, World};
+use heartline_sim::{Broken, Options, Profile, Schedule, Shape, World};
 
 fn all() -> bool {
     std::env::var_os("HEARTLINE_TEST_ALL").is_some_and(|v| v == "1")
@@ -20,7 +20,7 @@ fn clean(o: Options) {
 /// Shapes from the seed.
 #[test]
 fn mixed_shapes() {
-    for seed in 0..if all() { 100_000 } else { 400 } {
+    for seed in 0..if all() { 100_000 } else { 300 } {
         clean(Options::random(seed, None));
     }
 }
@@ -44,6 +44,14 @@ fn faults_directed_at_each_rule() {
     }
 }
 
+/// What `cargo xtask sim` walks through: all schedules, profiles, and races.
+#[test]
+fn the_campaign() {
+    for n in 0..if all() { 20_000 } else { 400 } {
+        clean(Schedule::nth(n));
+    }
+}
+
 /// Clocks at the edge of what the factor 1.23 between lease and promise covers.
 #[test]
 fn badly_drifting_clocks() {
@@ -57,7 +65,7 @@ fn badly_drifting_clocks() {
 #[test]
 fn other_profiles() {
     for seed in 0..if all() { 5_000 } else { 60 } {
-        for timing in [FAST, WAN] {
+        for timing in [Profile::Fast, Profile::Wan] {
             clean(Options::random(4_000_000 + seed, None).scaled(timing));
         }
     }
@@ -85,5 +93,5 @@ fn once_failed() {
         clean(Options::random(seed, None));
     }
     // Two nodes, both with their wall clocks set back, refused to hear that from each other.
-    clean(Options::random(5787, None).scaled(FAST));
+    clean(Options::random(5787, None).scaled(Profile::Fast));
 }
