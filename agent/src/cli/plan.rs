@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::output::print_json;
 use crate::config::{
-    Change, Config, DEFAULT_CONFIG_FILE, LoadError, diff, member_steps, moved_vips, show_ns,
+    Change, Checks, Config, DEFAULT_CONFIG_FILE, LoadError, diff, member_steps, moved_vips, show_ns,
 };
 
 /// Exit status: 0 it can be done (or nothing differs), 1 refused, 2 cannot read.
@@ -62,7 +62,7 @@ pub struct Pause {
 /// Runs the command.
 #[must_use]
 pub fn run(args: &Args) -> ExitCode {
-    let load = |path: &PathBuf| match Config::load(path) {
+    let load = |path: &PathBuf| match Config::load_with(path, &Checks::default()) {
         Ok(loaded) => Ok(loaded.config),
         Err(LoadError::Refused(report)) => {
             eprint!("{}", report.render(false));

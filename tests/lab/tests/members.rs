@@ -93,6 +93,7 @@ fn a_fourth_node_joins_and_leaves_and_no_echo_is_lost() -> Result<()> {
         // A step back, by reload and by a start.
         write(rig, &text(3, 1))?;
         refused(rig, "n2", "goes back")?;
+        write(rig, &text(4, 1))?;
         rig.cluster.agent("n4")?.kill()?;
         rig.cluster.agent("n4")?.start()?;
         rig.cluster.agent("n4")?.ended(SOON)?;

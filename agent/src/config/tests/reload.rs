@@ -159,12 +159,6 @@ fn reload_takes_over_groups_and_vips() {
 fn reload_refuses_what_is_fixed() {
     for (from, to, expected, word) in [
         ("\"demo\"", "\"demo2\"", Refusal::Cluster, "demo2"),
-        (
-            "generation = 1",
-            "generation = 2",
-            Refusal::Generation,
-            "from 1 to 2",
-        ),
         ("\"n3\"", "\"n4\"", Refusal::Members, "n3 is now n4"),
         (
             "role = \"witness\"\n",
@@ -204,7 +198,9 @@ fn reload_refuses_what_is_fixed() {
     }
     let ids = changes(&changed("id = 3", "id = 5"));
     assert!(
-        ids[0].to_string().contains("n3 is gone, n3 is new"),
+        ids[0]
+            .to_string()
+            .contains("node n3 (id 5) joins; node n3 (id 3) leaves"),
         "{}",
         ids[0]
     );
@@ -234,6 +230,73 @@ fn reload_refuses_a_vip_that_changes_its_group() {
             && renumbered[0]
                 .to_string()
                 .contains("from group 0 to group 5")
+    );
+}
+
+/// Rule 10: with the next generation one member joins or leaves, and VIPs may go to other groups.
+#[test]
+fn members_change_one_at_a_time_with_the_generation() {
+    let generation =
+        |text: &str, g: u32| text.replace("generation = 1", &format!("generation = {g}"));
+    let node = |id: u8| {
+        format!(
+            "\n[[node]]\nname = \"m{id}\"\nid = {id}\nlink = [{{ device = \"eth0\", address = \"10.77.0.{id}\" }}]\n"
+        )
+    };
+    let four = generation(&format!("{GOOD}{}", node(7)), 2);
+    let joins = Change::MemberAdded {
+        id: 7,
+        name: "m7".into(),
+    };
+    let next = Change::Generation { from: 1, to: 2 };
+    assert_eq!(changes(&four)[..2], [next.clone(), joins]);
+    assert_eq!(changes(&generation(GOOD, 2)), [next]);
+    let back = diff(&config(&four), &config(&generation(GOOD, 3)));
+    assert!(back.contains(&Change::MemberRemoved {
+        id: 7,
+        name: "m7".into()
+    }));
+    for (old, new, what, word) in [
+        (
+            four.as_str(),
+            GOOD.to_owned(),
+            Refusal::Generation,
+            "goes back from 2 to 1",
+        ),
+        (
+            GOOD,
+            generation(&format!("{GOOD}{}{}", node(7), node(8)), 2),
+            Refusal::Members,
+            "generation 2: node m7 (id 7) joins; generation 3: node m8 (id 8) joins",
+        ),
+        (
+            GOOD,
+            generation(&four, 1).replace("generation = 2", "generation = 1"),
+            Refusal::Members,
+            "set generation = 2",
+        ),
+    ] {
+        let all = diff(&config(old), &config(&new));
+        let Some(Change::Refused { what: found, .. }) = all.first() else {
+            panic!("{all:?}")
+        };
+        assert!(
+            *found == what && all[0].to_string().contains(word),
+            "{all:?}"
+        );
+    }
+    let swapped = generation(
+        &GOOD
+            .replace("10.77.0.100", "X")
+            .replace("10.77.0.101", "10.77.0.100")
+            .replace("X", "10.77.0.101"),
+        2,
+    );
+    let all = changes(&swapped);
+    let moved = |c: &&Change| matches!(c, Change::VipMoved { .. });
+    assert!(
+        all.iter().filter(moved).count() == 2 && !all.iter().any(Change::is_refused),
+        "{all:?}"
     );
 }
 

@@ -157,7 +157,7 @@ fn a_reload_that_is_refused_keeps_everything() -> Result<()> {
                 "timing",
             ),
             (
-                Some(text.replace("generation = 1", "generation = 2")),
+                Some(text.replace("generation = 1", "generation = 9")),
                 "generation",
             ),
             (Some(text.replace("10.77.0.2\"", "10.77.0.9\"")), "n2"),
