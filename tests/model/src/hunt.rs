@@ -107,6 +107,9 @@ fn history(lease: &Lease, path: Path<State, Act>) -> Vec<String> {
             }
         }
     }
+    if lines.is_empty() {
+        lines.push("BROKEN while the groups got their first owners, without any fault".to_owned());
+    }
     lines
 }
 
