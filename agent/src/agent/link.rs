@@ -1,9 +1,9 @@
-//! Sending: one UDP socket per link. Receiving is XDP's.
+//! One UDP socket per link. Receiving is XDP's, or without BPF the real-time thread's.
 
 use std::{
     io,
     net::IpAddr,
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
 use agent_common::{
@@ -11,7 +11,7 @@ use agent_common::{
     wire::{LEN, Message},
 };
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, sendto, setsockopt, socket,
+    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, recvfrom, sendto, setsockopt, socket,
     sockopt,
 };
 
@@ -138,6 +138,24 @@ impl LinkSender {
             if sendto(fd.as_raw_fd(), bytes, peer, MsgFlags::MSG_DONTWAIT).is_err() {
                 self.refused += 1;
             }
+        }
+    }
+
+    /// The socket, if it is open.
+    pub fn socket(&self) -> Option<BorrowedFd<'_>> {
+        self.socket.as_ref().map(AsFd::as_fd)
+    }
+
+    /// The next datagram, if one is there: its length, at most that of `bytes`, and its sender. Never waits.
+    pub fn receive(&self, bytes: &mut [u8]) -> Option<(usize, Option<SockaddrStorage>)> {
+        recvfrom(self.socket.as_ref()?.as_raw_fd(), bytes).ok()
+    }
+
+    /// Sends an ack back to where its heartbeat came from. Never waits.
+    pub fn reply(&mut self, to: &SockaddrStorage, bytes: &[u8; LEN]) {
+        let Some(fd) = &self.socket else { return };
+        if sendto(fd.as_raw_fd(), bytes, to, MsgFlags::MSG_DONTWAIT).is_err() {
+            self.refused += 1;
         }
     }
 

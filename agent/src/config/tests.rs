@@ -318,9 +318,9 @@ fn missing_keys_and_wrong_types() {
         &[],
     );
     refused(
-        &changed("cluster =", "datapath = \"socket\"\ncluster ="),
-        "datapath-later",
-        &["later release", "auto"],
+        &changed("cluster =", "datapath = \"xdp\"\ncluster ="),
+        "bad-choice",
+        &["auto", "socket"],
     );
     refused(
         &changed("cluster =", "announce_interval = \"1ms\"\ncluster ="),
