@@ -301,24 +301,31 @@ fn a_flushed_ruleset_is_put_back() -> Result<()> {
     })
 }
 
-/// A lease of a few ms cannot be kept by a gate that goes by the tick.
+/// A lease of a few ms cannot be kept by a gate that goes by the tick: the file is refused if it says so itself, else
+/// the agent refuses to fall back.
 #[test]
 fn the_fast_profile_is_refused() -> Result<()> {
-    let spec = ConfigSpec {
-        profile: "fast",
-        timing: "",
-        ..sockets()
-    };
-    let lab = LabSpec { nodes: 1, links: 1 };
-    let text = config::text(&LabSpec::default(), &spec);
-    let mut cluster = Cluster::start(Lab::up(&lab)?, &text, "cluster.key")?;
-    let agent = cluster.agent("n1")?;
-    let code = agent.ended(SOON)?;
-    ensure!(code == Some(1), "exit status {code:?}");
-    ensure!(
-        agent.log_tail().contains("too short for datapath"),
-        "{}",
-        agent.log_tail()
-    );
+    for (datapath, said) in [
+        ("socket", "too short for datapath"),
+        ("auto", "BPF cannot be used"),
+    ] {
+        let spec = ConfigSpec {
+            profile: "fast",
+            timing: "",
+            extra: format!("datapath = \"{datapath}\""),
+            ..ConfigSpec::default()
+        };
+        let text = config::text(&LabSpec::default(), &spec);
+        let lab = Lab::up(&LabSpec { nodes: 1, links: 1 })?;
+        let mut cluster = Cluster::start_prepared(1, lab, &text, "cluster.key", |agent| {
+            agent.forbid_bpf();
+            Ok(())
+        })?;
+        let agent = cluster.agent("n1")?;
+        let code = agent.ended(SOON)?;
+        ensure!(code == Some(1), "exit status {code:?}");
+        let log = fs::read_to_string(agent.log())?;
+        ensure!(log.contains(said) && log.contains("takeover"), "{log}");
+    }
     Ok(())
 }

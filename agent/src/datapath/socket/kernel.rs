@@ -1,9 +1,16 @@
 //! The netlink socket to nf_tables.
 
-use std::{io, time::Instant};
+use std::{
+    io,
+    os::fd::{AsRawFd, BorrowedFd},
+    time::Instant,
+};
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
-use nix::errno::Errno;
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
 
 use super::message::{self, Batch, Dump, Said};
 
@@ -54,10 +61,7 @@ impl NfTables {
                     }
                 }
             }
-            if Instant::now() > late {
-                return Err(Errno::ETIMEDOUT);
-            }
-            std::thread::yield_now();
+            self.wait(late)?;
         }
     }
 
@@ -84,10 +88,20 @@ impl NfTables {
                     }
                 }
             }
-            if Instant::now() > late {
-                return Err(Errno::ETIMEDOUT);
-            }
-            std::thread::yield_now();
+            self.wait(late)?;
+        }
+    }
+
+    /// Waits for the next datagram.
+    fn wait(&self, late: Instant) -> Result<(), Errno> {
+        let left = late.saturating_duration_since(Instant::now());
+        let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+        // SAFETY: the socket is open for as long as self lives.
+        let fd = unsafe { BorrowedFd::borrow_raw(self.socket.as_raw_fd()) };
+        match poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], left) {
+            Ok(0) => Err(Errno::ETIMEDOUT),
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(errno) => Err(errno),
         }
     }
 

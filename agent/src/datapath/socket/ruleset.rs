@@ -5,10 +5,13 @@
 
 use std::{
     io::{Read, Write},
+    os::fd::AsFd,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{ChildStderr, Command, Stdio},
     time::{Duration, Instant},
 };
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{SocketError, message::TABLE};
 
@@ -156,24 +159,42 @@ pub fn apply(text: &str) -> Result<(), SocketError> {
     if let Some(mut pipe) = child.stdin.take() {
         pipe.write_all(text.as_bytes()).map_err(failed)?;
     }
-    let late = Instant::now() + DEADLINE;
-    let status = loop {
-        if let Some(status) = child.try_wait().map_err(failed)? {
-            break status;
-        }
-        if Instant::now() > late {
-            let _ = child.kill();
-            let _ = child.wait();
-            return Err(SocketError::Nft(format!("no end after {DEADLINE:?}")));
-        }
-        std::thread::sleep(Duration::from_millis(1));
+    let said = match child.stderr.take() {
+        Some(pipe) => read_to_end(pipe).map_err(failed)?,
+        None => Some(String::new()),
+    };
+    if said.is_none() {
+        let _ = child.kill();
+    }
+    #[expect(clippy::disallowed_methods, reason = "it has closed its output, or was killed")]
+    let status = child.wait().map_err(failed)?;
+    let Some(said) = said else {
+        return Err(SocketError::Nft(format!("no end after {DEADLINE:?}")));
     };
     if status.success() {
         return Ok(());
     }
-    let mut said = String::new();
-    if let Some(pipe) = child.stderr.take() {
-        let _ = pipe.take(2000).read_to_string(&mut said);
-    }
     Err(SocketError::Nft(said.trim().replace('\n', "; ")))
+}
+
+/// What a child says until it ends; None: it has not ended in time.
+fn read_to_end(mut pipe: ChildStderr) -> std::io::Result<Option<String>> {
+    let late = Instant::now() + DEADLINE;
+    let mut all = Vec::new();
+    loop {
+        let left = late.saturating_duration_since(Instant::now());
+        let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+        if poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)], left)? == 0 {
+            return Ok(None);
+        }
+        let mut some = [0; 1024];
+        let n = pipe.read(&mut some)?;
+        if n == 0 {
+            return Ok(Some(String::from_utf8_lossy(&all).into_owned()));
+        }
+        // It may say as much as it likes; this much is shown.
+        if all.len() < 2000 {
+            all.extend_from_slice(&some[..n]);
+        }
+    }
 }
