@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     cli::agent::AgentArgs,
-    config::{Config, Datapath},
+    config::{Config, Datapath, Role},
     datapath::{
         AnyPath, DataPath, LoadError,
         socket::{self, SocketError, SocketPath},
@@ -29,7 +29,7 @@ pub struct Chosen {
 ///
 /// # Errors
 /// Another agent runs, or none of the data paths that are allowed can be used.
-pub fn open(args: &AgentArgs, config: &Config, key: [u8; 16]) -> Result<Chosen> {
+pub fn open(args: &AgentArgs, config: &Config, me: u8, key: [u8; 16]) -> Result<Chosen> {
     match config.datapath {
         Datapath::Native | Datapath::Generic => {
             setup::mount_bpffs(&args.bpf_dir);
@@ -48,18 +48,18 @@ pub fn open(args: &AgentArgs, config: &Config, key: [u8; 16]) -> Result<Chosen> 
                 locks.add_pins(&args.bpf_dir)?;
                 DataPath::unload(&args.bpf_dir);
             }
-            let path = load_socket(args, config, key)?;
+            let path = load_socket(args, config, me, key)?;
             Ok(Chosen {
                 path,
                 locks,
                 why: None,
             })
         }
-        Datapath::Auto => auto(args, config, key),
+        Datapath::Auto => auto(args, config, me, key),
     }
 }
 
-fn auto(args: &AgentArgs, config: &Config, key: [u8; 16]) -> Result<Chosen> {
+fn auto(args: &AgentArgs, config: &Config, me: u8, key: [u8; 16]) -> Result<Chosen> {
     setup::mount_bpffs(&args.bpf_dir);
     let mut locks = setup::lock_run_dir(&args.run_dir)?;
     let before = has_pins(&args.bpf_dir);
@@ -85,7 +85,7 @@ fn auto(args: &AgentArgs, config: &Config, key: [u8; 16]) -> Result<Chosen> {
         }
         Err(e) => format!("{}: {e}", args.bpf_dir.display()),
     };
-    let path = load_socket(args, config, key).with_context(|| {
+    let path = load_socket(args, config, me, key).with_context(|| {
         format!("BPF cannot be used ({why}), and neither can plain sockets with nftables")
     })?;
     Ok(Chosen {
@@ -117,7 +117,7 @@ fn load_bpf(args: &AgentArgs, key: [u8; 16]) -> Result<AnyPath> {
     Ok(AnyPath::Bpf(path))
 }
 
-fn load_socket(args: &AgentArgs, config: &Config, key: [u8; 16]) -> Result<AnyPath> {
+fn load_socket(args: &AgentArgs, config: &Config, me: u8, key: [u8; 16]) -> Result<AnyPath> {
     if has_pins(&args.bpf_dir) {
         bail!(
             "programs of an earlier run with BPF are still pinned below {}: `heartline unload` as root first",
@@ -136,7 +136,10 @@ fn load_socket(args: &AgentArgs, config: &Config, key: [u8; 16]) -> Result<AnyPa
         }
         .into());
     }
-    let path = SocketPath::load(&args.run_dir, key, || rt::now().boot)?;
+    let mut path = SocketPath::load(&args.run_dir, key, || rt::now().boot)?;
+    if config.node_by_id(me).is_some_and(|n| n.role == Role::Witness) {
+        path.set_witness();
+    }
     Ok(AnyPath::Socket(path))
 }
 

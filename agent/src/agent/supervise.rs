@@ -115,7 +115,7 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
         path: mut datapath,
         locks: _locks,
         why,
-    } = choose::open(args, &config, *key.as_bytes())?;
+    } = choose::open(args, &config, me, *key.as_bytes())?;
     let notifier = Notifier::start();
     let names = Names::of(&config);
     let log = EventLog::new(names.node(me));

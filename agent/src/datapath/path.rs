@@ -74,14 +74,14 @@ impl AnyPath {
             .store(agent_common::state::UNPROVEN);
     }
 
-    /// Makes the gate know exactly these VIPs.
+    /// Makes the gate know exactly these VIPs, with their groups, and whether they are gateways.
     ///
     /// # Errors
-    /// The kernel refuses.
-    pub fn set_vips(&mut self, vips: &[(IpAddr, u8)]) -> anyhow::Result<()> {
+    /// The kernel refuses; without BPF, a gateway.
+    pub fn set_gated(&mut self, cluster: u32, vips: &[(IpAddr, u8, bool)]) -> anyhow::Result<()> {
         match self {
-            AnyPath::Bpf(d) => d.set_vips(vips)?,
-            AnyPath::Socket(s) => s.set_vips(vips)?,
+            AnyPath::Bpf(d) => d.set_gated(cluster, vips)?,
+            AnyPath::Socket(s) => s.set_gated(vips)?,
         }
         Ok(())
     }

@@ -55,6 +55,11 @@ pub enum SocketError {
     /// The kernel refused a change of a set.
     #[error("nftables: {0}")]
     Kernel(Errno),
+    /// A gateway VIP.
+    #[error(
+        "{0} is a gateway, and datapath \"socket\" does not gate virtual MACs: use BPF on nodes that may own it"
+    )]
+    Gateway(IpAddr),
     /// A socket could not be opened.
     #[error("a netlink socket to nftables: {0}")]
     Socket(io::Error),
@@ -95,6 +100,8 @@ pub struct SocketPath {
     counts: Arc<Counts>,
     stats: Arc<GateStats>,
     vips: Vec<(IpAddr, u8)>,
+    /// A witness.
+    owns_nothing: bool,
     covered: BTreeSet<u32>,
 }
 
@@ -123,8 +130,14 @@ impl SocketPath {
             counts,
             stats,
             vips: Vec::new(),
+            owns_nothing: false,
             covered: BTreeSet::new(),
         })
+    }
+
+    /// This node is a witness.
+    pub fn set_witness(&mut self) {
+        self.owns_nothing = true;
     }
 
     /// Was the table made by this load? Then rule 1 applies.
@@ -142,6 +155,21 @@ impl SocketPath {
         let mut source = self.source.take()?;
         source.gate().set_vips(&self.vips);
         Some(source)
+    }
+
+    /// As [`SocketPath::set_vips`]. Gateways are refused where they could be owned: their virtual MAC is not gated here.
+    ///
+    /// # Errors
+    /// A gateway on a node that may own it, or the kernel refuses.
+    pub fn set_gated(&mut self, vips: &[(IpAddr, u8, bool)]) -> Result<(), SocketError> {
+        if let Some((vip, ..)) = vips
+            .iter()
+            .find(|(.., gateway)| *gateway && !self.owns_nothing)
+        {
+            return Err(SocketError::Gateway(*vip));
+        }
+        let plain: Vec<_> = vips.iter().map(|(a, g, _)| (*a, *g)).collect();
+        self.set_vips(&plain)
     }
 
     /// Makes the gate stop exactly these addresses, all at once. The real-time thread must hear of them, too.

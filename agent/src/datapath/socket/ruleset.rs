@@ -27,6 +27,9 @@ const SHARED: [(&str, &[&str]); 3] = [
     (
         "into",
         &[
+            // The kernel takes one tag off before this hook, and more tags behind it, if the VLAN id is 0
+            // (__netif_receive_skb_core): such a frame would arrive unseen. Nobody sends one.
+            "meta protocol { 0x8100, 0x88a8 } @ll,116,12 0 counter drop",
             // A gratuitous ARP tells of somebody else: a standby is a client of the VIP and must learn where it went.
             "arp saddr ip . arp daddr ip @self4 accept",
             "arp daddr ip @vips4 arp daddr ip != @open4 counter drop",
