@@ -1,8 +1,5 @@
 //! The nftables gate against the real kernel, in network namespaces of its own. Needs root and `nft`, and fails without.
 
-#[expect(dead_code, reason = "shared with the tests of the address thread")]
-mod net_support;
-
 use std::{
     process::Command,
     sync::atomic::{AtomicU64, Ordering::SeqCst},
@@ -15,14 +12,43 @@ use agent_common::{
 };
 use heartline::{
     datapath::socket::{SocketPath, Source},
-    net::rt::boottime_ns,
+    net::{list_devices, rt::boottime_ns},
 };
-use net_support::{PATIENCE, device, lab};
+use nix::sched::{CloneFlags, unshare};
 
+/// Longest wait for anything; only a failing test waits that long.
+const PATIENCE: Duration = Duration::from_secs(20);
 const MS: u64 = 1_000_000;
 const WEB: &str = "192.0.2.100";
 const WEB6: &str = "2001:db8::100";
 const DB: &str = "192.0.2.101";
+
+/// Runs `test` in a thread with a network namespace of its own, with a device `hl0`.
+fn lab(test: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).expect("unshare(CLONE_NEWNET): run this test as root");
+        run("ip", &["link", "add", "hl0", "type", "veth", "peer", "name", "hl1"]);
+        test();
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn ifindex() -> u32 {
+    let all = list_devices().unwrap();
+    all.iter().find(|d| d.name == "hl0").expect("hl0").ifindex
+}
+
+/// What a program says in this thread's namespace.
+#[expect(clippy::disallowed_methods, reason = "a test's look; ip and nft do not hang")]
+fn run(program: &str, args: &[&str]) -> String {
+    let out = Command::new(program).args(args).output();
+    let out = out.expect("iproute2 and nftables are needed");
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{program} {args:?}: {said}");
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
 
 /// The path with two groups, `web` (0) and `db` (1), and its source.
 fn path(dir: &std::path::Path, clock: fn() -> u64) -> (SocketPath, Source) {
@@ -30,7 +56,7 @@ fn path(dir: &std::path::Path, clock: fn() -> u64) -> (SocketPath, Source) {
     let vips = [(WEB, 0), (WEB6, 0), (DB, 1)];
     path.set_vips(&vips.map(|(a, g)| (a.parse().unwrap(), g)))
         .unwrap();
-    path.cover("hl0", device("hl0").unwrap().ifindex).unwrap();
+    path.cover("hl0", ifindex()).unwrap();
     let source = path.take_source().unwrap();
     (path, source)
 }
@@ -46,14 +72,8 @@ fn extend(sh: &Shared, until: u64) {
     sh.lease.store(LeaseWord::until(until, 1).0);
 }
 
-/// What nft says in this thread's namespace.
-#[expect(clippy::disallowed_methods, reason = "a test's look; nft does not hang")]
 fn nft(args: &[&str]) -> String {
-    let out = Command::new("nft")
-        .args(args)
-        .output()
-        .expect("nftables is needed");
-    String::from_utf8_lossy(&out.stdout).into_owned()
+    run("nft", args)
 }
 
 fn has(set: &str, element: &str) -> bool {
@@ -155,25 +175,25 @@ fn a_gate_that_cannot_be_shut_holds_messages_back_until_it_is_there_again() {
     lab(|| {
         let dir = tempfile::tempdir().unwrap();
         let (mut path, mut source) = path(dir.path(), boottime_ns);
-        let ifindex = device("hl0").unwrap().ifindex;
+        let hl0 = ifindex();
         let sh = owner(Set::of(0).with(1), boottime_ns() + 60_000 * MS);
         assert!(source.settle(&sh));
-        assert!(path.is_covered(ifindex).is_some());
+        assert!(path.is_covered(hl0).is_some());
         nft(&["flush", "ruleset"]);
-        assert!(path.is_covered(ifindex).is_none());
+        assert!(path.is_covered(hl0).is_none());
         // Nothing is given up yet: nothing is wrong with sending.
         extend(&sh, boottime_ns() + 61_000 * MS);
         assert!(source.settle(&sh));
         assert!(source.gate().take_lost());
         sh.gate.remove(Set::of(1));
         assert!(!source.settle(&sh));
-        path.cover("hl0", ifindex).unwrap();
+        path.cover("hl0", hl0).unwrap();
         assert!(source.settle(&sh));
         assert!(has("vips4", DB) && !has("open4", DB) && has("open4", WEB) && leased());
-        assert!(path.is_covered(ifindex).is_some());
+        assert!(path.is_covered(hl0).is_some());
         // One rule less is no gate, either.
         nft(&["flush", "chain", "netdev", "heartline", "leased"]);
-        assert!(path.is_covered(ifindex).is_none());
+        assert!(path.is_covered(hl0).is_none());
     });
 }
 

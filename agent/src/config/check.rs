@@ -59,7 +59,7 @@ pub(super) fn check(
         check_tie_break(tie_break, out);
     }
     let timing = check_timing(&raw.timing, out);
-    check_sockets(&raw, &timing, out);
+    check_sockets(raw, &timing, out);
 
     let key_text = raw
         .key_file

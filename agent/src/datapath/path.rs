@@ -18,7 +18,6 @@ pub enum AnyPath {
 }
 
 /// Where the real-time thread gets its records from.
-#[expect(clippy::large_enum_variant, reason = "there is one of them")]
 pub enum Records {
     /// The ring buffer of the XDP program.
     Ring(Ring),

@@ -66,43 +66,37 @@ impl Source {
     }
 
     /// Takes one datagram that arrived at a link's address and port. `now` is read after it was received.
-    pub fn take(&mut self, sh: &Shared, bytes: &[u8], now: u64) -> Taken {
-        let counts = Arc::clone(&self.counts);
+    pub fn take(&self, sh: &Shared, bytes: &[u8], now: u64) -> Taken {
         match self.verdict(sh, bytes, now) {
             Ok(taken) => {
                 if taken.record.is_some() {
-                    counts.add(Counter::ToUser);
+                    self.counts.add(Counter::ToUser);
                 }
                 if taken.ack.is_some() {
-                    counts.add(Counter::AcksOut);
+                    self.counts.add(Counter::AcksOut);
                 }
                 taken
             }
-            Err((counter, record)) => {
-                counts.add(counter);
-                Taken { record, ack: None }
+            Err(counter) => {
+                self.counts.add(counter);
+                Taken::default()
             }
         }
     }
 
-    fn verdict(
-        &mut self,
-        sh: &Shared,
-        bytes: &[u8],
-        now: u64,
-    ) -> Result<Taken, (Counter, Option<Record>)> {
+    fn verdict(&self, sh: &Shared, bytes: &[u8], now: u64) -> Result<Taken, Counter> {
         let Ok(bytes) = <&[u8; LEN]>::try_from(bytes) else {
             let counter = if bytes.len() < LEN {
                 Counter::Truncated
             } else {
                 Counter::Oversized
             };
-            return Err((counter, None));
+            return Err(counter);
         };
         let mut m = Message::from_bytes(bytes);
-        kernel::precheck(sh, &m).map_err(|c| (c, None))?;
+        kernel::precheck(sh, &m)?;
         if m.expected_mac(self.key) != m.mac {
-            return Err((Counter::Forged, None));
+            return Err(Counter::Forged);
         }
         let record = |kind: RecordKind| {
             Some(Record {
@@ -113,7 +107,7 @@ impl Source {
             })
         };
         let (record, ack) = match kernel::on_message(sh, &m, now, Rules::all()) {
-            Verdict::Drop(c) => return Err((c, None)),
+            Verdict::Drop(c) => return Err(c),
             Verdict::Done => {
                 self.counts.add(Counter::AcksIn);
                 return Ok(Taken::default());
@@ -124,7 +118,11 @@ impl Source {
             Verdict::GateShut => (record(RecordKind::GateShut), false),
             Verdict::Duplicate => (record(RecordKind::DuplicateId), false),
             Verdict::Regression => {
-                return Err((Counter::Regressed, record(RecordKind::Regression)));
+                self.counts.add(Counter::Regressed);
+                return Ok(Taken {
+                    record: record(RecordKind::Regression),
+                    ack: None,
+                });
             }
         };
         if m.kind == Kind::Heartbeat as u8 {
