@@ -137,6 +137,9 @@ fn who_stood_still_after_reading_the_clock_opens_nothing() {
         let sh = owner(Set::of(0), boottime_ns() + 250 * MS);
         assert!(source.settle(&sh), "nothing is open, so nothing is wrong");
         assert!(!leased() && !has("open4", WEB));
+        // Not opened and shut again, but not opened.
+        assert_eq!(source.stats().overshot.load(SeqCst), 0);
+        assert_eq!(source.stats().late.load(SeqCst), 1);
         // The next time it is awake.
         extend(&sh, boottime_ns() + 2000 * MS);
         assert!(source.settle(&sh));

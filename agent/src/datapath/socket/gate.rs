@@ -111,6 +111,8 @@ pub struct GateStats {
     pub set: AtomicU64,
     /// Renewals that came too late for their fuse, or for the lease.
     pub late: AtomicU64,
+    /// Renewals that were entered too late all the same, and were taken back at once.
+    pub overshot: AtomicU64,
     /// Transactions that the kernel refused.
     pub refused: AtomicU64,
     /// The longest that setting the gate took, us.
@@ -224,7 +226,7 @@ impl Gate {
                 !wide || self.shut()
             }
             Written::Unknown => {
-                self.stats.late.fetch_add(1, Relaxed);
+                self.stats.overshot.fetch_add(1, Relaxed);
                 self.open = None;
                 self.shut()
             }

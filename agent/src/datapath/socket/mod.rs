@@ -267,6 +267,7 @@ impl SocketPath {
         all.extend([
             ("gate_set", s.set.load(Relaxed)),
             ("gate_late", s.late.load(Relaxed)),
+            ("gate_overshot", s.overshot.load(Relaxed)),
             ("gate_refused", s.refused.load(Relaxed)),
             ("gate_set_worst_us", s.worst_us.load(Relaxed)),
             ("gate_held_back", s.held_back.load(Relaxed)),
