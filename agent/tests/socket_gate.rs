@@ -27,7 +27,10 @@ const DB: &str = "192.0.2.101";
 fn lab(test: impl FnOnce() + Send + 'static) {
     let thread = std::thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).expect("unshare(CLONE_NEWNET): run this test as root");
-        run("ip", &["link", "add", "hl0", "type", "veth", "peer", "name", "hl1"]);
+        run(
+            "ip",
+            &["link", "add", "hl0", "type", "veth", "peer", "name", "hl1"],
+        );
         test();
     });
     if let Err(panic) = thread.join() {
@@ -41,7 +44,10 @@ fn ifindex() -> u32 {
 }
 
 /// What a program says in this thread's namespace.
-#[expect(clippy::disallowed_methods, reason = "a test's look; ip and nft do not hang")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test's look; ip and nft do not hang"
+)]
 fn run(program: &str, args: &[&str]) -> String {
     let out = Command::new(program).args(args).output();
     let out = out.expect("iproute2 and nftables are needed");
@@ -122,7 +128,10 @@ fn frozen_clock() -> u64 {
     static READS: AtomicU64 = AtomicU64::new(0);
     let now = boottime_ns();
     if READS.fetch_add(1, SeqCst) == 1 {
-        #[expect(clippy::disallowed_methods, reason = "standing still is what is tested")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "standing still is what is tested"
+        )]
         std::thread::sleep(Duration::from_millis(300));
     }
     now

@@ -137,7 +137,10 @@ fn load_socket(args: &AgentArgs, config: &Config, me: u8, key: [u8; 16]) -> Resu
         .into());
     }
     let mut path = SocketPath::load(&args.run_dir, key, || rt::now().boot)?;
-    if config.node_by_id(me).is_some_and(|n| n.role == Role::Witness) {
+    if config
+        .node_by_id(me)
+        .is_some_and(|n| n.role == Role::Witness)
+    {
         path.set_witness();
     }
     Ok(AnyPath::Socket(path))

@@ -375,3 +375,17 @@ fn durations_for_people() {
         assert_eq!(show_ns(ns), text);
     }
 }
+
+/// The gate without BPF goes by the kernel's tick: a lease of a few ms is too short for it.
+#[test]
+fn sockets_need_a_longer_lease() {
+    let sockets = changed("cluster =", "datapath = \"socket\"\ncluster =");
+    warned(&sockets, "socket-lease");
+    refused(
+        &sockets.replace("profile = \"lan\"", "profile = \"fast\""),
+        "socket-lease",
+        &["too short", "wan"],
+    );
+    let wan = config(&sockets.replace("profile = \"lan\"", "profile = \"wan\""));
+    assert_eq!(wan.datapath, Datapath::Socket);
+}

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::{
     Coverage, DataPath, Identity, Ring, Table, XdpKind, loader,
-    socket::{Source, SocketPath},
+    socket::{SocketPath, Source},
 };
 
 /// The data path in use.

@@ -12,8 +12,8 @@ use heartline_lab::{
     exec::run_ok,
     interrupt::until,
     trial::{
-        SOON, fault, nobody_serves, number, owner, says, standbys, stayed, taken_over,
-        undisturbed, with, with_cluster,
+        SOON, fault, nobody_serves, number, owner, says, standbys, stayed, taken_over, undisturbed,
+        with, with_cluster,
     },
 };
 use serde_json::Value;

@@ -19,7 +19,9 @@ mod ruleset;
 mod source;
 mod table;
 
-use std::{collections::BTreeSet, io, net::IpAddr, path::Path, sync::Arc, sync::atomic::Ordering::Relaxed};
+use std::{
+    collections::BTreeSet, io, net::IpAddr, path::Path, sync::Arc, sync::atomic::Ordering::Relaxed,
+};
 
 use agent_common::{record::COUNTERS, siphash::Key};
 use nix::errno::Errno;
@@ -183,11 +185,7 @@ impl SocketPath {
 
     fn write_vips(&mut self) -> Result<(), SocketError> {
         let vips: Vec<Vip> = self.vips.iter().map(|(a, g)| Vip::new(*a, *g)).collect();
-        let of = |v4: bool| {
-            vips.iter()
-                .filter(move |v| v.is_ipv4() == v4)
-                .map(Vip::key)
-        };
+        let of = |v4: bool| vips.iter().filter(move |v| v.is_ipv4() == v4).map(Vip::key);
         let twice: Vec<Vec<u8>> = of(true).map(|k| [k, k].concat()).collect();
         let mut batch = Batch::with_room(4 * vips.len());
         batch.begin();

@@ -19,7 +19,12 @@ use super::{SocketError, message::TABLE};
 const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Where `nft` is looked for: an agent that a service manager starts may have no search path.
-const PLACES: [&str; 4] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/usr/local/sbin/nft"];
+const PLACES: [&str; 4] = [
+    "/usr/sbin/nft",
+    "/sbin/nft",
+    "/usr/bin/nft",
+    "/usr/local/sbin/nft",
+];
 
 /// The chains that all devices share, with their rules. What is no VIP falls through.
 const SHARED: [(&str, &[&str]); 3] = [
@@ -110,8 +115,9 @@ pub fn device(name: &str, ifindex: u32) -> Option<String> {
         return None;
     }
     let mut text = String::new();
-    for (chain, (hook, to)) in
-        chains_of(ifindex).iter().zip([("ingress", "into"), ("egress", "from")])
+    for (chain, (hook, to)) in chains_of(ifindex)
+        .iter()
+        .zip([("ingress", "into"), ("egress", "from")])
     {
         text += &format!(
             "add chain netdev {TABLE} {chain} {{ type filter hook {hook} device \"{name}\" priority -500; policy accept; }}\n\
@@ -141,7 +147,11 @@ pub fn remove() -> String {
 
 /// The `nft` program, if it is there.
 pub fn program() -> Option<PathBuf> {
-    PLACES.iter().map(Path::new).find(|p| p.is_file()).map(Path::to_owned)
+    PLACES
+        .iter()
+        .map(Path::new)
+        .find(|p| p.is_file())
+        .map(Path::to_owned)
 }
 
 /// Lets `nft` apply a ruleset, all or nothing.
@@ -169,7 +179,10 @@ pub fn apply(text: &str) -> Result<(), SocketError> {
     if said.is_none() {
         let _ = child.kill();
     }
-    #[expect(clippy::disallowed_methods, reason = "it has closed its output, or was killed")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it has closed its output, or was killed"
+    )]
     let status = child.wait().map_err(failed)?;
     let Some(said) = said else {
         return Err(SocketError::Nft(format!("no end after {DEADLINE:?}")));

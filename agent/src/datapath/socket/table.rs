@@ -4,7 +4,10 @@
 use std::{
     fs::{self, File, OpenOptions},
     io,
-    os::{fd::AsFd, unix::fs::{FileExt, OpenOptionsExt}},
+    os::{
+        fd::AsFd,
+        unix::fs::{FileExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -98,7 +101,10 @@ mod tests {
         let (again, fresh) = open(dir.path()).unwrap();
         assert!(!fresh && again.incarnation.load() == 7);
         // Another boot has another mark.
-        let file = OpenOptions::new().write(true).open(path(dir.path())).unwrap();
+        let file = OpenOptions::new()
+            .write(true)
+            .open(path(dir.path()))
+            .unwrap();
         file.write_all_at(b"x", ROOM as u64).unwrap();
         let (other, fresh) = open(dir.path()).unwrap();
         assert!(fresh && other.incarnation.load() == 0);
