@@ -29,9 +29,10 @@ const DEBIAN_LLVM: u32 = 22;
 const DEBIAN_COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 
 /// Programs that the lab calls, and the Debian packages that hold them.
-const LAB_PROGRAMS: [(&str, &str); 3] = [
+const LAB_PROGRAMS: [(&str, &str); 4] = [
     ("ip", "iproute2"),
     ("ethtool", "ethtool"),
+    ("nft", "nftables"),
     ("nginx", "nginx-light"),
 ];
 

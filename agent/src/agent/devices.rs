@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::{
     config::Config,
     control::proto::{DatapathMode, DeviceStatus, EgressMode},
-    datapath::{Coverage, DataPath, EgressKind, XdpKind},
+    datapath::{AnyPath, Coverage, EgressKind, XdpKind},
     events::{Draft, EventKind},
     net::{self, Device},
 };
@@ -27,7 +27,7 @@ impl Gates {
     /// `(ifindex, covered)`.
     pub fn check(
         &mut self,
-        dp: &mut DataPath,
+        dp: &mut AnyPath,
         modes: &[XdpKind],
     ) -> (Vec<Draft>, Vec<(u32, bool)>) {
         let (mut drafts, mut changes) = (Vec::new(), Vec::new());
@@ -76,7 +76,8 @@ impl Gates {
                     ));
                 }
                 (Ok(c), None) => {
-                    tracing::info!("{}: XDP {:?}, egress {:?}", d.name, c.xdp, c.egress);
+                    let ingress = c.xdp.map_or("nftables".into(), |x| format!("XDP {x:?}"));
+                    tracing::info!("{}: {ingress}, egress {:?}", d.name, c.egress);
                 }
                 (Err(e), None | Some(true)) => {
                     let text = format!("no gate on {}: {e}; no address is put there", d.name);
@@ -138,13 +139,15 @@ impl Gates {
                 match &g.coverage {
                     Ok(c) => {
                         s.mode = match c.xdp {
-                            XdpKind::Native => DatapathMode::Native,
-                            XdpKind::Generic => DatapathMode::Generic,
+                            Some(XdpKind::Native) => DatapathMode::Native,
+                            Some(XdpKind::Generic) => DatapathMode::Generic,
+                            None => DatapathMode::Socket,
                         };
                         s.xdp_prog_id = c.xdp_prog_id;
                         s.egress = match c.egress {
                             EgressKind::Tcx => EgressMode::Tcx,
                             EgressKind::Clsact => EgressMode::Clsact,
+                            EgressKind::Nft => EgressMode::Nft,
                         };
                     }
                     Err(e) => {

@@ -207,7 +207,7 @@ impl Supervisor {
 
     fn follow(&mut self, new: Config) -> Result<()> {
         let both = setup::both_vips(&self.config, &new);
-        self.datapath.set_gated(new.cluster_id, &both)?;
+        self.gate_vips(new.cluster_id, &both)?;
         let net = setup::net_config(&new)?;
         self.net
             .control

@@ -1,9 +1,9 @@
-//! Sending: one UDP socket per link. Receiving is XDP's.
+//! One UDP socket per link. Receiving is XDP's, or without BPF the real-time thread's.
 
 use std::{
     io,
     net::IpAddr,
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
 use agent_common::{
@@ -13,8 +13,8 @@ use agent_common::{
 };
 use arrayvec::ArrayVec;
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrLike as _, SockaddrStorage, bind, setsockopt,
-    socket, sockopt,
+    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrLike as _, SockaddrStorage, bind, recvfrom,
+    sendto, setsockopt, socket, sockopt,
 };
 
 use crate::config::Config;
@@ -172,6 +172,24 @@ impl LinkSender {
     /// Is there a socket?
     pub fn is_open(&self) -> bool {
         self.socket.is_some()
+    }
+
+    /// The socket, if it is open.
+    pub fn socket(&self) -> Option<BorrowedFd<'_>> {
+        self.socket.as_ref().map(AsFd::as_fd)
+    }
+
+    /// The next datagram, if one is there: its length, at most that of `bytes`, and its sender. Never waits.
+    pub fn receive(&self, bytes: &mut [u8]) -> Option<(usize, Option<SockaddrStorage>)> {
+        recvfrom(self.socket.as_ref()?.as_raw_fd(), bytes).ok()
+    }
+
+    /// Sends an ack back to where its heartbeat came from. Never waits.
+    pub fn reply(&mut self, to: &SockaddrStorage, bytes: &[u8; LEN]) {
+        let Some(fd) = &self.socket else { return };
+        if sendto(fd.as_raw_fd(), bytes, to, MsgFlags::MSG_DONTWAIT).is_err() {
+            self.refused += 1;
+        }
     }
 
     /// Closes the socket, so that the next [`LinkSender::open`] binds to a device that has returned.

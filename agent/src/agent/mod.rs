@@ -10,6 +10,7 @@
 
 mod asks;
 mod backend;
+mod choose;
 mod devices;
 mod fitness;
 pub(crate) mod generations;
@@ -28,7 +29,7 @@ use std::{ffi::CString, os::unix::ffi::OsStrExt, process::ExitCode};
 
 use anyhow::{Context, Result};
 
-pub use setup::{core_config, identity, lock};
+pub use setup::{core_config, identity, lock, lock_run_dir};
 
 use crate::cli::agent::AgentArgs;
 

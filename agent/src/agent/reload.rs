@@ -1,5 +1,7 @@
 //! Reading the configuration again: what differs is changed, all or nothing.
 
+use std::net::IpAddr;
+
 use anyhow::Result;
 
 use super::{
@@ -8,8 +10,9 @@ use super::{
     supervise::Supervisor,
 };
 use crate::{
-    config::{Change, ClusterKey, Config, Refusal as What, diff, key_change},
+    config::{Change, ClusterKey, Config, Datapath, Refusal as What, diff, key_change},
     control::proto::{Code, Refusal, ReloadReply},
+    datapath::AnyPath,
     events::{Draft, EventKind},
     net::NetControl,
 };
@@ -81,8 +84,7 @@ impl Supervisor {
 
     fn apply(&mut self, new: Config) -> Result<()> {
         // New VIPs are gated before anybody can put them anywhere; old ones until their addresses are gone.
-        self.datapath
-            .set_gated(new.cluster_id, &setup::both_vips(&self.config, &new))?;
+        self.gate_vips(new.cluster_id, &setup::both_vips(&self.config, &new))?;
         let net = setup::net_config(&new)?;
         let core = setup::core_config(&new, self.me);
         self.net
@@ -126,8 +128,10 @@ impl Supervisor {
         let bad = |text: String| Refusal::new(Code::BadConfig, text).help("nothing was restarted");
         let new = setup::load(&self.args.config).map_err(|e| bad(format!("{e:#}")))?;
         let key = ClusterKey::load(&new.key_file).map_err(|e| bad(e.to_string()))?;
+        // To and from sockets the state would be a fresh one: that is no planned restart.
+        let sockets = [&self.config, &new].map(|c| c.datapath == Datapath::Socket);
         let harmless = |c: &Change| {
-            matches!(
+            sockets[0] == sockets[1] && matches!(
                 c,
                 Change::Refused {
                     what: What::Datapath,
@@ -154,10 +158,21 @@ impl Supervisor {
         }
     }
 
+    /// Tells the gate its VIPs: the rules, and who opens and shuts them.
+    pub(super) fn gate_vips(&mut self, cluster: u32, vips: &[(IpAddr, u8, bool)]) -> Result<()> {
+        self.datapath.set_gated(cluster, vips)?;
+        if let AnyPath::Socket(_) = self.datapath {
+            self.rt
+                .send(RtCommand::Vips(vips.iter().map(|v| (v.0, v.1)).collect()))
+                .map_err(|_| anyhow::anyhow!("the real-time thread is busy"))?;
+        }
+        Ok(())
+    }
+
     /// The address thread has taken the new configuration: what is no VIP any more needs no gate.
     pub(super) fn ungate_removed(&mut self) {
         let vips = setup::vips(&self.config);
-        if let Err(e) = self.datapath.set_gated(self.config.cluster_id, &vips) {
+        if let Err(e) = self.gate_vips(self.config.cluster_id, &vips) {
             self.record(vec![Draft::new(EventKind::Note, e.to_string())]);
         }
     }

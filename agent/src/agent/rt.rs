@@ -1,19 +1,21 @@
-//! The real-time thread: ring buffer, timer and commands in; maps, heartbeats and queues out.
+//! The real-time thread: ring buffer (or link sockets), timer and commands in; maps, heartbeats and queues out.
 //!
 //! Only this thread calls the core. On the way from an input to its actions nothing allocates and nothing can block:
 //! sockets are non-blocking, queues are bounded and lock-free, what does not fit is counted.
 
 use std::{
+    net::IpAddr,
     os::fd::{AsFd, AsRawFd, BorrowedFd},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     thread::JoinHandle,
     time::Duration,
 };
 
-use agent_common::siphash::Key;
+use agent_common::{MAX_LINKS, record::Record, siphash::Key, wire::LEN};
 use agent_core::{
     Action, Command, CommandError, Core, CoreConfig, Event, Next, Now, StageError, action::Gain,
 };
+use arrayvec::ArrayVec;
 use nix::{
     poll::{PollFd, PollFlags, ppoll},
     sys::{
@@ -30,7 +32,7 @@ use super::{
     snapshot::Snapshot,
 };
 use crate::{
-    datapath::{Ring, Table},
+    datapath::{Records, Table},
     net::{CommandSender, NetCommand, rt::boottime_ns},
 };
 
@@ -38,6 +40,8 @@ use crate::{
 const COMMANDS: usize = 256;
 /// Reports that may wait.
 const REPORTS: usize = 4096;
+/// Datagrams taken from one link before the others and the timer have their turn.
+const RECEIVE_AT_ONCE: usize = 64;
 /// How often the snapshot is renewed while nothing happens, ns.
 const SNAPSHOT_EVERY: u64 = 50_000_000;
 /// How often it is renewed at most, ns: it must not cost more than what it shows.
@@ -62,6 +66,8 @@ pub enum RtCommand {
         /// Close first?
         anew: bool,
     },
+    /// Other VIPs, for a gate that this thread keeps (data path of sockets).
+    Vips(Vec<(IpAddr, u8)>),
     /// Give everything up at once, tell the others, and end.
     ShutDown,
     /// End and leave everything as it is (planned restart).
@@ -94,6 +100,8 @@ pub enum RtReport {
     OldNext(Box<Next>),
     /// To be freed elsewhere.
     OldPeers(Vec<Peers>),
+    /// The gate's ruleset is gone: somebody flushed it.
+    GateLost,
     /// The thread has ended.
     Ended,
 }
@@ -130,8 +138,10 @@ impl RtHandle {
 pub struct RtParts {
     /// The core, already over its table.
     pub core: Core<Table>,
-    /// Records from the kernel.
-    pub ring: Ring,
+    /// The core's table.
+    pub table: Table,
+    /// Records from the kernel, or from the link sockets.
+    pub records: Records,
     /// The links.
     pub links: Vec<LinkSender>,
     /// The cluster key.
@@ -218,11 +228,7 @@ impl RtThread {
         let (mut deadline, mut woken) = (0, false);
         loop {
             self.rounds += 1;
-            while let Some(r) = self.parts.ring.pop() {
-                self.parts.core.handle_record(&r, now());
-                self.act();
-                self.changed = true;
-            }
+            self.receive();
             if std::mem::take(&mut woken) {
                 let _ = self.wake.read();
             }
@@ -245,6 +251,8 @@ impl RtThread {
                 self.parts.core.handle_timeout(t);
                 self.act();
             }
+            // Acks may have extended the lease.
+            self.settle();
             self.notify();
             self.publish(t.boot);
             let t = now();
@@ -255,17 +263,89 @@ impl RtThread {
 
     /// True if a command was queued meanwhile.
     fn sleep(&self, ns: u64) -> bool {
-        // SAFETY: the ring's descriptor lives as long as the ring, which outlives this call.
-        let ring = unsafe { BorrowedFd::borrow_raw(self.parts.ring.as_raw_fd()) };
-        let mut fds = [
-            PollFd::new(ring, PollFlags::POLLIN),
-            PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
-        ];
+        let mut fds = ArrayVec::<PollFd, { MAX_LINKS + 1 }>::new();
+        fds.push(PollFd::new(self.wake.as_fd(), PollFlags::POLLIN));
+        match &self.parts.records {
+            Records::Ring(ring) => {
+                // SAFETY: the ring's descriptor lives as long as the ring, which outlives this call.
+                let ring = unsafe { BorrowedFd::borrow_raw(ring.as_raw_fd()) };
+                fds.push(PollFd::new(ring, PollFlags::POLLIN));
+            }
+            Records::Socket(_) => {
+                let sockets = self.parts.links.iter().filter_map(LinkSender::socket);
+                for fd in sockets.take(MAX_LINKS) {
+                    fds.push(PollFd::new(fd, PollFlags::POLLIN));
+                }
+            }
+        }
         let timeout = TimeSpec::from(Duration::from_nanos(ns.min(1_000_000_000)));
         // EINTR and the like: the loop looks at everything anyway.
         let _ = ppoll(&mut fds, Some(timeout), None);
-        let [_, wake] = fds;
-        wake.any().unwrap_or(true)
+        fds.first().and_then(PollFd::any).unwrap_or(true)
+    }
+
+    /// Takes what has arrived.
+    fn receive(&mut self) {
+        if let Records::Ring(_) = self.parts.records {
+            while let Records::Ring(ring) = &mut self.parts.records
+                && let Some(r) = ring.pop()
+            {
+                self.record(&r);
+            }
+            return;
+        }
+        for link in 0..self.parts.links.len() {
+            // A flood on one link must keep neither the others nor the timer waiting.
+            for _ in 0..RECEIVE_AT_ONCE {
+                if !self.datagram(link) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Takes one datagram; false if there is none.
+    fn datagram(&mut self, link: usize) -> bool {
+        // One byte more, so that a longer one is not taken for a message.
+        let mut bytes = [0; LEN + 1];
+        let (Records::Socket(source), Some(link)) =
+            (&mut self.parts.records, self.parts.links.get_mut(link))
+        else {
+            return false;
+        };
+        let Some((length, from)) = link.receive(&mut bytes) else {
+            return false;
+        };
+        let sh = &self.parts.table;
+        let taken = source.take(sh, &bytes[..length], boottime_ns());
+        if let (Some(ack), Some(from)) = (taken.ack, from)
+            && source.settle(sh)
+        {
+            link.reply(&from, &ack);
+        }
+        if let Some(r) = taken.record {
+            self.record(&r);
+        }
+        true
+    }
+
+    fn record(&mut self, r: &Record) {
+        self.parts.core.handle_record(r, now());
+        self.act();
+        self.changed = true;
+    }
+
+    /// Makes the gate what the table says; false while it lets something pass that the table does not. In XDP and TC it
+    /// is the table itself.
+    fn settle(&mut self) -> bool {
+        let Records::Socket(source) = &mut self.parts.records else {
+            return true;
+        };
+        let shut = source.settle(&self.parts.table);
+        if source.gate().take_lost() {
+            self.tell(RtReport::GateLost);
+        }
+        shut
     }
 
     /// True if the thread must end.
@@ -319,19 +399,36 @@ impl RtThread {
                 }
                 self.changed = true;
             }
+            RtCommand::Vips(vips) => {
+                if let Records::Socket(source) = &mut self.parts.records {
+                    source.gate().set_vips(&vips);
+                }
+                self.settle();
+            }
             RtCommand::ShutDown => {
                 self.parts.core.shut_down(now());
                 self.act();
                 return true;
             }
-            RtCommand::Quit => return true,
+            RtCommand::Quit => {
+                // The gate must stay open until the next process keeps it.
+                self.settle();
+                return true;
+            }
         }
         false
     }
 
     fn act(&mut self) {
+        // Shut first: a message may give away what the gate still lets pass.
+        let may_send = self.settle();
         while let Some(a) = self.parts.core.poll_action() {
             match a {
+                Action::Broadcast(_) | Action::Send(..) if !may_send => {
+                    if let Records::Socket(source) = &self.parts.records {
+                        source.stats().held_back.fetch_add(1, Relaxed);
+                    }
+                }
                 Action::Broadcast(m) => broadcast(&mut self.parts.links, self.parts.key, 0, m),
                 Action::Send(to, m) => broadcast(&mut self.parts.links, self.parts.key, to, m),
                 Action::Gain(Gain {

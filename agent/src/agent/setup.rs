@@ -73,19 +73,42 @@ pub fn who_am_i(config: &Config, name: Option<&str>) -> Result<u8> {
         })
 }
 
-/// One agent per node: both locks are held until the process ends.
+/// One agent per node: the locks are held until the process ends.
 #[derive(Debug)]
 pub struct Locks {
     _run_dir: Flock<File>,
     /// The pins are what must not be shared: another run directory does not make another node.
-    _pins: Flock<File>,
+    pins: Option<Flock<File>>,
 }
 
-/// Takes the locks; the directory of the pins must be on its file system by now.
+impl Locks {
+    /// Locks the pins, too; their directory must be on its file system by now.
+    ///
+    /// # Errors
+    /// As [`lock`].
+    pub fn add_pins(&mut self, bpf_dir: &Path) -> Result<()> {
+        fs::create_dir_all(bpf_dir).with_context(|| format!("creating {}", bpf_dir.display()))?;
+        let pins = File::open(bpf_dir).with_context(|| format!("opening {}", bpf_dir.display()))?;
+        self.pins = Some(exclusive(pins, bpf_dir)?);
+        Ok(())
+    }
+}
+
+/// Takes both locks; the directory of the pins must be on its file system by now.
 ///
 /// # Errors
 /// Another agent holds one; the error names its process and the mend.
 pub fn lock(run_dir: &Path, bpf_dir: &Path) -> Result<Locks> {
+    let mut locks = lock_run_dir(run_dir)?;
+    locks.add_pins(bpf_dir)?;
+    Ok(locks)
+}
+
+/// Takes the lock of the run directory alone.
+///
+/// # Errors
+/// As [`lock`].
+pub fn lock_run_dir(run_dir: &Path) -> Result<Locks> {
     fs::create_dir_all(run_dir).with_context(|| format!("creating {}", run_dir.display()))?;
     let path = run_dir.join("agent.lock");
     let file = OpenOptions::new()
@@ -98,12 +121,9 @@ pub fn lock(run_dir: &Path, bpf_dir: &Path) -> Result<Locks> {
     let mut lock = exclusive(file, &path)?;
     let _ = lock.set_len(0);
     let _ = write!(lock, "{}", std::process::id());
-    fs::create_dir_all(bpf_dir).with_context(|| format!("creating {}", bpf_dir.display()))?;
-    let pins = File::open(bpf_dir).with_context(|| format!("opening {}", bpf_dir.display()))?;
-    let pins = exclusive(pins, bpf_dir)?;
     Ok(Locks {
         _run_dir: lock,
-        _pins: pins,
+        pins: None,
     })
 }
 
@@ -137,6 +157,27 @@ fn holder(inode: u64) -> Option<u32> {
         );
         (kind == "FLOCK" && file.ends_with(&suffix)).then(|| pid.parse().ok())?
     })
+}
+
+/// Mounts the BPF file system if the pins go to the usual place and nothing is mounted there.
+pub fn mount_bpffs(dir: &Path) {
+    let root = Path::new("/sys/fs/bpf");
+    if dir.starts_with(root)
+        && nix::sys::statfs::statfs(root)
+            .is_ok_and(|s| s.filesystem_type() != nix::sys::statfs::BPF_FS_MAGIC)
+    {
+        let none: Option<&str> = None;
+        match nix::mount::mount(
+            Some("bpf"),
+            root,
+            Some("bpf"),
+            nix::mount::MsFlags::empty(),
+            none,
+        ) {
+            Ok(()) => tracing::info!("mounted the BPF file system at {}", root.display()),
+            Err(e) => tracing::warn!("mounting the BPF file system at {}: {e}", root.display()),
+        }
+    }
 }
 
 /// The core's view of the configuration.
@@ -250,6 +291,7 @@ pub fn modes(d: Datapath) -> &'static [XdpKind] {
         Datapath::Auto => &[XdpKind::Native, XdpKind::Generic],
         Datapath::Native => &[XdpKind::Native],
         Datapath::Generic => &[XdpKind::Generic],
+        Datapath::Socket => &[],
     }
 }
 

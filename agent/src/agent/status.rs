@@ -20,6 +20,8 @@ pub struct Sources<'a> {
     pub snapshot: &'a Snapshot,
     pub table: &'a Table,
     pub gates: &'a Gates,
+    /// The data path is sockets; perhaps with the reason why "auto" chose it.
+    pub without_bpf: Option<&'a Option<String>>,
     pub counters: Vec<(&'static str, u64)>,
     pub change: Option<ChangeStatus>,
     pub takeovers: &'a BTreeMap<u8, Takeover>,
@@ -31,6 +33,11 @@ pub struct Sources<'a> {
     pub locked: bool,
     pub now: u64,
 }
+
+/// What the data path of sockets promises less.
+pub const SOCKET_PROMISES: &str = "heartbeats by plain sockets, gate by nftables: never two owners still holds, but while \
+    this agent does not run its vote is missing, its gate shuts up to a few ticks before its lease, and whoever flushes \
+    the nftables ruleset opens the gate until the agent has put it back";
 
 /// The report.
 pub fn report(s: &Sources<'_>) -> StatusReport {
@@ -316,6 +323,19 @@ fn warnings(s: &Sources<'_>, nodes: &[NodeStatus]) -> Vec<Warning> {
             "no_realtime",
             "the agent runs without real-time priority: takeovers may be late".into(),
             Some(help),
+        );
+    }
+    if let Some(why) = s.without_bpf {
+        // Chosen by the machine, it is a warning; chosen by a person, they know.
+        let (level, because) = match why {
+            Some(why) => (Level::Warning, format!("BPF cannot be used ({why}): ")),
+            None => (Level::Note, String::new()),
+        };
+        add(
+            level,
+            "datapath_socket",
+            format!("{because}{SOCKET_PROMISES}"),
+            Some("`heartline doctor` says what BPF lacks here"),
         );
     }
     let newest = s.snapshot.progress.newest;

@@ -4,7 +4,6 @@ use std::{
     collections::BTreeMap,
     fs,
     os::fd::{AsFd, OwnedFd},
-    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -22,6 +21,7 @@ use tokio::{
 use super::{
     End,
     backend::{ASKS, AgentBackend},
+    choose,
     devices::Gates,
     fitness::FitnessBook,
     generations::{self, Staged},
@@ -40,7 +40,7 @@ use crate::{
         proto::{Code, Refusal, StatusReport},
         socket_path,
     },
-    datapath::{DataPath, Table},
+    datapath::{AnyPath, Table},
     events::{Draft, EventKind, EventLog},
     net::{self, ControlSender, EventReceiver, NetControl, Start, rt::boottime_ns},
     service::Notifier,
@@ -65,7 +65,9 @@ pub(super) struct Supervisor {
     pub(super) config: Config,
     pub(super) key: ClusterKey,
     pub(super) me: u8,
-    pub(super) datapath: DataPath,
+    pub(super) datapath: AnyPath,
+    /// Why the data path is not what "auto" would rather have.
+    pub(super) why: Option<String>,
     pub(super) table: Table,
     pub(super) gates: Gates,
     pub(super) rt: RtHandle,
@@ -114,13 +116,17 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
     crate::cli::logging::apply_config_level(&config.log)?;
     let me = setup::who_am_i(&config, args.node.as_deref())?;
     let key = ClusterKey::load(&config.key_file)?;
-    mount_bpffs(&args.bpf_dir);
-    let _locks = setup::lock(&args.run_dir, &args.bpf_dir)?;
+    let choose::Chosen {
+        path: mut datapath,
+        locks: _locks,
+        why,
+    } = choose::open(args, &config, me, *key.as_bytes())?;
     let notifier = Notifier::start();
     let names = Names::of(&config);
     let log = EventLog::new(names.node(me));
-    let mut datapath = DataPath::load_logging(&args.bpf_dir, *key.as_bytes(), args.debug_datapath)?;
-    if args.debug_datapath {
+    if args.debug_datapath
+        && let AnyPath::Bpf(datapath) = &mut datapath
+    {
         let logger = datapath.logger()?;
         tokio::spawn(read_log(logger));
     }
@@ -152,7 +158,7 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
     // From here on the programs use the table; the gate is shut for every group that has no lease.
     let mut gates = Gates::default();
     let (drafts, _) = gates.check(&mut datapath, setup::modes(config.datapath));
-    let ring = datapath.take_ring().context("the ring buffer is taken")?;
+    let records = datapath.take_records().context("the records are taken")?;
 
     let core = Core::new(setup::core_config(&config, me), table, rt::now());
     let keep: Vec<_> = core
@@ -193,7 +199,8 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
     );
     let parts = RtParts {
         core,
-        ring,
+        table,
+        records,
         links: LinkSender::all(&config, me),
         key: Key(lo, hi),
         net: commands,
@@ -230,8 +237,14 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
         config,
         key,
         datapath,
+        why,
     };
     s.record(drafts);
+    if let AnyPath::Socket(_) = &s.datapath {
+        let why = s.why.as_deref().unwrap_or("as configured");
+        let text = format!("without BPF ({why}): {}", status::SOCKET_PROMISES);
+        s.record(vec![Draft::new(EventKind::Note, text)]);
+    }
     let stale = s.datapath.removed_pins().iter().map(|path| {
         Draft::new(
             EventKind::StalePins,
@@ -282,27 +295,6 @@ async fn read_log(logger: aya_log::EbpfLogger<&'static dyn log::Log>) {
     while let Ok(mut guard) = logger.readable_mut().await {
         guard.get_inner_mut().flush();
         guard.clear_ready();
-    }
-}
-
-/// Mounts the BPF file system if the pins go to the usual place and nothing is mounted there.
-fn mount_bpffs(dir: &Path) {
-    let root = Path::new("/sys/fs/bpf");
-    if dir.starts_with(root)
-        && nix::sys::statfs::statfs(root)
-            .is_ok_and(|s| s.filesystem_type() != nix::sys::statfs::BPF_FS_MAGIC)
-    {
-        let none: Option<&str> = None;
-        match nix::mount::mount(
-            Some("bpf"),
-            root,
-            Some("bpf"),
-            nix::mount::MsFlags::empty(),
-            none,
-        ) {
-            Ok(()) => tracing::info!("mounted the BPF file system at {}", root.display()),
-            Err(e) => tracing::warn!("mounting the BPF file system at {}: {e}", root.display()),
-        }
     }
 }
 
@@ -513,6 +505,7 @@ impl Supervisor {
                     self.record(vec![Draft::new(EventKind::Note, text)]);
                     self.unstaged();
                 }
+                RtReport::GateLost => self.check_gates(),
                 RtReport::Ended => {}
             }
         }
@@ -553,6 +546,7 @@ impl Supervisor {
             snapshot,
             table: &self.table,
             gates: &self.gates,
+            without_bpf: matches!(self.datapath, AnyPath::Socket(_)).then_some(&self.why),
             counters,
             change,
             takeovers: &self.narrator.takeovers,

@@ -63,7 +63,7 @@ impl Supervisor {
     }
 
     /// Rule 13, and what follows from it: a node whose device has no carrier or no gate is unfit for the group.
-    fn check_gates(&mut self) {
+    pub(super) fn check_gates(&mut self) {
         let (drafts, changes) = self
             .gates
             .check(&mut self.datapath, setup::modes(self.config.datapath));

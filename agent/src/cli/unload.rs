@@ -3,7 +3,13 @@
 use std::path::PathBuf;
 
 use super::{Failure, Place};
-use crate::{datapath::DataPath, net};
+use crate::{
+    datapath::{
+        DataPath,
+        socket::{self, SocketPath},
+    },
+    net,
+};
 
 /// Arguments of `heartline unload`.
 #[derive(Debug, clap::Args)]
@@ -16,11 +22,18 @@ pub struct Args {
 /// Takes everything of a stopped agent out of the kernel. While an agent runs it is refused: without the gate a VIP
 /// would be open to whoever has its address.
 pub(super) fn run(args: &Args, place: &Place) -> Result<(), Failure> {
-    if !args.bpf_dir.exists() {
+    let run_dir = place.run_dir();
+    let pins = args.bpf_dir.exists();
+    if !pins && !socket::has_table(&run_dir) {
         println!("nothing is pinned below {}", args.bpf_dir.display());
         return Ok(());
     }
-    let _lock = crate::agent::lock(&place.run_dir(), &args.bpf_dir).map_err(|e| {
+    let lock = if pins {
+        crate::agent::lock(&run_dir, &args.bpf_dir)
+    } else {
+        crate::agent::lock_run_dir(&run_dir)
+    };
+    let _lock = lock.map_err(|e| {
         Failure::Refused(format!(
             "{e:#}; stop the agent first: systemctl stop heartline"
         ))
@@ -47,6 +60,9 @@ pub(super) fn run(args: &Args, place: &Place) -> Result<(), Failure> {
     let devices = net::remove_leftovers().map_err(|e| Failure::Refused(e.to_string()))?;
     if !devices.is_empty() {
         println!("devices of gateway VIPs are gone: {}", devices.join(", "));
+    }
+    if SocketPath::unload(&run_dir) {
+        println!("the nftables table `heartline` is gone");
     }
     DataPath::unload(&args.bpf_dir);
     println!(

@@ -59,6 +59,7 @@ pub(super) fn check(
         check_tie_break(tie_break, out);
     }
     let timing = check_timing(&raw.timing, out);
+    check_sockets(raw, &timing, out);
 
     let key_text = raw
         .key_file
@@ -251,6 +252,33 @@ fn check_tie_break(tie_break: &At<String>, out: &mut Vec<Diagnostic>) {
         ))
     };
     out.push(diagnostic);
+}
+
+/// Shortest lease that any usual kernel (tick of 1 ms) can keep with sockets and nftables, beyond its heartbeat.
+const SOCKET_LEASE_MIN: u64 = 9_000_000;
+/// Below this, a kernel with a long tick (10 ms) cannot keep it, and one lost heartbeat may be felt.
+const SOCKET_LEASE_GOOD: u64 = 100_000_000;
+
+/// The gate of the socket data path shuts by the kernel's tick, some ticks before its lease: the lease must be longer.
+/// What this machine's tick is, the agent looks at, and `doctor`.
+fn check_sockets(raw: &RawConfig, timing: &Timing, out: &mut Vec<Diagnostic>) {
+    if raw.datapath != Some(Datapath::Socket) {
+        return;
+    }
+    let span = raw.timing.profile.as_ref().map(|p| p.span.clone());
+    let lease = show_ns(timing.lease_ns);
+    let help = "use profile \"wan\", or a longer `takeover` (such as \"250ms\"), on all nodes; or `datapath = \"auto\"` on this one";
+    if timing.lease_ns < timing.heartbeat_ns + SOCKET_LEASE_MIN {
+        let message = format!(
+            "the lease of {lease} is too short for datapath \"socket\": its gate goes by the kernel's tick (1 to 10 ms)"
+        );
+        out.push(Diagnostic::error("socket-lease", span, message).help(help));
+    } else if timing.lease_ns < SOCKET_LEASE_GOOD {
+        let message = format!(
+            "a lease of {lease} is tight for datapath \"socket\": one lost heartbeat may stop VIP traffic for a moment"
+        );
+        out.push(Diagnostic::warning("socket-lease", span, message).help(help));
+    }
 }
 
 /// A time with the place to blame: its own line, else the profile's, else the section, else the top.

@@ -138,25 +138,12 @@ pub(super) fn read(text: &str, out: &mut Vec<Diagnostic>) -> RawConfig {
 
 fn datapath(top: &mut Table<'_, '_, '_>) -> Option<Datapath> {
     let choices = [
-        ("auto", Some(Datapath::Auto)),
-        ("native", Some(Datapath::Native)),
-        ("generic", Some(Datapath::Generic)),
-        ("socket", None),
+        ("auto", Datapath::Auto),
+        ("native", Datapath::Native),
+        ("generic", Datapath::Generic),
+        ("socket", Datapath::Socket),
     ];
-    let choice = top.choice("datapath", &choices)?;
-    if choice.value.is_none() {
-        top.out.push(
-            Diagnostic::error(
-                "datapath-later",
-                choice.span,
-                "datapath \"socket\" comes in a later release",
-            )
-            .help(
-                "use `datapath = \"auto\"`: native XDP where the driver has it, else generic XDP",
-            ),
-        );
-    }
-    choice.value
+    Some(top.choice("datapath", &choices)?.value)
 }
 
 fn timing(mut t: Table<'_, '_, '_>) -> RawTiming {

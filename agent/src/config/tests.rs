@@ -318,9 +318,9 @@ fn missing_keys_and_wrong_types() {
         &[],
     );
     refused(
-        &changed("cluster =", "datapath = \"socket\"\ncluster ="),
-        "datapath-later",
-        &["later release", "auto"],
+        &changed("cluster =", "datapath = \"xdp\"\ncluster ="),
+        "bad-choice",
+        &["auto", "socket"],
     );
     refused(
         &changed("cluster =", "announce_interval = \"1ms\"\ncluster ="),
@@ -374,4 +374,18 @@ fn durations_for_people() {
     ] {
         assert_eq!(show_ns(ns), text);
     }
+}
+
+/// The gate without BPF goes by the kernel's tick: a lease of a few ms is too short for it.
+#[test]
+fn sockets_need_a_longer_lease() {
+    let sockets = changed("cluster =", "datapath = \"socket\"\ncluster =");
+    warned(&sockets, "socket-lease");
+    refused(
+        &sockets.replace("profile = \"lan\"", "profile = \"fast\""),
+        "socket-lease",
+        &["too short", "wan"],
+    );
+    let wan = config(&sockets.replace("profile = \"lan\"", "profile = \"wan\""));
+    assert_eq!(wan.datapath, Datapath::Socket);
 }

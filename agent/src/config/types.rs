@@ -57,12 +57,14 @@ pub struct Config {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Datapath {
-    /// Native XDP where the driver has it, else generic XDP.
+    /// Native XDP where the driver has it, else generic XDP; plain sockets where BPF is not allowed.
     Auto,
     /// Native XDP or nothing.
     Native,
     /// Generic XDP.
     Generic,
+    /// Plain sockets, with nftables as the gate.
+    Socket,
 }
 
 /// Protocol times, all in nanoseconds.

@@ -214,6 +214,8 @@ pub enum EgressMode {
     Tcx,
     /// clsact qdisc.
     Clsact,
+    /// nftables (data path of sockets).
+    Nft,
     /// Not at all.
     #[default]
     None,

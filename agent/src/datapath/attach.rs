@@ -36,6 +36,8 @@ pub enum EgressKind {
     Tcx,
     /// A filter on the clsact qdisc; it cannot be pinned, but stays by itself.
     Clsact,
+    /// A chain of nftables: the data path of sockets.
+    Nft,
 }
 
 /// What covers a device.
@@ -43,8 +45,8 @@ pub enum EgressKind {
 pub struct Coverage {
     /// The device.
     pub ifindex: u32,
-    /// How XDP runs.
-    pub xdp: XdpKind,
+    /// How XDP runs; None: ingress, too, is gated by nftables.
+    pub xdp: Option<XdpKind>,
     /// How the egress gate runs.
     pub egress: EgressKind,
     /// The kernel's id of the XDP program (as `bpftool prog` shows it).
@@ -72,7 +74,7 @@ impl DataPath {
         let (xdp, xdp_pin) = self.cover_ingress(ifindex, modes)?;
         let coverage = Coverage {
             ifindex,
-            xdp,
+            xdp: Some(xdp),
             egress,
             xdp_prog_id: program_of(&xdp_pin).ok(),
         };

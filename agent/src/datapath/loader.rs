@@ -225,28 +225,7 @@ impl DataPath {
     /// A table of other members or of another generation is no state to go on with: this node then waits as if fresh,
     /// and gives up what it owned. (A running agent goes from one generation to the next and keeps both: rule 10.)
     pub fn identify(&self, id: &Identity, now: u64, wall_ns: u64) {
-        let t = &self.table;
-        let same = t.voters.load() == u64::from(id.voters)
-            && t.generation.load() == u64::from(id.generation);
-        if !self.fresh && !same {
-            while !t.gate.remove(Set([u64::MAX; 4])) {}
-            t.lease.store(0);
-            t.vote_after
-                .store(now + id.max_promise_ns.max(t.max_promise.load()));
-        }
-        t.id.store(u64::from(id.id));
-        t.cluster.store(u64::from(id.cluster));
-        t.generation.store(u64::from(id.generation));
-        t.digest.store(u64::from(id.digest));
-        t.port.store(u64::from(id.port));
-        t.max_promise.store(id.max_promise_ns);
-        t.voters.store(u64::from(id.voters));
-        t.majority.store(u64::from(id.voters.count_ones() / 2 + 1));
-        if self.fresh {
-            t.incarnation.store(wall_ns);
-            t.vote_after.store(now + id.max_promise_ns);
-            t.layout.store(LAYOUT);
-        }
+        identify(&self.table, self.fresh, id, now, wall_ns);
     }
 
     /// This node votes only after it has heard somebody who votes in its generation (rule 10).
@@ -349,6 +328,31 @@ impl DataPath {
 fn vmac_key(mac: [u8; 6]) -> [u8; 8] {
     let [a, b, c, d, e, f] = mac;
     [a, b, c, d, e, f, 0, 0]
+}
+
+/// See [`DataPath::identify`].
+pub(super) fn identify(t: &Table, fresh: bool, id: &Identity, now: u64, wall_ns: u64) {
+    let same = t.voters.load() == u64::from(id.voters)
+        && t.generation.load() == u64::from(id.generation);
+    if !fresh && !same {
+        while !t.gate.remove(Set([u64::MAX; 4])) {}
+        t.lease.store(0);
+        t.vote_after
+            .store(now + id.max_promise_ns.max(t.max_promise.load()));
+    }
+    t.id.store(u64::from(id.id));
+    t.cluster.store(u64::from(id.cluster));
+    t.generation.store(u64::from(id.generation));
+    t.digest.store(u64::from(id.digest));
+    t.port.store(u64::from(id.port));
+    t.max_promise.store(id.max_promise_ns);
+    t.voters.store(u64::from(id.voters));
+    t.majority.store(u64::from(id.voters.count_ones() / 2 + 1));
+    if fresh {
+        t.incarnation.store(wall_ns);
+        t.vote_after.store(now + id.max_promise_ns);
+        t.layout.store(LAYOUT);
+    }
 }
 
 fn sync<K: aya::Pod + Ord>(

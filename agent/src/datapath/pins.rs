@@ -25,6 +25,16 @@ pub(super) fn is_layout(name: &OsStr) -> bool {
     number.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
+/// Has any version of the agent pinned something below this directory?
+pub fn has_pins(bpf_dir: &Path) -> bool {
+    let Ok(entries) = std::fs::read_dir(bpf_dir) else {
+        return false;
+    };
+    entries
+        .filter_map(Result::ok)
+        .any(|e| is_layout(&e.file_name()) && e.path().join("maps").join("STATE").exists())
+}
+
 /// Refuses a directory that cannot hold pins: nothing in it is ours to remove, either.
 ///
 /// # Errors

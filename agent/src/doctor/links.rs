@@ -14,6 +14,8 @@ const IPV6_MTU: u32 = 1280;
 /// One page, less head room, tail room and Ethernet header: above this most drivers refuse native XDP.
 const NATIVE_MTU: u32 = 3498;
 
+const SOCKETS: &str = "plain sockets and nftables, as configured";
+
 /// Drivers with native XDP in the kernels that we support.
 const NATIVE: [&str; 36] = [
     "atlantic",
@@ -123,6 +125,9 @@ pub(super) fn state(used: &Used, seen: &Seen) -> Finding {
 pub(super) fn data_path(config: &Config, used: &Used, seen: &Seen) -> Finding {
     let what = format!("{}: data path", used.name);
     let driver = seen.driver.as_deref().unwrap_or("unknown");
+    if config.datapath == Datapath::Socket {
+        return Finding::ok(what, SOCKETS);
+    }
     if driver == "veth" {
         return Finding::ok(
             what,
@@ -141,6 +146,7 @@ pub(super) fn data_path(config: &Config, used: &Used, seen: &Seen) -> Finding {
         (false, _) => format!("driver {driver} is not known for native XDP"),
     };
     match config.datapath {
+        Datapath::Socket => Finding::ok(what, SOCKETS),
         Datapath::Generic => {
             Finding::ok(what, format!("driver {driver}: generic XDP, as configured"))
         }

@@ -6,6 +6,7 @@
 mod device;
 mod links;
 mod rights;
+mod sockets;
 mod system;
 
 #[cfg(test)]
@@ -130,6 +131,7 @@ pub fn examine(machine: &Machine, questions: &Questions) -> Vec<Finding> {
     let (finding, config) = configuration(questions);
     all.push(finding);
     if let Some(config) = &config {
+        sockets::without_bpf(machine, config, &mut all);
         let hostname = nix::unistd::gethostname()
             .map(|h| h.to_string_lossy().into_owned())
             .unwrap_or_default();

@@ -348,6 +348,7 @@ fn data_paths() {
     );
     expect(&look("auto", "bridge", 1500), Level::Warn, &["generic"]);
     expect(&look("native", "bridge", 1500), Level::Bad, &["auto"]);
+    expect(&look("socket", "veth", 1500), Level::Ok, &["nftables"]);
     expect(
         &look("generic", "bridge", 1500),
         Level::Ok,
@@ -360,6 +361,65 @@ fn data_paths() {
         Level::Warn,
         &["ethtool -K eth0 tx off"],
     );
+}
+
+#[test]
+fn a_machine_without_bpf() {
+    let ms = 1_000_000;
+    let look = |release: &str, nft: Option<&str>, tick| {
+        let fake = Fake::new(&[("proc/sys/kernel/osrelease", release)]);
+        sockets::of(
+            &fake.machine(),
+            &config("socket"),
+            nft.map(Into::into),
+            tick,
+        )
+    };
+    let good = look("6.1.0", Some("/usr/sbin/nft"), 4 * ms);
+    let [program, kernel, lease, firewall, promises] = &good[..] else {
+        panic!("{good:?}");
+    };
+    expect(program, Level::Ok, &["/usr/sbin/nft"]);
+    expect(kernel, Level::Ok, &[]);
+    expect(lease, Level::Warn, &["20 ms", "wan"]);
+    expect(firewall, Level::Warn, &["4747"]);
+    expect(promises, Level::Warn, &["flush ruleset"]);
+    let poor = look("5.15.0", None, 10 * ms);
+    expect(&poor[0], Level::Bad, &["apt-get install nftables"]);
+    expect(&poor[1], Level::Bad, &["5.16"]);
+    expect(&poor[2], Level::Bad, &["does not start"]);
+}
+
+/// What BPF lacks is no fault where it is not used, and no end with "auto".
+#[test]
+fn lacks_of_bpf_weigh_by_the_data_path() {
+    let fake = Fake::new(&[("proc/sys/kernel/osrelease", "6.1.0")]);
+    let lacks = || {
+        vec![
+            Finding::bad("bpf file system", "none", "mount it"),
+            Finding::bad(
+                "capabilities",
+                "missing: CAP_BPF (loading programs)",
+                "give it",
+            ),
+            Finding::bad("other", "bad", "mend it"),
+        ]
+    };
+    let look = |path: &str| {
+        let mut all = lacks();
+        sockets::without_bpf(&fake.machine(), &config(path), &mut all);
+        all
+    };
+    assert_eq!(look("native"), lacks());
+    let auto = look("auto");
+    assert_eq!(
+        auto[..3].iter().map(|f| f.level).collect::<Vec<_>>(),
+        [Level::Warn, Level::Warn, Level::Bad]
+    );
+    assert!(auto.iter().any(|f| f.what == "sockets: nft"));
+    let socket = look("socket");
+    assert_eq!(socket[0].what, "other");
+    assert!(socket.iter().any(|f| f.what == "sockets: lease"));
 }
 
 #[test]

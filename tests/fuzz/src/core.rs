@@ -249,6 +249,7 @@ impl World {
                 | Action::Announce { .. }
                 | Action::PauseReady { .. }
                 | Action::Left
+                | Action::Entered { .. }
                 | Action::Event(_) => continue,
             };
             assert_eq!(m.from, ME);

@@ -71,6 +71,7 @@ pub struct Agent {
     bpf_dir: PathBuf,
     log: PathBuf,
     child: Option<Child>,
+    no_bpf: bool,
 }
 
 /// A way to run commands against an agent.
@@ -113,7 +114,31 @@ impl Agent {
             bpf_dir,
             log: dir.join(format!("agent-{}.log", station.name)),
             child: None,
+            no_bpf: false,
         })
+    }
+
+    /// Gives it a config file of its own.
+    pub fn set_config(&mut self, config: &Path) {
+        self.config = config.to_owned();
+    }
+
+    /// From its next start on the kernel refuses it BPF, as in many containers: it is root, but without the
+    /// capabilities to load programs.
+    pub fn forbid_bpf(&mut self) {
+        self.no_bpf = true;
+    }
+
+    /// Its run directory.
+    #[must_use]
+    pub fn run_dir(&self) -> &Path {
+        &self.run_dir
+    }
+
+    /// The network namespace that it runs in.
+    #[must_use]
+    pub fn ns(&self) -> &crate::netns::Ns {
+        &self.station.ns
     }
 
     /// The node's name.
@@ -168,6 +193,9 @@ impl Agent {
             .stderr(log);
         exec::tie_to_lab(&mut command);
         self.station.ns.apply(&mut command);
+        if self.no_bpf {
+            exec::drop_bpf_rights(&mut command);
+        }
         let child = command
             .spawn()
             .with_context(|| format!("cannot start {:?}", self.binary))?;

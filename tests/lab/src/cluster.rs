@@ -67,7 +67,7 @@ impl Cluster {
     /// # Errors
     /// As [`Cluster::start`].
     pub fn start_first(count: usize, lab: Lab, config: &str, key_name: &str) -> Result<Self> {
-        Self::raise(count, true, lab, config, key_name)
+        Self::start_prepared(count, lab, config, key_name, |_| Ok(()))
     }
 
     /// As [`Cluster::start_first`], without web servers: for labs of many nodes.
@@ -75,10 +75,31 @@ impl Cluster {
     /// # Errors
     /// As [`Cluster::start`].
     pub fn start_bare(count: usize, lab: Lab, config: &str, key_name: &str) -> Result<Self> {
-        Self::raise(count, false, lab, config, key_name)
+        Self::raise(count, false, lab, config, key_name, |_| Ok(()))
     }
 
-    fn raise(count: usize, web: bool, lab: Lab, config: &str, key_name: &str) -> Result<Self> {
+    /// As [`Cluster::start_first`], with something done to each agent before it is started.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`].
+    pub fn start_prepared(
+        count: usize,
+        lab: Lab,
+        config: &str,
+        key_name: &str,
+        prepare: impl FnMut(&mut Agent) -> Result<()>,
+    ) -> Result<Self> {
+        Self::raise(count, true, lab, config, key_name, prepare)
+    }
+
+    fn raise(
+        count: usize,
+        web: bool,
+        lab: Lab,
+        config: &str,
+        key_name: &str,
+        prepare: impl FnMut(&mut Agent) -> Result<()>,
+    ) -> Result<Self> {
         agent::ensure_bpffs()?;
         let path = lab.dir().join("heartline.toml");
         fs::write(&path, config)?;
@@ -96,6 +117,7 @@ impl Cluster {
             .take(count)
             .map(|node| Agent::new(node, &path, lab.dir(), &pins.0))
             .collect::<Result<Vec<_>>>()?;
+        agents.iter_mut().try_for_each(prepare)?;
         agents.iter_mut().try_for_each(Agent::start)?;
         for (web, node) in webs.iter_mut().zip(&lab.nodes) {
             web.wait(node)?;

@@ -9,6 +9,8 @@ use crate::lab::{LabSpec, VIP4, VIP6};
 pub struct ConfigSpec {
     /// Timing profile.
     pub profile: &'static str,
+    /// Lines put into `[timing]`, such as `takeover = "250ms"`.
+    pub timing: &'static str,
     /// An IPv6 VIP beside the IPv4 one.
     pub vip6: bool,
     /// Heartbeats over IPv6 instead of IPv4.
@@ -23,6 +25,7 @@ impl Default for ConfigSpec {
     fn default() -> Self {
         Self {
             profile: "lan",
+            timing: "",
             vip6: true,
             link6: false,
             witnesses: 0,
@@ -37,8 +40,8 @@ pub fn text(lab: &LabSpec, spec: &ConfigSpec) -> String {
     let mut text = format!(
         "cluster = \"lab\"\ngeneration = 1\nkey_file = \"cluster.key\"\n{}\n\n\
          [timing]\nprofile = \"{}\"\n# Nodes in namespaces always wait this long before they vote.\n\
-         max_promise = \"1s\"\n",
-        spec.extra, spec.profile
+         max_promise = \"1s\"\n{}\n",
+        spec.extra, spec.profile, spec.timing
     );
     let members = lab.nodes.saturating_sub(spec.witnesses);
     for id in 1..=lab.nodes {

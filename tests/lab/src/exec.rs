@@ -135,6 +135,24 @@ pub fn tie_to_lab(command: &mut Command) {
     }
 }
 
+/// Lets the child, and all that it starts, be without the rights to load BPF programs (capabilities(7)).
+pub fn drop_bpf_rights(command: &mut Command) {
+    /// CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF.
+    const RIGHTS: [libc::c_ulong; 3] = [21, 38, 39];
+    // SAFETY: prctl is async-signal-safe and touches only the child. What is not in the bounding set, the program that
+    // is executed does not get.
+    unsafe {
+        command.pre_exec(|| {
+            for right in RIGHTS {
+                if libc::prctl(libc::PR_CAPBSET_DROP, right, 0, 0, 0) != 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+            }
+            Ok(())
+        });
+    }
+}
+
 /// Ends a child: SIGTERM (after SIGCONT, it may be frozen), then SIGKILL when `grace` is over.
 pub fn end(child: &mut Child, grace: Duration) {
     if matches!(child.try_wait(), Ok(Some(_))) {

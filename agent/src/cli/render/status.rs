@@ -432,7 +432,7 @@ fn ingress(device: &DeviceStatus) -> String {
     let mode = match device.mode {
         DatapathMode::Native => "native XDP",
         DatapathMode::Generic => "generic XDP",
-        DatapathMode::Socket => "sockets",
+        DatapathMode::Socket => "sockets, nftables",
         DatapathMode::None => "none",
         DatapathMode::Unknown => "unknown",
     };
@@ -446,6 +446,7 @@ fn egress(device: &DeviceStatus) -> &'static str {
     match device.egress {
         EgressMode::Tcx => "tcx",
         EgressMode::Clsact => "clsact",
+        EgressMode::Nft => "nftables",
         EgressMode::None => "none",
         EgressMode::Unknown => "unknown",
     }
