@@ -50,7 +50,7 @@ enum Task {
     /// Load the programs on a device and show what they see: load DEV
     #[command(disable_help_flag = true)]
     Load(Rest),
-    /// Measure takeovers in the lab beside keepalived: failover
+    /// Measure: failover (takeovers beside keepalived), xdp (cost of a packet), jitter (of the real-time thread)
     #[command(disable_help_flag = true)]
     Bench(Rest),
     /// Run the simulator

@@ -29,10 +29,11 @@ const DEBIAN_LLVM: u32 = 22;
 const DEBIAN_COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 
 /// Programs that the lab calls, and the Debian packages that hold them.
-const LAB_PROGRAMS: [(&str, &str); 3] = [
+const LAB_PROGRAMS: [(&str, &str); 4] = [
     ("ip", "iproute2"),
     ("ethtool", "ethtool"),
     ("nginx", "nginx-light"),
+    ("strace", "strace"),
 ];
 
 /// What the bench calls beyond that: the peer, the load, and what turns its picture into pixels (it brings its fonts).

@@ -7,8 +7,9 @@ use std::{
 };
 
 use agent_common::{
-    siphash::Key,
-    wire::{LEN, Message},
+    keys::Keys,
+    node_bit,
+    wire::{LEN, Message, flags},
 };
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, sendto, setsockopt, socket,
@@ -104,12 +105,12 @@ impl LinkSender {
         Ok(())
     }
 
-    /// Sends one message to a node, or to all if `to` is 0. Never waits.
-    pub fn send(&mut self, to: u8, bytes: &[u8; LEN]) {
+    /// Sends one message to the nodes in the mask. Never waits.
+    pub fn send(&mut self, to: u32, bytes: &[u8]) {
         let Some(fd) = &self.socket else { return };
         for (i, peer) in self.peers.iter().enumerate() {
             let Some(peer) = peer else { continue };
-            if to != 0 && usize::from(to) != i + 1 {
+            if to & node_bit(i as u8 + 1) == 0 {
                 continue;
             }
             if sendto(fd.as_raw_fd(), bytes, peer, MsgFlags::MSG_DONTWAIT).is_err() {
@@ -118,17 +119,49 @@ impl LinkSender {
         }
     }
 
+    /// The nodes that it leads to.
+    fn mask(&self) -> u32 {
+        (1..=32)
+            .zip(&self.peers)
+            .filter(|(_, peer)| peer.is_some())
+            .fold(0, |mask, (id, _)| mask | node_bit(id))
+    }
+
     /// Closes the socket, so that the next [`LinkSender::open`] binds to a device that has returned.
     pub fn close(&mut self) {
         self.socket = None;
     }
 }
 
-/// Signs a message for each link and sends it there.
-pub fn broadcast(links: &mut [LinkSender], key: Key, to: u8, mut m: Message) {
+/// Signs a message for each link and sends it there, to a node or to all if `to` is 0: to each in the version that
+/// `versions` gives for it, to which this agent may be held at most (`newest`).
+pub fn broadcast(
+    links: &mut [LinkSender],
+    keys: &Keys,
+    to: u8,
+    m: Message,
+    newest: u8,
+    versions: impl Fn(u8) -> u8,
+) {
+    let to = if to == 0 { u32::MAX } else { node_bit(to) };
     for (i, link) in links.iter_mut().enumerate() {
-        m.link = i as u8;
-        m.sign(key);
-        link.send(to, &m.to_bytes());
+        let mut left = to & link.mask();
+        // Once for each version that is spoken; mostly that is one.
+        while left != 0 {
+            let version = versions(left.trailing_zeros() as u8 + 1).min(newest);
+            let same = (1..=32)
+                .filter(|id| versions(*id).min(newest) == version)
+                .fold(0, |mask, id| mask | node_bit(id) & left);
+            left &= !same;
+            let mut m = m;
+            m.link = i as u8;
+            m.version = m.version.min(version);
+            if m.version < newest {
+                m.flags |= flags::NEXT;
+            }
+            let mut bytes = [0; LEN];
+            let len = m.seal(keys, &mut bytes);
+            link.send(same, bytes.get(..len).unwrap_or_default());
+        }
     }
 }

@@ -14,6 +14,7 @@ mod devices;
 mod link;
 mod narrate;
 mod reload;
+mod rotation;
 mod rt;
 mod setup;
 mod snapshot;

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use agent_common::siphash::Key;
+use agent_common::{keys::Keys, wire::Message};
 use agent_core::{Action, Command, CommandError, Core, CoreConfig, Event, Now, action::Gain};
 use nix::{
     poll::{PollFd, PollFlags, ppoll},
@@ -25,7 +25,8 @@ use triple_buffer::{Input, Output};
 
 use super::{
     link::{LinkSender, broadcast},
-    snapshot::Snapshot,
+    rotation,
+    snapshot::{LATE_BUCKETS, Snapshot, late_bucket},
 };
 use crate::{
     datapath::{Ring, Table},
@@ -47,6 +48,8 @@ pub enum RtCommand {
     Core(u64, Command),
     /// A changed configuration; the old one comes back for freeing.
     Reconfigure(Box<CoreConfig>),
+    /// Sign with other keys; the old ones come back for wiping.
+    Rekey(Box<Keys>),
     /// Open the links that are not open; `anew`: a device has returned, bind all again.
     Reopen {
         /// Close first?
@@ -74,6 +77,8 @@ pub enum RtReport {
     Left,
     /// An old configuration, to be freed elsewhere.
     Old(Box<CoreConfig>),
+    /// Old keys, to be wiped elsewhere.
+    OldKeys(Box<Keys>),
     /// The thread has ended.
     Ended,
 }
@@ -114,8 +119,12 @@ pub struct RtParts {
     pub ring: Ring,
     /// The links.
     pub links: Vec<LinkSender>,
-    /// The cluster key.
-    pub key: Key,
+    /// The shared table, for the others' versions.
+    pub table: Table,
+    /// The cluster's keys.
+    pub keys: Box<Keys>,
+    /// The newest wire version to speak.
+    pub newest: u8,
     /// Towards the address thread.
     pub net: CommandSender,
     /// SCHED_FIFO priority; `None`: ordinary scheduling.
@@ -132,6 +141,7 @@ struct RtThread {
     told: bool,
     dropped: u64,
     late_ns: u64,
+    late: [u64; LATE_BUCKETS],
     rounds: u64,
     published: u64,
     changed: bool,
@@ -158,6 +168,7 @@ pub fn spawn(parts: RtParts) -> std::io::Result<RtHandle> {
         told: false,
         dropped: 0,
         late_ns: 0,
+        late: [0; LATE_BUCKETS],
         rounds: 0,
         published: 0,
         changed: true,
@@ -216,6 +227,9 @@ impl RtThread {
                 if deadline != 0 {
                     let late = t.boot - deadline;
                     self.late_ns = self.late_ns.max(late);
+                    if let Some(count) = self.late.get_mut(late_bucket(late)) {
+                        *count += 1;
+                    }
                     if late > self.parts.core.config().timing.lease {
                         self.tell(RtReport::StoodStill(t.boot, late));
                     }
@@ -256,6 +270,10 @@ impl RtThread {
                 self.act();
                 self.tell(RtReport::Old(cfg));
             }
+            RtCommand::Rekey(keys) => {
+                let old = std::mem::replace(&mut self.parts.keys, keys);
+                self.tell(RtReport::OldKeys(old));
+            }
             RtCommand::Reopen { anew } => {
                 for l in &mut self.parts.links {
                     if anew {
@@ -278,8 +296,8 @@ impl RtThread {
     fn act(&mut self) {
         while let Some(a) = self.parts.core.poll_action() {
             match a {
-                Action::Broadcast(m) => broadcast(&mut self.parts.links, self.parts.key, 0, m),
-                Action::Send(to, m) => broadcast(&mut self.parts.links, self.parts.key, to, m),
+                Action::Broadcast(m) => self.send(0, m),
+                Action::Send(to, m) => self.send(to, m),
                 Action::Gain(Gain {
                     group,
                     epoch,
@@ -302,6 +320,14 @@ impl RtThread {
                 Action::Event(e) => self.tell(RtReport::Event(boottime_ns(), e)),
             }
         }
+    }
+
+    fn send(&mut self, to: u8, m: Message) {
+        let table = self.parts.table;
+        let p = &mut self.parts;
+        broadcast(&mut p.links, &p.keys, to, m, p.newest, |id| {
+            rotation::speaks(&table, id)
+        });
     }
 
     fn tell(&mut self, r: RtReport) {
@@ -334,6 +360,7 @@ impl RtThread {
         s.realtime = self.realtime;
         s.fill(&self.parts.core, at);
         s.late_ns = self.late_ns;
+        s.late = self.late;
         s.rounds = self.rounds;
         s.dropped = self.dropped + self.parts.core.dropped_actions();
         for (slot, l) in s.refused.iter_mut().zip(&self.parts.links) {

@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use agent_common::siphash::Key;
 use agent_core::{Command, CommandError, Core};
 use anyhow::{Context, Result};
 use tokio::{
@@ -31,7 +30,7 @@ use super::{
 };
 use crate::{
     cli::agent::AgentArgs,
-    config::{ClusterKey, Config},
+    config::{Config, KeyFile},
     control::{
         ControlServer, SOCKET_GROUP,
         proto::{Code, Refusal, StatusReport},
@@ -60,7 +59,7 @@ pub(super) struct Net {
 pub(super) struct Supervisor {
     pub(super) args: AgentArgs,
     pub(super) config: Config,
-    pub(super) key: ClusterKey,
+    pub(super) key: KeyFile,
     pub(super) me: u8,
     pub(super) datapath: DataPath,
     pub(super) table: Table,
@@ -99,7 +98,7 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
     let config = setup::load(&args.config)?;
     crate::cli::logging::apply_config_level(&config.log)?;
     let me = setup::who_am_i(&config, args.node.as_deref())?;
-    let key = ClusterKey::load(&config.key_file)?;
+    let key = KeyFile::load(&config.key_file)?;
     mount_bpffs(&args.bpf_dir);
     let _locks = setup::lock(&args.run_dir, &args.bpf_dir)?;
     let notifier = Notifier::start();
@@ -110,7 +109,7 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
             .map_err(|e| tracing::warn!("{e}; takeovers may be late when memory is short"))
             .is_ok();
 
-    let mut datapath = DataPath::load_logging(&args.bpf_dir, *key.as_bytes(), args.debug_datapath)?;
+    let mut datapath = DataPath::load_logging(&args.bpf_dir, &key.keys(), args.debug_datapath)?;
     if args.debug_datapath {
         let logger = datapath.logger()?;
         tokio::spawn(read_log(logger));
@@ -170,15 +169,13 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
         events,
         stats,
     };
-    let (lo, hi) = (
-        u128::from_le_bytes(*key.as_bytes()) as u64,
-        (u128::from_le_bytes(*key.as_bytes()) >> 64) as u64,
-    );
     let parts = RtParts {
         core,
         ring,
         links: LinkSender::all(&config, me),
-        key: Key(lo, hi),
+        table,
+        keys: Box::new(key.keys()),
+        newest: args.wire_version,
         net: commands,
         priority,
     };
@@ -469,6 +466,8 @@ impl Supervisor {
                     ]);
                 }
                 RtReport::Old(config) => drop(config),
+                // Wiped by its drop.
+                RtReport::OldKeys(keys) => drop(keys),
                 RtReport::Ended => {}
             }
         }
@@ -510,6 +509,8 @@ impl Supervisor {
             started_ns: self.started_ns,
             priority: (!self.args.no_realtime).then_some(PRIORITY),
             locked: self.locked,
+            key: &self.key,
+            newest: self.args.wire_version,
             now: boottime_ns(),
         })
     }

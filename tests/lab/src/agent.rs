@@ -70,6 +70,7 @@ pub struct Agent {
     run_dir: PathBuf,
     bpf_dir: PathBuf,
     log: PathBuf,
+    extra: Vec<String>,
     child: Option<Child>,
 }
 
@@ -112,6 +113,7 @@ impl Agent {
             run_dir,
             bpf_dir,
             log: dir.join(format!("agent-{}.log", station.name)),
+            extra: Vec::new(),
             child: None,
         })
     }
@@ -120,6 +122,16 @@ impl Agent {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.station.name
+    }
+
+    /// What it is started with beside the usual, from its next start on.
+    pub fn set_args(&mut self, args: &[&str]) {
+        self.extra = args.iter().map(|arg| (*arg).to_owned()).collect();
+    }
+
+    /// Another program to start, from its next start on.
+    pub fn set_binary(&mut self, binary: PathBuf) {
+        self.binary = binary;
     }
 
     /// Its log file.
@@ -154,7 +166,8 @@ impl Agent {
             .arg("--run-dir")
             .arg(&self.run_dir)
             .arg("--bpf-dir")
-            .arg(&self.bpf_dir);
+            .arg(&self.bpf_dir)
+            .args(&self.extra);
         // Nobody's service manager is told anything, and no lab shell's socket is taken for its own.
         command
             .env_remove("NOTIFY_SOCKET")

@@ -34,6 +34,7 @@ pub mod paint;
 pub mod plug;
 pub mod probe_outage;
 pub mod probe_owner;
+pub mod speed;
 pub mod spray;
 pub mod switch;
 pub mod trial;
