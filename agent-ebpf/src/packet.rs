@@ -105,8 +105,11 @@ pub fn upper(ctx: &XdpContext, l3: usize) -> Result<(u8, usize), Short> {
     let mut offset = l3 + IPV6_LEN;
     let mut headers = 0;
     while headers < MOST_HEADERS && is_extension(next) {
-        next = byte(ctx, offset)?;
-        offset += 8 + 8 * byte(ctx, offset + 1)? as usize;
+        // Both with one check: the verifier has lost the thread when each had its own.
+        // SAFETY: bounds checked by at().
+        let head = unsafe { *at::<[u8; 2]>(ctx, offset)? };
+        next = head[0];
+        offset += 8 + 8 * head[1] as usize;
         headers += 1;
     }
     Ok((next, offset))

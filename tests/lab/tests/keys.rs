@@ -7,7 +7,8 @@ use heartline_lab::{
     LabSpec,
     clock::boot_ns,
     config::ConfigSpec,
-    trial::{Rig, owner, says, undisturbed, with},
+    demo::rig::Rig,
+    trial::{owner, says, undisturbed, with},
 };
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];

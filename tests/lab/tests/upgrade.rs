@@ -6,7 +6,8 @@ use heartline_lab::{
     LabSpec,
     clock::boot_ns,
     config::ConfigSpec,
-    trial::{Rig, SOON, fault, owner, says, taken_over, undisturbed, with},
+    demo::rig::Rig,
+    trial::{SOON, fault, owner, says, taken_over, undisturbed, with},
 };
 use serde_json::{Value, json};
 

@@ -187,7 +187,7 @@ fn measure(options: &Options) -> Result<Report> {
     };
     let sip = Sip::load()?;
     let good = sip_frame();
-    let mut sip_cost = |b: &mut Bench<'_>, name, what, program| {
+    let sip_cost = |b: &mut Bench<'_>, name, what, program| {
         let fd = sip.fd(program)?;
         b.add(name, what, || {
             let r = test_run(fd, &good, Some(1), n)?;
