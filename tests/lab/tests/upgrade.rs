@@ -14,7 +14,12 @@ use serde_json::{Value, json};
 /// Restarts an agent as one of the version before, or of this one.
 fn restart_as(rig: &mut Rig, node: &str, version: u8) -> Result<()> {
     let agent = rig.cluster.agent(node)?;
-    agent.set_args(&["--wire-version", &version.to_string()]);
+    // By hand, for real: HEARTLINE_OLD_BIN names an agent that knows version 1 alone.
+    match std::env::var_os("HEARTLINE_OLD_BIN") {
+        Some(old) if version == 1 => agent.set_binary(old.into()),
+        Some(_) => agent.set_binary(heartline_lab::agent::binary()?),
+        None => agent.set_args(&["--wire-version", &version.to_string()]),
+    }
     agent.stop(SOON)?;
     agent.start()?;
     rig.settle()
