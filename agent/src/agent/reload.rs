@@ -25,6 +25,7 @@ impl Supervisor {
             let new = setup::load(&self.args.config).map_err(|e| bad(format!("{e:#}")))?;
             let key = KeyFile::load(&new.key_file).map_err(|e| bad(e.to_string()))?;
             let mut changes = diff(&self.config, &new);
+            let same_text = changes.is_empty();
             changes.extend(self.key_step(&key));
             let refused: Vec<String> = changes
                 .iter()
@@ -36,7 +37,9 @@ impl Supervisor {
             }
             let changed: Vec<String> = changes.iter().map(ToString::to_string).collect();
             if !changed.is_empty() {
-                self.apply(new).map_err(|e| bad(format!("{e:#}")))?;
+                if !same_text {
+                    self.apply(new).map_err(|e| bad(format!("{e:#}")))?;
+                }
                 self.rekey(key).map_err(|e| bad(format!("{e:#}")))?;
             }
             Ok(ReloadReply {

@@ -82,11 +82,12 @@ fn a_rotation_loses_nothing_and_shows_nothing() -> Result<()> {
 
         // A new process reads the new key alone.
         for node in NODES {
-            rig.cluster
-                .agent(node)?
-                .planned_restart(heartline_lab::trial::SOON)?;
+            let agent = rig.cluster.agent(node)?;
+            agent.stop(heartline_lab::trial::SOON)?;
+            agent.start()?;
+            rig.settle()?;
         }
-        undisturbed(rig, from, &at)?;
+        all_say(rig, &new, None)?;
         for agent in rig.cluster.agents() {
             said += &fs::read_to_string(agent.log())?;
             said += &agent.cli_ok(&["status", "--json"])?;
