@@ -54,7 +54,6 @@ impl Narrator {
         let n = &self.names;
         let d = |kind, text: String| Draft::new(kind, text).at(at);
         let one = match e {
-            CoreEvent::GenerationEntered { .. } | CoreEvent::Proven { .. } => return Vec::new(),
             CoreEvent::Gained(gain) => {
                 let p = gain.phases;
                 let phases = Phases {

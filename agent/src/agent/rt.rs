@@ -317,7 +317,6 @@ impl RtThread {
                 Action::Announce { group } => self.parts.net.send(NetCommand::Announce { group }),
                 Action::PauseReady { until: _ } => self.tell(RtReport::PauseReady),
                 Action::Left => self.tell(RtReport::Left),
-                Action::Entered { .. } => {}
                 Action::Event(e) => self.tell(RtReport::Event(boottime_ns(), e)),
             }
         }
