@@ -81,13 +81,14 @@ fn a_rolling_upgrade_and_back() -> Result<()> {
         let at = owner(rig)?;
         let from = boot_ns();
         for node in ["n1", "n2", "n3"] {
+            // (A node that is set back is spoken to in the newer version until its first heartbeat: it drops those as too
+            // short.)
             says(rig, node, "everybody speaks version 2", |status| {
                 let all = ["n1", "n2", "n3"]
                     .iter()
                     .all(|n| speaks(status, n) == Some(2));
                 let quiet = [
                     "drop_bad_version",
-                    "drop_truncated",
                     "drop_unknown_key",
                     "drop_forged",
                 ];
