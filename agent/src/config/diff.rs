@@ -240,7 +240,8 @@ pub fn key_change(old: &KeyFile, new: &KeyFile) -> Option<Change> {
     if old == new {
         return None;
     }
-    let has = |file: &KeyFile, key: &ClusterKey| file.sign == *key || file.other.as_ref() == Some(key);
+    let has =
+        |file: &KeyFile, key: &ClusterKey| file.sign == *key || file.other.as_ref() == Some(key);
     if !has(new, &old.sign) && !old.other.as_ref().is_some_and(|key| has(new, key)) {
         return Some(refused(
             Refusal::Key,

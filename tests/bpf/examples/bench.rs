@@ -2,8 +2,7 @@
 
 use agent_common::Set;
 use heartline_bpf_tests::{
-    Action, ProgramStats, Rig, StatsGuard, boot_ns, consts::*, datagram, frame, KEY,
-    program_stats,
+    Action, KEY, ProgramStats, Rig, StatsGuard, boot_ns, consts::*, datagram, frame, program_stats,
 };
 
 const REPEAT: u32 = 100_000;
@@ -51,7 +50,10 @@ fn main() -> anyhow::Result<()> {
     let vip = frame::udp(&[], (PEER4.into(), 1), (VIP4.into(), 80), &[0; 1_400]);
     let other = frame::udp(&[], (PEER4.into(), 1), (LINK4.into(), 80), &[0; 1_400]);
     for (name, f) in [
-        ("verify + count an ack", datagram(&rig.seal(ack, &KEY.into()), false)),
+        (
+            "verify + count an ack",
+            datagram(&rig.seal(ack, &KEY.into()), false),
+        ),
         ("refuse a forged one", forged),
         ("VIP traffic, gate open", vip),
         ("other traffic", other),

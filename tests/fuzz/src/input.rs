@@ -61,7 +61,10 @@ pub fn message(u: &mut Unstructured<'_>, now: u64) -> Result<Message> {
                 MY_INCARNATION,
             ],
         )?,
-        clock: pick(u, &[now, back(1), back(10), back(149), back(151), back(2_000)])?,
+        clock: pick(
+            u,
+            &[now, back(1), back(10), back(149), back(151), back(2_000)],
+        )?,
         seq: pick(u, &[60, 61, 62, 63, 64, 65, 66, 100, 120])?,
         promise_us: pick(u, &[50_000, 50_000, 1, 0, 10_000_000, 10_000_001])?,
         key_id: u16::arbitrary(u)?,

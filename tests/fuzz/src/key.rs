@@ -14,7 +14,12 @@ pub fn run(data: &[u8]) {
             let again = KeyFile::parse(text.as_bytes(), Path::new(NAME)).expect("its own text");
             assert!(again == key);
             let read = std::str::from_utf8(data).expect("hex digits");
-            let lines = |text: &str| text.to_ascii_lowercase().split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+            let lines = |text: &str| {
+                text.to_ascii_lowercase()
+                    .split_whitespace()
+                    .map(str::to_owned)
+                    .collect::<Vec<_>>()
+            };
             assert!(lines(&text) == lines(read));
         }
         Err(error) => {
@@ -25,9 +30,13 @@ pub fn run(data: &[u8]) {
             {
                 for part in text.as_bytes().windows(6) {
                     let part = std::str::from_utf8(part).expect("ASCII");
-                    let innocent = format!("{NAME} key-size key-format key-placeholder key-too-many key-alike heartline keygen");
+                    let innocent = format!(
+                        "{NAME} key-size key-format key-placeholder key-too-many key-alike heartline keygen"
+                    );
                     assert!(
-                        !part.bytes().all(|b| b.is_ascii_hexdigit()) || !said.contains(part) || innocent.contains(part),
+                        !part.bytes().all(|b| b.is_ascii_hexdigit())
+                            || !said.contains(part)
+                            || innocent.contains(part),
                         "{said:?} tells {part:?}"
                     );
                 }

@@ -87,11 +87,7 @@ fn a_rolling_upgrade_and_back() -> Result<()> {
                 let all = ["n1", "n2", "n3"]
                     .iter()
                     .all(|n| speaks(status, n) == Some(2));
-                let quiet = [
-                    "drop_bad_version",
-                    "drop_unknown_key",
-                    "drop_forged",
-                ];
+                let quiet = ["drop_bad_version", "drop_unknown_key", "drop_forged"];
                 let counters = &status["counters"];
                 all && quiet.iter().all(|name| counters[name] == json!(0))
             })?;

@@ -48,7 +48,11 @@ fn key_file_is_looked_at() {
         ("00112233445566778899aabbccddeeff00", 0o600, "key-size"),
         ("00112233445566778899aabbccddeegg", 0o600, "key-format"),
         ("00000000000000000000000000000000", 0o600, "key-placeholder"),
-        (&format!("{good}ffeeddccbbaa99887766554433221100\n"), 0o600, ""),
+        (
+            &format!("{good}ffeeddccbbaa99887766554433221100\n"),
+            0o600,
+            "",
+        ),
         (&format!("{good}\n{good}"), 0o600, "key-too-many"),
         (&format!("{good}{good}"), 0o600, "key-alike"),
         (&format!("{good}aabbccdd\n"), 0o600, "key-size"),

@@ -145,7 +145,11 @@ impl Node {
 /// How far from a word's border a frame must begin, so that a message in it begins on one.
 fn skew(frame: &[u8]) -> usize {
     let mut l3 = packet::ETH_LEN;
-    let kind = |at: usize| frame.get(at..at + 2).map(|b| u16::from_be_bytes([b[0], b[1]]));
+    let kind = |at: usize| {
+        frame
+            .get(at..at + 2)
+            .map(|b| u16::from_be_bytes([b[0], b[1]]))
+    };
     while kind(l3 - 2).is_some_and(packet::is_tag) {
         l3 += 4;
     }
