@@ -3,7 +3,7 @@
 //! the plain-socket path call the same code.
 
 use crate::{
-    node_bit,
+    keys, node_bit,
     record::Counter,
     rules::{Rule, Rules},
     state::{LeaseWord, PeerCell, PromiseWord, Shared},
@@ -39,19 +39,27 @@ pub enum Verdict {
     Regression,
 }
 
-/// Checks that need no key: size is the caller's, this is magic, version, cluster.
+/// Checks that need no key: size is the caller's, this is magic, version, cluster, sender.
 #[inline(always)]
 pub fn precheck(sh: &Shared, m: &Message) -> Result<(), Counter> {
-    if m.magic != wire::MAGIC {
+    let words = m.words();
+    precheck_head(sh, words[0], words[1])
+}
+
+/// As [`precheck`], of the first two words of a message: what floods in is refused before more is read.
+#[inline(always)]
+pub fn precheck_head(sh: &Shared, head: u64, cluster: u64) -> Result<(), Counter> {
+    if head as u16 != wire::MAGIC {
         return Err(Counter::BadMagic);
     }
-    if !wire::version_ok(m.version) {
+    if !wire::version_ok((head >> 16) as u8) {
         return Err(Counter::BadVersion);
     }
-    if m.cluster as u64 != sh.cluster.load() {
+    if cluster as u32 as u64 != sh.cluster.load() {
         return Err(Counter::OtherCluster);
     }
-    if m.from == 0 || m.from as usize > crate::MAX_NODES {
+    let from = (head >> 32) as u8;
+    if from == 0 || from as usize > crate::MAX_NODES {
         return Err(Counter::BadSender);
     }
     Ok(())
@@ -242,7 +250,13 @@ fn on_news(sh: &Shared, p: &PeerCell, m: &Message, now: u64, rules: Rules) -> Op
     p.seen_epoch.store(m.epoch);
     p.seen_cv.store(m.cv);
     p.seen_set.store(m.set);
-    p.seen_flags.store(m.flags as u64 | (m.version as u64) << 8);
+    let ids = if keys::names_keys(m.version, m.flags) {
+        (m.key_id as u64) << 16 | (m.other_key as u64) << 32
+    } else {
+        0
+    };
+    p.seen_flags
+        .store(m.flags as u64 | (m.version as u64) << 8 | ids);
     p.seen_incarnation.store(m.incarnation);
 
     // Rule 11, second line of defence: somebody runs a group of ours and gained later.
@@ -299,11 +313,15 @@ pub fn extend(p: &PeerCell, seen: PromiseWord, until: u64, rules: Rules) -> bool
 /// Turns a heartbeat into its ack, in place; the caller signs and sends it.
 #[inline(always)]
 pub fn make_ack(sh: &Shared, m: &mut Message, now: u64) {
-    m.version = wire::VERSION;
+    // In the version of the heartbeat: its sender knows no newer one, or has not heard yet that we do.
+    m.flags = if m.version < wire::VERSION {
+        flags::NEXT
+    } else {
+        0
+    };
     m.kind = Kind::Ack as u8;
     m.to = m.from;
     m.from = sh.id.load() as u8;
-    m.flags = 0;
     m.digest = sh.digest.load() as u32;
     m.re_incarnation = m.incarnation;
     m.re_seq = m.seq;

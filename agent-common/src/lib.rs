@@ -1,6 +1,6 @@
 //! What the kernel and user space must agree on, defined once.
 //!
-//! * [`wire`]: the one signed message that nodes exchange, and its SipHash.
+//! * [`wire`]: the one signed message that nodes exchange, its short forms, and its SipHash; [`keys`]: what signs it.
 //! * [`state`]: the table shared by the XDP program and the agent (a pinned, mmapped BPF array).
 //! * [`kernel`]: the half of the lease protocol that runs in the kernel: promise, ack counting, gate.
 //!   The eBPF program, the simulator and the plain-socket path all call these very functions.
@@ -25,6 +25,7 @@ compile_error!(
 
 pub mod cell;
 pub mod kernel;
+pub mod keys;
 pub mod record;
 pub mod rules;
 pub mod siphash;

@@ -107,6 +107,8 @@ counters! {
     Contended = "contended",
     /// The shared table is missing or of another layout.
     NoState = "no_state",
+    /// Signed with a key that this node does not have; no MAC was computed.
+    UnknownKey = "drop_unknown_key",
 }
 
 /// How many counters there are.

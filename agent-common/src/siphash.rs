@@ -6,51 +6,67 @@
 #[repr(C)]
 pub struct Key(pub u64, pub u64);
 
-struct State(u64, u64, u64, u64);
+/// A hash under way: words are taken in as they are touched, so that a packet is read once.
+pub struct Sip(u64, u64, u64, u64);
 
-#[inline(always)]
-fn round(s: &mut State) {
-    s.0 = s.0.wrapping_add(s.1);
-    s.2 = s.2.wrapping_add(s.3);
-    s.1 = s.1.rotate_left(13) ^ s.0;
-    s.3 = s.3.rotate_left(16) ^ s.2;
-    s.0 = s.0.rotate_left(32);
-    s.2 = s.2.wrapping_add(s.1);
-    s.0 = s.0.wrapping_add(s.3);
-    s.1 = s.1.rotate_left(17) ^ s.2;
-    s.3 = s.3.rotate_left(21) ^ s.0;
-    s.2 = s.2.rotate_left(32);
+impl Sip {
+    /// Nothing taken in yet.
+    #[inline(always)]
+    pub const fn new(key: Key) -> Sip {
+        Sip(
+            key.0 ^ 0x736f_6d65_7073_6575,
+            key.1 ^ 0x646f_7261_6e64_6f6d,
+            key.0 ^ 0x6c79_6765_6e65_7261,
+            key.1 ^ 0x7465_6462_7974_6573,
+        )
+    }
+
+    #[inline(always)]
+    fn round(&mut self) {
+        self.0 = self.0.wrapping_add(self.1);
+        self.2 = self.2.wrapping_add(self.3);
+        self.1 = self.1.rotate_left(13) ^ self.0;
+        self.3 = self.3.rotate_left(16) ^ self.2;
+        self.0 = self.0.rotate_left(32);
+        self.2 = self.2.wrapping_add(self.1);
+        self.0 = self.0.wrapping_add(self.3);
+        self.1 = self.1.rotate_left(17) ^ self.2;
+        self.3 = self.3.rotate_left(21) ^ self.0;
+        self.2 = self.2.rotate_left(32);
+    }
+
+    /// Takes in a word.
+    #[inline(always)]
+    pub fn word(&mut self, m: u64) {
+        self.3 ^= m;
+        self.round();
+        self.round();
+        self.0 ^= m;
+    }
+
+    /// The hash of the `words` taken in.
+    #[inline(always)]
+    pub fn finish(mut self, words: usize) -> u64 {
+        self.word(((words as u64 * 8) & 0xff) << 56);
+        self.2 ^= 0xff;
+        self.round();
+        self.round();
+        self.round();
+        self.round();
+        self.0 ^ self.1 ^ self.2 ^ self.3
+    }
 }
 
 /// SipHash-2-4 of `N` words.
 #[inline(always)]
 pub fn siphash24<const N: usize>(key: Key, words: &[u64; N]) -> u64 {
-    let mut s = State(
-        key.0 ^ 0x736f_6d65_7073_6575,
-        key.1 ^ 0x646f_7261_6e64_6f6d,
-        key.0 ^ 0x6c79_6765_6e65_7261,
-        key.1 ^ 0x7465_6462_7974_6573,
-    );
+    let mut s = Sip::new(key);
     let mut i = 0;
     while i < N {
-        let m = words[i];
-        s.3 ^= m;
-        round(&mut s);
-        round(&mut s);
-        s.0 ^= m;
+        s.word(words[i]);
         i += 1;
     }
-    let last = ((N as u64 * 8) & 0xff) << 56;
-    s.3 ^= last;
-    round(&mut s);
-    round(&mut s);
-    s.0 ^= last;
-    s.2 ^= 0xff;
-    round(&mut s);
-    round(&mut s);
-    round(&mut s);
-    round(&mut s);
-    s.0 ^ s.1 ^ s.2 ^ s.3
+    s.finish(N)
 }
 
 #[cfg(test)]

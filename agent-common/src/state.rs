@@ -181,7 +181,8 @@ pub struct PeerCell {
     pub seen_epoch: Cell64,
     /// *kernel*: the set of its last heartbeat. For people and placement; never for safety.
     pub seen_set: SetCell,
-    /// *kernel*: flags (low byte) and version (next byte) of its last heartbeat.
+    /// *kernel*: of its last heartbeat: flags (low byte), version (next byte), and 16 bits each: id of the key that signed
+    /// it, id of the other key that its sender accepts (both 0 if it names none).
     pub seen_flags: Cell64,
     /// *kernel*: incarnation of its last heartbeat.
     pub seen_incarnation: Cell64,

@@ -1,9 +1,11 @@
-//! eBPF of the lab's switch; see `lab_port.rs`. The agent does not contain it.
+//! eBPF of the lab: its switch (`lab_port.rs`), and what the bench compares with (`lab_sip.rs`). The agent does not
+//! contain it.
 #![no_std]
 #![no_main]
 
 mod lab_map;
 mod lab_port;
+mod lab_sip;
 
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {

@@ -2,8 +2,8 @@
 
 use agent_common::{
     MAX_GROUPS, MAX_NODES,
+    keys::Keys,
     record::{AddressKey, COUNTER_COUNT, Counter, Record, RecordKind, VMAC_PREFIX},
-    siphash::Key,
     state::{LAYOUT, Shared},
     wire::Message,
 };
@@ -18,9 +18,9 @@ const MMAPABLE: u32 = 1 << 10;
 #[map]
 static STATE: Array<Shared> = Array::pinned(1, MMAPABLE);
 
-/// The cluster key, apart from STATE so that a dump of that one may be shown around.
+/// The cluster's keys, apart from STATE so that a dump of that one may be shown around. (KEY held a single one.)
 #[map]
-static KEY: Array<[u64; 2]> = Array::pinned(1, 0);
+static KEYS: Array<Keys> = Array::pinned(1, 0);
 
 /// VIP -> group, and whether it is a gateway. Twice what a configuration may have: a reload gates the new ones before it
 /// lets go of the old.
@@ -60,11 +60,10 @@ pub fn state() -> Option<&'static Shared> {
     }
 }
 
-/// The cluster key.
+/// The cluster's keys.
 #[inline(always)]
-pub fn key() -> Option<Key> {
-    let k = KEY.get(0)?;
-    Some(Key(k[0], k[1]))
+pub fn keys() -> Option<&'static Keys> {
+    KEYS.get(0)
 }
 
 /// The group of a virtual MAC. Other frames are told by their first byte, and cost no look-up.

@@ -58,7 +58,7 @@ fn run(program: &str, args: &[&str]) -> String {
 
 /// The path with two groups, `web` (0) and `db` (1), and its source.
 fn path(dir: &std::path::Path, clock: fn() -> u64) -> (SocketPath, Source) {
-    let mut path = SocketPath::load(dir, [7; 16], clock).expect("root and nft");
+    let mut path = SocketPath::load(dir, clock).expect("root and nft");
     let vips = [(WEB, 0), (WEB6, 0), (DB, 1)];
     path.set_vips(&vips.map(|(a, g)| (a.parse().unwrap(), g)))
         .unwrap();

@@ -29,7 +29,7 @@ const DEBIAN_LLVM: u32 = 22;
 const DEBIAN_COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 
 /// Programs that the lab calls, and the Debian packages that hold them.
-const LAB_PROGRAMS: [(&str, &str); 4] = [
+const LAB_PROGRAMS: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("ethtool", "ethtool"),
     ("nft", "nftables"),
@@ -37,7 +37,7 @@ const LAB_PROGRAMS: [(&str, &str); 4] = [
 ];
 
 /// What the bench calls beyond that: the peer, the load, and what turns its picture into pixels (it brings its fonts).
-const BENCH_PROGRAMS: [(&str, &str); 3] = [
+const BENCH_PROGRAMS: &[(&str, &str)] = &[
     ("keepalived", "keepalived"),
     ("stress-ng", "stress-ng"),
     ("rsvg-convert", "librsvg2-bin"),
@@ -361,10 +361,10 @@ pub fn plan(facts: &Facts, need: Need) -> Plan {
         plan_linker(facts, &mut plan, &mut packages, &mut whys, &mut after);
     }
     let programs = [
-        (need.lab, &LAB_PROGRAMS, &facts.missing_programs, "the lab"),
+        (need.lab, LAB_PROGRAMS, &facts.missing_programs, "the lab"),
         (
             need.bench,
-            &BENCH_PROGRAMS,
+            BENCH_PROGRAMS,
             &facts.missing_bench,
             "the bench",
         ),

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use agent_common::keys::Keys;
 use anyhow::{Context, Result, bail};
 
 use super::{
@@ -29,12 +30,12 @@ pub struct Chosen {
 ///
 /// # Errors
 /// Another agent runs, or none of the data paths that are allowed can be used.
-pub fn open(args: &AgentArgs, config: &Config, me: u8, key: [u8; 16]) -> Result<Chosen> {
+pub fn open(args: &AgentArgs, config: &Config, me: u8, keys: &Keys) -> Result<Chosen> {
     match config.datapath {
         Datapath::Native | Datapath::Generic => {
             setup::mount_bpffs(&args.bpf_dir);
             let locks = setup::lock(&args.run_dir, &args.bpf_dir)?;
-            let path = load_bpf(args, key)?;
+            let path = load_bpf(args, keys)?;
             Ok(Chosen {
                 path,
                 locks,
@@ -48,25 +49,25 @@ pub fn open(args: &AgentArgs, config: &Config, me: u8, key: [u8; 16]) -> Result<
                 locks.add_pins(&args.bpf_dir)?;
                 DataPath::unload(&args.bpf_dir);
             }
-            let path = load_socket(args, config, me, key)?;
+            let path = load_socket(args, config, me)?;
             Ok(Chosen {
                 path,
                 locks,
                 why: None,
             })
         }
-        Datapath::Auto => auto(args, config, me, key),
+        Datapath::Auto => auto(args, config, me, keys),
     }
 }
 
-fn auto(args: &AgentArgs, config: &Config, me: u8, key: [u8; 16]) -> Result<Chosen> {
+fn auto(args: &AgentArgs, config: &Config, me: u8, keys: &Keys) -> Result<Chosen> {
     setup::mount_bpffs(&args.bpf_dir);
     let mut locks = setup::lock_run_dir(&args.run_dir)?;
     let before = has_pins(&args.bpf_dir);
     let why = match std::fs::create_dir_all(&args.bpf_dir) {
         Ok(()) => {
             locks.add_pins(&args.bpf_dir)?;
-            match load_bpf(args, key) {
+            match load_bpf(args, keys) {
                 Ok(path) => {
                     return Ok(Chosen {
                         path,
@@ -85,7 +86,7 @@ fn auto(args: &AgentArgs, config: &Config, me: u8, key: [u8; 16]) -> Result<Chos
         }
         Err(e) => format!("{}: {e}", args.bpf_dir.display()),
     };
-    let path = load_socket(args, config, me, key).with_context(|| {
+    let path = load_socket(args, config, me).with_context(|| {
         format!("BPF cannot be used ({why}), and neither can plain sockets with nftables")
     })?;
     Ok(Chosen {
@@ -109,15 +110,15 @@ fn is_not_allowed(e: &anyhow::Error) -> bool {
     }
 }
 
-fn load_bpf(args: &AgentArgs, key: [u8; 16]) -> Result<AnyPath> {
-    let path = DataPath::load_logging(&args.bpf_dir, key, args.debug_datapath)?;
+fn load_bpf(args: &AgentArgs, keys: &Keys) -> Result<AnyPath> {
+    let path = DataPath::load_logging(&args.bpf_dir, keys, args.debug_datapath)?;
     // What a run without BPF promised is forgotten from here on; adopted later it would be a rollback.
     socket::remove_table(&args.run_dir)
         .context("the table of an earlier run without BPF cannot be removed")?;
     Ok(AnyPath::Bpf(path))
 }
 
-fn load_socket(args: &AgentArgs, config: &Config, me: u8, key: [u8; 16]) -> Result<AnyPath> {
+fn load_socket(args: &AgentArgs, config: &Config, me: u8) -> Result<AnyPath> {
     if has_pins(&args.bpf_dir) {
         bail!(
             "programs of an earlier run with BPF are still pinned below {}: `heartline unload` as root first",
@@ -136,7 +137,7 @@ fn load_socket(args: &AgentArgs, config: &Config, me: u8, key: [u8; 16]) -> Resu
         }
         .into());
     }
-    let mut path = SocketPath::load(&args.run_dir, key, || rt::now().boot)?;
+    let mut path = SocketPath::load(&args.run_dir, || rt::now().boot)?;
     if config
         .node_by_id(me)
         .is_some_and(|n| n.role == Role::Witness)

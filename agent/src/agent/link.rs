@@ -8,8 +8,9 @@ use std::{
 
 use agent_common::{
     MAX_NODES,
-    siphash::Key,
-    wire::{LEN, Message},
+    keys::Keys,
+    node_bit,
+    wire::{LEN, Message, flags},
 };
 use arrayvec::ArrayVec;
 use nix::sys::socket::{
@@ -129,8 +130,8 @@ impl LinkSender {
         std::mem::swap(&mut self.peers, peers);
     }
 
-    /// Sends one message to a node, or to all if `to` is 0, with one system call. Never waits.
-    pub fn send(&mut self, to: u8, bytes: &[u8; LEN]) {
+    /// Sends one message to the nodes in the mask, with one system call. Never waits.
+    pub fn send(&mut self, to: u32, bytes: &[u8]) {
         let Some(fd) = &self.socket else { return };
         let mut part = libc::iovec {
             iov_base: bytes.as_ptr().cast_mut().cast(),
@@ -139,7 +140,7 @@ impl LinkSender {
         let mut messages: ArrayVec<libc::mmsghdr, MAX_NODES> = ArrayVec::new();
         for (i, peer) in self.peers.iter().enumerate() {
             let Some(peer) = peer else { continue };
-            if to != 0 && usize::from(to) != i + 1 {
+            if to & node_bit(i as u8 + 1) == 0 {
                 continue;
             }
             // SAFETY: all zero is a valid mmsghdr.
@@ -185,11 +186,19 @@ impl LinkSender {
     }
 
     /// Sends an ack back to where its heartbeat came from. Never waits.
-    pub fn reply(&mut self, to: &SockaddrStorage, bytes: &[u8; LEN]) {
+    pub fn reply(&mut self, to: &SockaddrStorage, bytes: &[u8]) {
         let Some(fd) = &self.socket else { return };
         if sendto(fd.as_raw_fd(), bytes, to, MsgFlags::MSG_DONTWAIT).is_err() {
             self.refused += 1;
         }
+    }
+
+    /// The nodes that it leads to.
+    fn mask(&self) -> u32 {
+        (1..=32)
+            .zip(&self.peers)
+            .filter(|(_, peer)| peer.is_some())
+            .fold(0, |mask, (id, _)| mask | node_bit(id))
     }
 
     /// Closes the socket, so that the next [`LinkSender::open`] binds to a device that has returned.
@@ -198,12 +207,36 @@ impl LinkSender {
     }
 }
 
-/// Signs a message for each link and sends it there.
-pub fn broadcast(links: &mut [LinkSender], key: Key, to: u8, mut m: Message) {
+/// Signs a message for each link and sends it there, to a node or to all if `to` is 0: to each in the version that
+/// `versions` gives for it, to which this agent may be held at most (`newest`).
+pub fn broadcast(
+    links: &mut [LinkSender],
+    keys: &Keys,
+    to: u8,
+    m: Message,
+    newest: u8,
+    versions: impl Fn(u8) -> u8,
+) {
+    let to = if to == 0 { u32::MAX } else { node_bit(to) };
     for (i, link) in links.iter_mut().enumerate() {
-        m.link = i as u8;
-        m.sign(key);
-        link.send(to, &m.to_bytes());
+        let mut left = to & link.mask();
+        // Once for each version that is spoken; mostly that is one.
+        while left != 0 {
+            let version = versions(left.trailing_zeros() as u8 + 1).min(newest);
+            let same = (1..=32)
+                .filter(|id| versions(*id).min(newest) == version)
+                .fold(0, |mask, id| mask | node_bit(id) & left);
+            left &= !same;
+            let mut m = m;
+            m.link = i as u8;
+            m.version = m.version.min(version);
+            if m.version < newest {
+                m.flags |= flags::NEXT;
+            }
+            let mut bytes = [0; LEN];
+            let len = m.seal(keys, &mut bytes);
+            link.send(same, bytes.get(..len).unwrap_or_default());
+        }
     }
 }
 
@@ -244,7 +277,7 @@ mod tests {
         // A link bound to loopback reaches no other network.
         let nowhere: SocketAddr = "192.0.2.1:9".parse().unwrap();
         let mut link = link(&[(1, first), (2, nowhere), (31, last)]);
-        link.send(0, &[7; LEN]);
+        link.send(u32::MAX, &[7; LEN]);
         let mut bytes = [0; 2 * LEN];
         for socket in [one, two] {
             assert_eq!(socket.recv(&mut bytes).unwrap(), LEN);
@@ -257,8 +290,8 @@ mod tests {
     fn one_receiver_is_one_receiver() {
         let ((one, first), (two, last)) = (peer(), peer());
         let mut link = link(&[(0, first), (31, last)]);
-        link.send(32, &[1; LEN]);
-        link.send(1, &[2; LEN]);
+        link.send(node_bit(32), &[1; LEN]);
+        link.send(node_bit(1), &[2; LEN]);
         let mut bytes = [0; 2 * LEN];
         assert_eq!(two.recv(&mut bytes).unwrap(), LEN);
         assert_eq!(bytes[0], 1);

@@ -17,6 +17,7 @@ pub(crate) mod generations;
 mod link;
 mod narrate;
 mod reload;
+mod rotation;
 mod rt;
 mod setup;
 mod snapshot;

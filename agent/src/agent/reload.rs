@@ -5,14 +5,15 @@ use std::net::IpAddr;
 use anyhow::Result;
 
 use super::{
-    rt::RtCommand,
+    rotation,
+    rt::{self, RtCommand},
     setup::{self, Names},
     supervise::Supervisor,
 };
 use crate::{
-    config::{Change, ClusterKey, Config, Datapath, Refusal as What, diff, key_change},
+    config::{Change, Config, Datapath, KeyFile, Refusal as What, diff, key_change},
     control::proto::{Code, Refusal, ReloadReply},
-    datapath::AnyPath,
+    datapath::{AnyPath, socket::first_of_each},
     events::{Draft, EventKind},
     net::NetControl,
 };
@@ -25,9 +26,10 @@ impl Supervisor {
         };
         let answer = (|| {
             let new = setup::load(&self.args.config).map_err(|e| bad(format!("{e:#}")))?;
-            let key = ClusterKey::load(&new.key_file).map_err(|e| bad(e.to_string()))?;
+            let key = KeyFile::load(&new.key_file).map_err(|e| bad(e.to_string()))?;
             let mut changes = diff(&self.config, &new);
-            changes.extend(key_change(&self.key, &key));
+            let same_text = changes.is_empty();
+            changes.extend(self.key_step(&key));
             let refused: Vec<String> = changes
                 .iter()
                 .filter(|c| c.is_refused())
@@ -39,6 +41,11 @@ impl Supervisor {
             let mut changed: Vec<String> = changes.iter().map(ToString::to_string).collect();
             let mut entering = None;
             if new.generation > self.config.generation {
+                if self.key != key {
+                    return Err(bad(
+                        "a key rotation and a later generation are two steps: reload the one, then the other".into(),
+                    ));
+                }
                 self.may_enter(&new).map_err(&bad)?;
                 entering = Some(u64::from(new.generation));
                 self.stage(new).map_err(|e| bad(format!("{e:#}")))?;
@@ -54,7 +61,10 @@ impl Supervisor {
                     changed.push(format!("generation {staged} is taken back"));
                 }
             } else if !changed.is_empty() {
-                self.apply(new).map_err(|e| bad(format!("{e:#}")))?;
+                if !same_text {
+                    self.apply(new).map_err(|e| bad(format!("{e:#}")))?;
+                }
+                self.rekey(key).map_err(|e| bad(format!("{e:#}")))?;
             }
             Ok(ReloadReply {
                 generation: u64::from(self.config.generation),
@@ -122,12 +132,43 @@ impl Supervisor {
         Ok(())
     }
 
+    /// The change to these keys; refused if it would part this node from one that is heard.
+    fn key_step(&self, new: &KeyFile) -> Option<Change> {
+        let change = key_change(&self.key, new)?;
+        let (old, keys) = (self.key.keys(), new.keys());
+        let now = rt::now().boot;
+        let cut = rotation::cut_off(&self.config, self.me, &self.table, now, &old, &keys);
+        if change.is_refused() || cut.is_empty() {
+            return Some(change);
+        }
+        Some(Change::Refused {
+            what: What::Key,
+            why: format!("this step of the key rotation comes too early: {}", cut.join(", ")),
+            mend: "bring the step before to those nodes first (copy the key file, `heartline reload`); `heartline status` \
+                   says where each node is"
+                .into(),
+        })
+    }
+
+    /// What is accepted first, then what signs.
+    fn rekey(&mut self, key: KeyFile) -> Result<()> {
+        if self.key == key {
+            return Ok(());
+        }
+        self.datapath.set_keys(&key.keys())?;
+        self.rt
+            .send(RtCommand::Rekey(Box::new(key.keys())))
+            .map_err(|_| anyhow::anyhow!("the real-time thread is busy"))?;
+        self.key = key;
+        Ok(())
+    }
+
     /// May a new process start from the file as it is now? One that changes what all nodes must change together may not:
     /// two nodes with different members could each have a majority.
     pub(super) fn may_restart(&self) -> Result<(), Refusal> {
         let bad = |text: String| Refusal::new(Code::BadConfig, text).help("nothing was restarted");
         let new = setup::load(&self.args.config).map_err(|e| bad(format!("{e:#}")))?;
-        let key = ClusterKey::load(&new.key_file).map_err(|e| bad(e.to_string()))?;
+        let key = KeyFile::load(&new.key_file).map_err(|e| bad(e.to_string()))?;
         // To and from sockets the state would be a fresh one: that is no planned restart.
         let sockets = [&self.config, &new].map(|c| c.datapath == Datapath::Socket);
         let harmless = |c: &Change| {
@@ -147,7 +188,7 @@ impl Supervisor {
         }
         let refused: Vec<String> = diff(&self.config, &new)
             .into_iter()
-            .chain(key_change(&self.key, &key))
+            .chain(self.key_step(&key))
             .filter(|c| c.is_refused() && !harmless(c))
             .map(|c| c.to_string())
             .collect();
@@ -163,7 +204,7 @@ impl Supervisor {
         self.datapath.set_gated(cluster, vips)?;
         if let AnyPath::Socket(_) = self.datapath {
             self.rt
-                .send(RtCommand::Vips(vips.iter().map(|v| (v.0, v.1)).collect()))
+                .send(RtCommand::Vips(first_of_each(vips)))
                 .map_err(|_| anyhow::anyhow!("the real-time thread is busy"))?;
         }
         Ok(())

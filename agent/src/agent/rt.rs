@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use agent_common::{MAX_LINKS, record::Record, siphash::Key, wire::LEN};
+use agent_common::{MAX_LINKS, keys::Keys, record::Record, wire::{LEN, Message}};
 use agent_core::{
     Action, Command, CommandError, Core, CoreConfig, Event, Next, Now, StageError, action::Gain,
 };
@@ -29,7 +29,8 @@ use triple_buffer::{Input, Output};
 
 use super::{
     link::{LinkSender, Peers, broadcast},
-    snapshot::Snapshot,
+    rotation,
+    snapshot::{LATE_BUCKETS, Snapshot, late_bucket},
 };
 use crate::{
     datapath::{Records, Table},
@@ -61,6 +62,8 @@ pub enum RtCommand {
     Mapped,
     /// Speak to these nodes from now on, by link.
     Peers(Vec<Peers>),
+    /// Sign with other keys; the old ones come back for wiping.
+    Rekey(Box<Keys>),
     /// Open the links that are not open; `anew`: a device has returned, bind all again.
     Reopen {
         /// Close first?
@@ -102,6 +105,8 @@ pub enum RtReport {
     OldPeers(Vec<Peers>),
     /// The gate's ruleset is gone: somebody flushed it.
     GateLost,
+    /// Old keys, to be wiped elsewhere.
+    OldKeys(Box<Keys>),
     /// The thread has ended.
     Ended,
 }
@@ -144,8 +149,10 @@ pub struct RtParts {
     pub records: Records,
     /// The links.
     pub links: Vec<LinkSender>,
-    /// The cluster key.
-    pub key: Key,
+    /// The cluster's keys.
+    pub keys: Box<Keys>,
+    /// The newest wire version to speak.
+    pub newest: u8,
     /// Towards the address thread.
     pub net: CommandSender,
     /// SCHED_FIFO priority; `None`: ordinary scheduling.
@@ -162,6 +169,7 @@ struct RtThread {
     told: bool,
     dropped: u64,
     late_ns: u64,
+    late: [u64; LATE_BUCKETS],
     rounds: u64,
     published: u64,
     changed: bool,
@@ -188,6 +196,7 @@ pub fn spawn(parts: RtParts) -> std::io::Result<RtHandle> {
         told: false,
         dropped: 0,
         late_ns: 0,
+        late: [0; LATE_BUCKETS],
         rounds: 0,
         published: 0,
         changed: true,
@@ -244,6 +253,9 @@ impl RtThread {
                 if deadline != 0 {
                     let late = t.boot - deadline;
                     self.late_ns = self.late_ns.max(late);
+                    if let Some(count) = self.late.get_mut(late_bucket(late)) {
+                        *count += 1;
+                    }
                     if late > self.parts.core.config().timing.lease {
                         self.tell(RtReport::StoodStill(t.boot, late));
                     }
@@ -317,11 +329,11 @@ impl RtThread {
             return false;
         };
         let sh = &self.parts.table;
-        let taken = source.take(sh, &bytes[..length], boottime_ns());
-        if let (Some(ack), Some(from)) = (taken.ack, from)
+        let taken = source.take(sh, &self.parts.keys, &bytes[..length], boottime_ns());
+        if let (Some((ack, length)), Some(from)) = (taken.ack, from)
             && source.settle(sh)
         {
-            link.reply(&from, &ack);
+            link.reply(&from, ack.get(..length).unwrap_or_default());
         }
         if let Some(r) = taken.record {
             self.record(&r);
@@ -389,6 +401,10 @@ impl RtThread {
                 }
                 self.tell(RtReport::OldPeers(peers));
             }
+            RtCommand::Rekey(keys) => {
+                let old = std::mem::replace(&mut self.parts.keys, keys);
+                self.tell(RtReport::OldKeys(old));
+            }
             RtCommand::Reopen { anew } => {
                 for l in &mut self.parts.links {
                     if anew {
@@ -429,8 +445,8 @@ impl RtThread {
                         source.stats().held_back.fetch_add(1, Relaxed);
                     }
                 }
-                Action::Broadcast(m) => broadcast(&mut self.parts.links, self.parts.key, 0, m),
-                Action::Send(to, m) => broadcast(&mut self.parts.links, self.parts.key, to, m),
+                Action::Broadcast(m) => self.send(0, m),
+                Action::Send(to, m) => self.send(to, m),
                 Action::Gain(Gain {
                     group,
                     epoch,
@@ -459,6 +475,14 @@ impl RtThread {
                 Action::Event(e) => self.tell(RtReport::Event(boottime_ns(), e)),
             }
         }
+    }
+
+    fn send(&mut self, to: u8, m: Message) {
+        let table = self.parts.table;
+        let p = &mut self.parts;
+        broadcast(&mut p.links, &p.keys, to, m, p.newest, |id| {
+            rotation::speaks(&table, id)
+        });
     }
 
     fn tell(&mut self, r: RtReport) {
@@ -491,6 +515,7 @@ impl RtThread {
         s.realtime = self.realtime;
         s.fill(&self.parts.core, at);
         s.late_ns = self.late_ns;
+        s.late = self.late;
         s.rounds = self.rounds;
         s.dropped = self.dropped + self.parts.core.dropped_actions();
         s.closed = self.parts.links.iter().any(|l| !l.is_open());

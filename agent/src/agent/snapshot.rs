@@ -8,6 +8,15 @@ use agent_core::{
 
 use crate::datapath::Table;
 
+/// How many classes of lateness are told apart: the last one begins at a second.
+pub const LATE_BUCKETS: usize = 21;
+
+/// The class of a delay: 0 is below a microsecond, class i from 2^(i-1) to 2^i microseconds.
+pub fn late_bucket(ns: u64) -> usize {
+    let us = ns / 1000;
+    ((u64::BITS - us.leading_zeros()) as usize).min(LATE_BUCKETS - 1)
+}
+
 /// How the core sees the cluster.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
@@ -41,6 +50,8 @@ pub struct Snapshot {
     pub realtime: bool,
     /// Largest delay of a timer so far, ns.
     pub late_ns: u64,
+    /// How often a timer was how late: see [`late_bucket`].
+    pub late: [u64; LATE_BUCKETS],
     /// Rounds of the loop so far.
     pub rounds: u64,
     /// Things lost because a queue was full.
@@ -69,6 +80,7 @@ impl Default for Snapshot {
             paused: false,
             realtime: false,
             late_ns: 0,
+            late: [0; LATE_BUCKETS],
             rounds: 0,
             dropped: 0,
             refused: [0; 8],
@@ -119,5 +131,16 @@ impl Snapshot {
         } else {
             Fitness::Fit
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_fall_into_their_class() {
+        let classes = [0, 999, 1_000, 1_999, 2_000, 3_999, 4_000, 1 << 40].map(late_bucket);
+        assert_eq!(classes, [0, 0, 1, 1, 2, 2, 3, LATE_BUCKETS - 1]);
     }
 }

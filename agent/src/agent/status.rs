@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use agent_common::wire;
+use agent_common::record::Counter;
 use agent_core::{Fitness, Health, detector};
 
-use super::{devices::Gates, fitness::FitnessBook, setup::Names, snapshot::Snapshot};
+use super::{devices::Gates, fitness::FitnessBook, rotation, setup::Names, snapshot::Snapshot};
 use crate::{
-    config::{self, Config, show_ns},
+    config::{self, Config, KeyFile, show_ns},
     control::proto::*,
     datapath::Table,
 };
@@ -31,6 +31,8 @@ pub struct Sources<'a> {
     pub started_ns: u64,
     pub priority: Option<u8>,
     pub locked: bool,
+    pub key: &'a KeyFile,
+    pub newest: u8,
     pub now: u64,
 }
 
@@ -80,15 +82,17 @@ pub fn report(s: &Sources<'_>) -> StatusReport {
     counters.insert("send_refused".into(), snap.refused.iter().sum());
     counters.insert("realtime_rounds".into(), snap.rounds);
     let holds = lease.holds(now);
+    let keys = s.key.keys();
     StatusReport {
         agent_version: env!("CARGO_PKG_VERSION").into(),
-        wire_version: u32::from(wire::VERSION),
+        wire_version: u32::from(s.newest),
         node: s.names.node(s.me),
         node_id: s.me,
         cluster: config.cluster.clone(),
         generation: u64::from(config.generation),
         change: s.change.clone(),
         digest: format!("{:08x}", config.digest()),
+        key: rotation::status_of(keys.id(), keys.other_id()),
         incarnation: t.incarnation.load(),
         boot_ns: now,
         uptime_ms: now.saturating_sub(s.started_ns) / 1_000_000,
@@ -111,6 +115,7 @@ pub fn report(s: &Sources<'_>) -> StatusReport {
             },
             memory_locked: s.locked,
             max_loop_late_us: snap.late_ns / 1000,
+            late: snap.late.to_vec(),
         },
         voting,
         quorum: QuorumStatus {
@@ -156,6 +161,8 @@ fn node(s: &Sources<'_>, n: &config::Node, ago: &dyn Fn(u64) -> Option<u64>) -> 
         },
     });
     let known = me || seen != 0;
+    let (said, keys) = (rotation::says(p), s.key.keys());
+    let newest = said.version + u8::from(said.next);
     NodeStatus {
         name: n.name.clone(),
         id: n.id,
@@ -185,6 +192,16 @@ fn node(s: &Sources<'_>, n: &config::Node, ago: &dyn Fn(u64) -> Option<u64>) -> 
                 s.config.generation
             )
         }),
+        wire_version: if me {
+            Some(u32::from(s.newest))
+        } else {
+            (newest != 0).then_some(u32::from(newest))
+        },
+        key: if me {
+            Some(rotation::status_of(keys.id(), keys.other_id()))
+        } else {
+            (said.key != 0).then(|| rotation::status_of(said.key, said.other))
+        },
     }
 }
 
@@ -376,6 +393,21 @@ fn warnings(s: &Sources<'_>, nodes: &[NodeStatus]) -> Vec<Warning> {
             None,
         );
     }
+    let unknown = s
+        .counters
+        .get(Counter::UnknownKey as usize)
+        .map_or(0, |(_, n)| *n);
+    let mut moving = Vec::new();
+    rotation::warnings(s.key, nodes, unknown, &mut moving);
+    w.extend(moving);
+    let mut add = |level, code: &str, text: String, help: Option<&str>| {
+        w.push(Warning {
+            level,
+            code: code.into(),
+            text,
+            help: help.map(Into::into),
+        });
+    };
     let text = "never two owners rests on: a boot clock that runs whenever this node can run; no rollback; ids of their own; \
                 no way around the gate";
     add(

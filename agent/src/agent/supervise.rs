@@ -8,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use agent_common::siphash::Key;
 use agent_core::{Command, CommandError, Core, History};
 use anyhow::{Context, Result};
 use tokio::{
@@ -34,7 +33,7 @@ use super::{
 };
 use crate::{
     cli::agent::AgentArgs,
-    config::{ClusterKey, Config},
+    config::{Config, KeyFile},
     control::{
         ControlServer, SOCKET_GROUP,
         proto::{Code, Refusal, StatusReport},
@@ -63,7 +62,7 @@ pub(super) struct Net {
 pub(super) struct Supervisor {
     pub(super) args: AgentArgs,
     pub(super) config: Config,
-    pub(super) key: ClusterKey,
+    pub(super) key: KeyFile,
     pub(super) me: u8,
     pub(super) datapath: AnyPath,
     /// Why the data path is not what "auto" would rather have.
@@ -115,12 +114,12 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
     let config = setup::load(&args.config)?;
     crate::cli::logging::apply_config_level(&config.log)?;
     let me = setup::who_am_i(&config, args.node.as_deref())?;
-    let key = ClusterKey::load(&config.key_file)?;
+    let key = KeyFile::load(&config.key_file)?;
     let choose::Chosen {
         path: mut datapath,
         locks: _locks,
         why,
-    } = choose::open(args, &config, me, *key.as_bytes())?;
+    } = choose::open(args, &config, me, &key.keys())?;
     let notifier = Notifier::start();
     let names = Names::of(&config);
     let log = EventLog::new(names.node(me));
@@ -193,16 +192,13 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
         events,
         stats,
     };
-    let (lo, hi) = (
-        u128::from_le_bytes(*key.as_bytes()) as u64,
-        (u128::from_le_bytes(*key.as_bytes()) >> 64) as u64,
-    );
     let parts = RtParts {
         core,
         table,
         records,
         links: LinkSender::all(&config, me),
-        key: Key(lo, hi),
+        keys: Box::new(key.keys()),
+        newest: args.wire_version,
         net: commands,
         priority,
     };
@@ -506,6 +502,8 @@ impl Supervisor {
                     self.unstaged();
                 }
                 RtReport::GateLost => self.check_gates(),
+                // Wiped by its drop.
+                RtReport::OldKeys(keys) => drop(keys),
                 RtReport::Ended => {}
             }
         }
@@ -556,6 +554,8 @@ impl Supervisor {
             started_ns: self.started_ns,
             priority: (!self.args.no_realtime).then_some(PRIORITY),
             locked: self.locked,
+            key: &self.key,
+            newest: self.args.wire_version,
             now: boottime_ns(),
         })
     }

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use agent_common::wire::VERSION;
+
 use super::{Place, logging};
 
 /// How to run the agent.
@@ -35,6 +37,9 @@ pub struct AgentArgs {
     /// Let the eBPF programs log each frame (slow; for debugging)
     #[arg(long)]
     pub debug_datapath: bool,
+    /// Speak no newer wire version than this (for tests of upgrades)
+    #[arg(long, hide = true, default_value_t = VERSION, value_parser = clap::value_parser!(u8).range(i64::from(VERSION) - 1..=i64::from(VERSION)))]
+    pub wire_version: u8,
     /// Run directory, from the global option.
     #[arg(skip)]
     pub run_dir: PathBuf,

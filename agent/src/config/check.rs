@@ -9,7 +9,7 @@ use tracing_subscriber::EnvFilter;
 use super::check_groups::{check_groups, typed_groups};
 use super::check_nodes::{check_nodes, typed_nodes};
 use super::digest::cluster_id;
-use super::key::ClusterKey;
+use super::key::KeyFile;
 use super::raw::{At, RawConfig, RawTiming};
 use super::render::{Diagnostic, Severity, Span};
 use super::table::{did_you_mean, nearest};
@@ -77,7 +77,7 @@ pub(super) fn check(
                 .help("write the path of the key file"),
         );
     } else if checks.key_file
-        && let Err(error) = ClusterKey::load(&key_file)
+        && let Err(error) = KeyFile::load(&key_file)
     {
         let span = raw.key_file.as_ref().map_or(0..0, |k| k.span.clone());
         out.push(Diagnostic::error(error.code(), span, error.to_string()).help(error.help()));

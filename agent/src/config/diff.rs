@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
-use super::key::ClusterKey;
+use super::key::{ClusterKey, KeyFile};
 use super::types::{Config, Failback, Group, Node, Vip, show_ns};
 
 /// One difference between two configurations.
@@ -132,6 +132,13 @@ pub enum Change {
         /// New group's id.
         to: u8,
     },
+    /// A step of a key rotation.
+    Key {
+        /// Id of the key that signs now.
+        signs: u16,
+        /// Id of the other one that is accepted, 0 if there is none.
+        accepts: u16,
+    },
     /// Cannot be changed while the agent runs.
     Refused {
         /// What.
@@ -223,6 +230,12 @@ impl std::fmt::Display for Change {
                 write!(f, "VIP {address} goes from group {from} to group {to}")
             }
             Self::Log { to } => write!(f, "log is now {to:?}"),
+            Self::Key { signs, accepts: 0 } => {
+                write!(f, "key {signs:04x} signs, and no other is accepted")
+            }
+            Self::Key { signs, accepts } => {
+                write!(f, "key {signs:04x} signs, {accepts:04x} is accepted")
+            }
             Self::Refused { why, mend, .. } => write!(f, "refused: {why}; {mend}"),
         }
     }
@@ -261,15 +274,26 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     changes
 }
 
-/// The refusal of another key in the same file; `None` if it is the same.
+/// The change of the keys in the file; `None` if they are the same. Refused if old and new file have no key in common:
+/// no step of a rotation is like that. Whether another node would be cut off is for the caller to see.
 #[must_use]
-pub fn key_change(old: &ClusterKey, new: &ClusterKey) -> Option<Change> {
-    (old != new).then(|| {
-        refused(
+pub fn key_change(old: &KeyFile, new: &KeyFile) -> Option<Change> {
+    if old == new {
+        return None;
+    }
+    let has =
+        |file: &KeyFile, key: &ClusterKey| file.sign == *key || file.other.as_ref() == Some(key);
+    if !has(new, &old.sign) && !old.other.as_ref().is_some_and(|key| has(new, key)) {
+        return Some(refused(
             Refusal::Key,
             "the cluster key has changed, and nodes with different keys do not hear each other",
-            "put the old key back, or stop all agents, copy the new key to all nodes and start them",
-        )
+            "put the old key back and rotate it: `heartline keygen --rotate add`",
+        ));
+    }
+    let keys = new.keys();
+    Some(Change::Key {
+        signs: keys.id(),
+        accepts: keys.other_id(),
     })
 }
 

@@ -36,7 +36,7 @@ use std::path::{Path, PathBuf};
 pub use check::{Checks, Local};
 pub use diff::{Change, Refusal, diff, key_change, member_steps, moved_vips};
 pub use digest::cluster_id;
-pub use key::{ClusterKey, KEY_BYTES, KEY_DIGITS, KeyError};
+pub use key::{ClusterKey, KEY_BYTES, KEY_DIGITS, KeyError, KeyFile};
 pub use render::{Diagnostic, Report, Severity, Span, colour_wanted};
 pub use types::{
     Config, DEFAULT_CONFIG_FILE, DEFAULT_KEY_FILE, DEFAULT_PORT, Datapath, Failback, Group, Link,

@@ -123,6 +123,8 @@ pub struct StatusReport {
     pub change: Option<ChangeStatus>,
     /// Digest of what all nodes must agree on, hex.
     pub digest: String,
+    /// Ids of this node's keys.
+    pub key: KeyStatus,
     /// The node's incarnation (born with its maps).
     pub incarnation: u64,
     /// When this report was made.
@@ -170,6 +172,16 @@ pub struct ChangeStatus {
     pub code: String,
     /// The same as a phrase for people.
     pub waits: String,
+}
+
+/// Which keys a node has, by their ids (hex; nothing of a key can be learned from them).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct KeyStatus {
+    /// The key that it signs with.
+    pub signs: String,
+    /// Another one that it accepts, while the key is rotated.
+    pub accepts: Option<String>,
 }
 
 /// The times in force.
@@ -254,6 +266,8 @@ pub struct RtStatus {
     pub memory_locked: bool,
     /// The latest that the real-time loop ever ran behind its timer.
     pub max_loop_late_us: u64,
+    /// How often its timer was how late: less than 1 µs, then for each i from 1 on from 2^(i-1) to 2^i µs.
+    pub late: Vec<u64>,
 }
 
 /// Whether this node votes.
@@ -367,6 +381,10 @@ pub struct NodeStatus {
     pub drained: bool,
     /// What differs from our config.
     pub config_mismatch: Option<String>,
+    /// Newest wire version that it speaks, if heard.
+    pub wire_version: Option<u32>,
+    /// Ids of its keys; null if not heard, or if its version does not name them.
+    pub key: Option<KeyStatus>,
 }
 
 /// One path to a node.

@@ -10,6 +10,7 @@ use std::{
 
 use agent_common::{
     Set,
+    keys::{KEYS_WORDS, Keys},
     record::{AddressKey, COUNTERS, VIP_GATEWAY, address_key, virtual_mac},
     state::LAYOUT,
 };
@@ -94,6 +95,7 @@ pub struct DataPath {
     table: Table,
     ring: Option<Ring>,
     counters: PerCpuArray<MapData, u64>,
+    keys: Array<MapData, [u64; KEYS_WORDS]>,
     vips: HashMap<MapData, AddressKey, u32>,
     vmacs: HashMap<MapData, [u8; 8], u32>,
     link_addresses: HashMap<MapData, AddressKey, u32>,
@@ -115,15 +117,15 @@ impl DataPath {
     ///
     /// # Errors
     /// No BPF file system, the kernel refuses, or the key cannot be written.
-    pub fn load(bpf_dir: &Path, key: [u8; 16]) -> Result<DataPath, LoadError> {
-        Self::load_logging(bpf_dir, key, false)
+    pub fn load(bpf_dir: &Path, keys: impl Into<Keys>) -> Result<DataPath, LoadError> {
+        Self::load_logging(bpf_dir, &keys.into(), false)
     }
 
     /// As [`DataPath::load`]; with `log`, the programs report each frame through aya-log (slow; for debugging).
     ///
     /// # Errors
     /// As [`DataPath::load`].
-    pub fn load_logging(bpf_dir: &Path, key: [u8; 16], log: bool) -> Result<DataPath, LoadError> {
+    pub fn load_logging(bpf_dir: &Path, keys: &Keys, log: bool) -> Result<DataPath, LoadError> {
         let name = format!("v{:x}", LAYOUT as u32);
         let dir = bpf_dir.join(&name);
         let maps = dir.join("maps");
@@ -150,15 +152,8 @@ impl DataPath {
             _ => return Err(LoadError::Map("STATE")),
         };
         let fresh = table.layout.load() != LAYOUT;
-        let mut keys: Array<_, [u64; 2]> =
-            Array::try_from(Map::Array(take!(ebpf, "KEY", Map::Array)))
-                .map_err(|_| LoadError::Map("KEY"))?;
-        let (lo, hi) = (
-            u128::from_le_bytes(key) as u64,
-            (u128::from_le_bytes(key) >> 64) as u64,
-        );
-        keys.set(0, [lo, hi], 0)
-            .map_err(|e| LoadError::Write("KEY", e))?;
+        let key_map = Array::try_from(Map::Array(take!(ebpf, "KEYS", Map::Array)))
+            .map_err(|_| LoadError::Map("KEYS"))?;
         let ring = RingBuf::try_from(Map::RingBuf(take!(ebpf, "EVENTS", Map::RingBuf)))
             .map_err(|_| LoadError::Map("EVENTS"))?;
         let counters =
@@ -184,19 +179,35 @@ impl DataPath {
             .try_into()
             .map_err(refused)?;
         p.load().map_err(refused)?;
-        Ok(DataPath {
+        let mut path = DataPath {
             dir,
             ebpf,
             links: Links::default(),
             table,
             ring: Some(Ring::new(ring)),
             counters,
+            keys: key_map,
             vips,
             vmacs,
             link_addresses,
             fresh,
             removed,
-        })
+        };
+        path.set_keys(keys)?;
+        // Of version 0.1, whose programs keep it for as long as they still run: a map with the cluster key.
+        let _ = fs::remove_file(maps.join("KEY"));
+        Ok(path)
+    }
+
+    /// Gives the programs these keys. A frame that they check meanwhile may see half of the change and be refused: one
+    /// heartbeat is late then.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn set_keys(&mut self, keys: &Keys) -> Result<(), LoadError> {
+        self.keys
+            .set(0, keys.words(), 0)
+            .map_err(|e| LoadError::Write("KEYS", e))
     }
 
     /// Was the shared table made by this load? Then rule 1 applies: wait before voting.

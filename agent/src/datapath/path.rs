@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use agent_common::keys::Keys;
+
 use super::{
     Coverage, DataPath, Identity, Ring, Table, XdpKind, loader,
     socket::{SocketPath, Source},
@@ -81,6 +83,18 @@ impl AnyPath {
         match self {
             AnyPath::Bpf(d) => d.set_gated(cluster, vips)?,
             AnyPath::Socket(s) => s.set_gated(vips)?,
+        }
+        Ok(())
+    }
+
+    /// Accepts messages of these keys from now on. Without BPF the real-time thread has them.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn set_keys(&mut self, keys: &Keys) -> anyhow::Result<()> {
+        match self {
+            AnyPath::Bpf(d) => d.set_keys(keys)?,
+            AnyPath::Socket(_) => {}
         }
         Ok(())
     }

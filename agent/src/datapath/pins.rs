@@ -2,7 +2,7 @@
 
 use std::{ffi::OsStr, io, path::Path};
 
-use agent_common::state::Shared;
+use agent_common::{keys::Keys, state::Shared};
 use aya::maps::{MapData, MapError, MapInfo, MapType};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
@@ -11,7 +11,7 @@ use super::LoadError;
 /// Name, type, key size and value size of each pinned map. How many entries fit may differ between versions.
 const MAPS: [(&str, MapType, u32, u32); 7] = [
     ("STATE", MapType::Array, 4, size_of::<Shared>() as u32),
-    ("KEY", MapType::Array, 4, 16),
+    ("KEYS", MapType::Array, 4, size_of::<Keys>() as u32),
     ("VIPS", MapType::Hash, 16, 4),
     ("VMACS", MapType::Hash, 8, 4),
     ("LINKS", MapType::Hash, 16, 4),

@@ -80,6 +80,7 @@ pub fn healthy() -> StatusReport {
             priority: 80,
             memory_locked: true,
             max_loop_late_us: 123,
+            late: vec![0, 1_000, 20],
         },
         voting: VotingStatus {
             active: true,

@@ -1,9 +1,8 @@
 //! What the XDP program costs per packet. `cargo run -p heartline-bpf-tests --example bench` (root).
 
-use agent_common::{Set, wire::Message};
+use agent_common::Set;
 use heartline_bpf_tests::{
-    Action, ProgramStats, Rig, StatsGuard, boot_ns, consts::*, frame, over_ipv4, over_ipv6,
-    program_stats,
+    Action, KEY, ProgramStats, Rig, StatsGuard, boot_ns, consts::*, datagram, frame, program_stats,
 };
 
 const REPEAT: u32 = 100_000;
@@ -26,7 +25,7 @@ fn main() -> anyhow::Result<()> {
         let frames: Vec<_> = (0..REPEAT)
             .map(|_| {
                 let m = rig.heartbeat();
-                if v6 { over_ipv6(&m) } else { over_ipv4(&m) }
+                datagram(&rig.seal(m, &KEY.into()), v6)
             })
             .collect();
         let before = program_stats(xdp)?;
@@ -44,15 +43,18 @@ fn main() -> anyhow::Result<()> {
     slot.cv.store(CV);
     slot.word.store(5 << 32);
     let ack = rig.ack(PEER, 5, at);
-    let forged = Message {
-        mac: 1,
-        ..rig.heartbeat()
-    };
+    let mut forged = rig.heartbeat();
+    forged.clock += 1;
+    let mut forged = datagram(&rig.seal(forged, &KEY.into()), false);
+    forged[100] ^= 1;
     let vip = frame::udp(&[], (PEER4.into(), 1), (VIP4.into(), 80), &[0; 1_400]);
     let other = frame::udp(&[], (PEER4.into(), 1), (LINK4.into(), 80), &[0; 1_400]);
     for (name, f) in [
-        ("verify + count an ack", over_ipv4(&ack)),
-        ("refuse a forged one", over_ipv4(&forged)),
+        (
+            "verify + count an ack",
+            datagram(&rig.seal(ack, &KEY.into()), false),
+        ),
+        ("refuse a forged one", forged),
         ("VIP traffic, gate open", vip),
         ("other traffic", other),
     ] {

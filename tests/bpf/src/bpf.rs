@@ -74,7 +74,10 @@ struct TestRun {
 }
 
 /// Runs a program `repeat` times on one frame; an XDP program sees it arrive on `ifindex`.
-pub(crate) fn run(prog: i32, frame: &[u8], ifindex: Option<u32>, repeat: u32) -> io::Result<Run> {
+///
+/// # Errors
+/// What bpf(2) says.
+pub fn run(prog: i32, frame: &[u8], ifindex: Option<u32>, repeat: u32) -> io::Result<Run> {
     let mut out = vec![0u8; frame.len() + 256];
     let md = XdpMd {
         data_end: frame.len() as u32,

@@ -13,6 +13,6 @@ pub mod frame;
 mod pins;
 mod rig;
 
-pub use bpf::{ProgramStats, Run, StatsGuard, pin, pin_array, program_stats};
+pub use bpf::{ProgramStats, Run, StatsGuard, pin, pin_array, program_stats, run};
 pub use pins::PinDir;
-pub use rig::{Action, Rig, Snapshot, boot_ns, consts, over_ipv4, over_ipv6};
+pub use rig::{Action, KEY, Rig, Snapshot, boot_ns, consts, datagram, over_ipv4, over_ipv6};

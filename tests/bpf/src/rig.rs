@@ -8,10 +8,11 @@ use std::{
 
 use agent_common::{
     Set,
+    keys::{Keys, key_id},
     record::Record,
     siphash::Key,
     state::{LeaseWord, PromiseWord, Shared},
-    wire::{Kind, MAGIC, Message, VERSION},
+    wire::{Kind, LEN, MAGIC, Message, VERSION},
 };
 use heartline::datapath::{DataPath, Identity, Ring, Table};
 
@@ -108,7 +109,7 @@ pub struct Rig {
 }
 
 /// The cluster key of all rigs.
-const KEY: [u8; 16] = *b"0123456789abcdef";
+pub const KEY: [u8; 16] = *b"0123456789abcdef";
 
 impl Rig {
     /// A node that has waited out rule 1, runs nothing and has granted nothing.
@@ -235,10 +236,18 @@ impl Rig {
         self.sign(m)
     }
 
-    /// Signs with the cluster key.
+    /// Signs with the cluster key, in the full form.
     pub fn sign(&self, mut m: Message) -> Message {
+        m.key_id = key_id(self.key);
         m.sign(self.key);
         m
+    }
+
+    /// Seals as an agent does: the payload in its shortest form.
+    pub fn seal(&self, mut m: Message, keys: &Keys) -> Vec<u8> {
+        let mut out = [0; LEN];
+        let len = m.seal(keys, &mut out);
+        out[..len].to_vec()
     }
 
     /// Runs the XDP program on a frame.
@@ -274,6 +283,16 @@ impl Rig {
     /// As [`Rig::xdp`].
     pub fn xdp_head(&self, frame: &[u8]) -> Action {
         action(self.run_xdp(frame, 1).retval)
+    }
+
+    /// Mean time of one run of the egress program, ns.
+    ///
+    /// # Panics
+    /// If the kernel refuses to run it.
+    pub fn time_egress(&self, frame: &[u8], repeat: u32) -> u32 {
+        bpf::run(self.egress, frame, None, repeat)
+            .unwrap_or_else(|e| panic!("{} bytes: {e}", frame.len()))
+            .duration_ns
     }
 
     /// Runs the egress program on a frame.
@@ -377,6 +396,16 @@ impl std::fmt::Debug for Snapshot {
             .entries(self.0.iter().enumerate().filter(|(_, w)| **w != 0))
             .finish()
     }
+}
+
+/// A payload in a good frame from the peer to our link.
+pub fn datagram(payload: &[u8], v6: bool) -> Vec<u8> {
+    let (src, dst): (IpAddr, IpAddr) = if v6 {
+        (PEER6.into(), LINK6.into())
+    } else {
+        (PEER4.into(), LINK4.into())
+    };
+    frame::udp(&[], (src, 40_000), (dst, PORT), payload)
 }
 
 /// A message in a good IPv4 frame from the peer to our link.

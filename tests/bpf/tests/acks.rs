@@ -2,9 +2,10 @@
 
 use agent_common::{
     Set,
+    keys::key_id,
     record::RecordKind,
     state::PromiseWord,
-    wire::{Kind, LEN, Message, VERSION, flags},
+    wire::{Form, Kind, Message, VERSION, flags},
 };
 use heartline_bpf_tests::{
     Action, Rig, boot_ns,
@@ -14,35 +15,39 @@ use heartline_bpf_tests::{
 };
 
 fn message(d: &Datagram) -> Message {
-    Message::from_bytes(d.payload.as_slice().try_into().expect("192 bytes"))
+    Message::read(&d.payload).expect("a form of a message")
 }
 
 /// Checks an ack field by field.
 fn check_ack(rig: &Rig, sent: &Message, out: &[u8], tags: usize, before: u64) -> Datagram {
     let d = Datagram::parse(out, tags);
     assert_eq!(d.macs, (THERE, HERE), "MACs swapped");
-    assert_eq!(d.payload.len(), LEN);
+    assert_eq!(d.payload.len(), Form::Ack.len());
     let a = message(&d);
-    assert_eq!(a.mac, a.expected_mac(rig.key), "signed");
+    assert_eq!(a.mac, a.mac_of(rig.key, Form::Ack), "signed");
     assert!(a.clock >= before && a.clock <= boot_ns(), "our clock");
-    let expected = rig.sign(Message {
+    let expected = Message {
+        magic: sent.magic,
         version: VERSION,
         kind: Kind::Ack as u8,
         from: ME,
         to: sent.from,
-        flags: 0,
+        link: sent.link,
+        cluster: sent.cluster,
+        generation: sent.generation,
         digest: DIGEST,
+        max_promise_ms: sent.max_promise_ms,
         incarnation: MY_INCARNATION,
         clock: a.clock,
-        epoch: rig.table.epoch.load(),
+        promise_us: sent.promise_us,
+        key_id: key_id(rig.key),
+        cv: sent.cv,
         re_incarnation: sent.incarnation,
         re_seq: sent.seq,
         re_clock: sent.clock,
-        ask_cv: 0,
-        soft: 0,
-        soft_version: 0,
-        ..*sent
-    });
+        mac: a.mac,
+        ..Message::default()
+    };
     assert_eq!(a, expected);
     d
 }
@@ -260,7 +265,7 @@ fn asks_and_soft_state_are_acked_and_delivered() {
     assert!(rig.records().is_empty());
     assert_eq!(
         rig.table.peer(PEER).seen_flags.load(),
-        u64::from(m.flags) | u64::from(VERSION) << 8
+        u64::from(m.flags) | u64::from(VERSION) << 8 | u64::from(key_id(rig.key)) << 16
     );
 }
 

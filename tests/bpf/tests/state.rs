@@ -264,7 +264,7 @@ fn a_new_key_holds_from_the_next_load() {
         Action::Drop,
         "the map is one, so the running program knows the new key, too"
     );
-    assert_eq!(rig.delta(), [("drop_forged", 1)]);
+    assert_eq!(rig.delta(), [("drop_unknown_key", 1)]);
 }
 
 #[test]
@@ -334,14 +334,14 @@ fn pins_of_another_layout_are_removed() {
 
 #[test]
 fn a_foreign_map_in_the_way_is_a_clear_error() {
-    for name in ["STATE", "KEY", "VIPS", "LINKS", "EVENTS", "COUNTERS"] {
+    for name in ["STATE", "KEYS", "VIPS", "LINKS", "EVENTS", "COUNTERS"] {
         let pins = PinDir::new();
         let maps = pins
             .path()
             .join(format!("v{:x}", LAYOUT as u32))
             .join("maps");
         std::fs::create_dir_all(&maps).unwrap();
-        pin_array(&maps.join(name), 40).unwrap();
+        pin_array(&maps.join(name), 24).unwrap();
         let Err(e) = DataPath::load(pins.path(), [1; 16]) else {
             panic!("{name} was adopted")
         };

@@ -2,22 +2,25 @@
 
 use std::path::Path;
 
-use heartline::config::ClusterKey;
+use heartline::config::KeyFile;
 
 const NAME: &str = "/etc/heartline/cluster.key";
 
 /// Runs one input.
 pub fn run(data: &[u8]) {
-    match ClusterKey::parse(data, Path::new(NAME)) {
+    match KeyFile::parse(data, Path::new(NAME)) {
         Ok(key) => {
             let text = key.to_text();
-            let again = ClusterKey::parse(text.as_bytes(), Path::new(NAME)).expect("its own text");
+            let again = KeyFile::parse(text.as_bytes(), Path::new(NAME)).expect("its own text");
             assert!(again == key);
-            assert!(
-                text.trim_ascii().eq_ignore_ascii_case(
-                    std::str::from_utf8(data.trim_ascii()).expect("hex digits")
-                )
-            );
+            let read = std::str::from_utf8(data).expect("hex digits");
+            let lines = |text: &str| {
+                text.to_ascii_lowercase()
+                    .split_whitespace()
+                    .map(str::to_owned)
+                    .collect::<Vec<_>>()
+            };
+            assert!(lines(&text) == lines(read));
         }
         Err(error) => {
             let said = format!("{error} {} {} {error:?}", error.help(), error.code());
@@ -27,8 +30,9 @@ pub fn run(data: &[u8]) {
             {
                 for part in text.as_bytes().windows(6) {
                     let part = std::str::from_utf8(part).expect("ASCII");
-                    let innocent =
-                        format!("{NAME} key-size key-format key-placeholder heartline keygen");
+                    let innocent = format!(
+                        "{NAME} key-size key-format key-placeholder key-too-many key-alike heartline keygen"
+                    );
                     assert!(
                         !part.bytes().all(|b| b.is_ascii_hexdigit())
                             || !said.contains(part)
@@ -41,10 +45,11 @@ pub fn run(data: &[u8]) {
     }
 }
 
-/// A good key, a short one, a placeholder, one with a wrong digit.
+/// A good key, two of a rotation, a short one, a placeholder, one with a wrong digit.
 pub fn seeds() -> Vec<Vec<u8>> {
     [
         "00112233445566778899aabbccddeeff\n",
+        "00112233445566778899aabbccddeeff\nffeeddccbbaa99887766554433221100\n",
         " 00112233445566778899AABBCCDDEEFF ",
         "0011223344556677",
         "00000000000000000000000000000000",

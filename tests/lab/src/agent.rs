@@ -70,6 +70,7 @@ pub struct Agent {
     run_dir: PathBuf,
     bpf_dir: PathBuf,
     log: PathBuf,
+    extra: Vec<String>,
     child: Option<Child>,
     no_bpf: bool,
 }
@@ -113,6 +114,7 @@ impl Agent {
             run_dir,
             bpf_dir,
             log: dir.join(format!("agent-{}.log", station.name)),
+            extra: Vec::new(),
             child: None,
             no_bpf: false,
         })
@@ -145,6 +147,16 @@ impl Agent {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.station.name
+    }
+
+    /// What it is started with beside the usual, from its next start on.
+    pub fn set_args(&mut self, args: &[&str]) {
+        self.extra = args.iter().map(|arg| (*arg).to_owned()).collect();
+    }
+
+    /// Another program to start, from its next start on.
+    pub fn set_binary(&mut self, binary: PathBuf) {
+        self.binary = binary;
     }
 
     /// Its log file.
@@ -181,7 +193,8 @@ impl Agent {
             .arg("--bpf-dir")
             .arg(&self.bpf_dir)
             .arg("--state-dir")
-            .arg(self.run_dir.join("state"));
+            .arg(self.run_dir.join("state"))
+            .args(&self.extra);
         // Nobody's service manager is told anything, and no lab shell's socket is taken for its own.
         command
             .env_remove("NOTIFY_SOCKET")

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
-use heartline_lab::{bench, clock, demo, flood, hold, interrupt, load, nemesis};
+use heartline_lab::{bench, clock, demo, flood, hold, interrupt, load, nemesis, speed};
 
 /// The lab of Heartline: clusters in network namespaces. Needs root.
 #[derive(Debug, Parser)]
@@ -77,6 +77,10 @@ enum BenchTask {
     Failover(bench::Options),
     /// Hostile packets at the owner's heartbeat port: what they cost; table, flood.json
     Flood(flood::measure::Options),
+    /// What a heartbeat and an ordinary packet cost in the XDP and TC programs: table, xdp.json
+    Xdp(speed::xdp::Options),
+    /// How late the real-time thread's timer fires, idle and under load: histograms, jitter.json
+    Jitter(speed::jitter::Options),
 }
 
 #[derive(Debug, Subcommand)]
@@ -169,6 +173,8 @@ fn run(task: Task) -> Result<bool> {
                 json,
             });
         }
+        Task::Bench(BenchTask::Xdp(options)) => speed::xdp::run(&options)?,
+        Task::Bench(BenchTask::Jitter(options)) => speed::jitter::run(&options)?,
         Task::Load {
             device,
             netns,

@@ -9,11 +9,12 @@ use std::{
 };
 
 use agent_common::{
+    keys::key_id,
     siphash::Key,
-    wire::{self, Kind, LEN, Message},
+    wire::{self, Form, Kind, Message},
 };
 use anyhow::{Context as _, Result, bail};
-use heartline::config::{ClusterKey, Config};
+use heartline::config::{Config, KeyFile};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::socket::{MsgFlags, recv, send},
@@ -57,10 +58,9 @@ impl Forger {
     /// The config or its key cannot be read.
     pub fn of(config: &Path) -> Result<Self> {
         let config = Config::load(config).context("the lab's config")?.config;
-        let key = ClusterKey::load(&config.key_file)?;
-        let word = u128::from_le_bytes(*key.as_bytes());
+        let keys = KeyFile::load(&config.key_file)?.keys();
         Ok(Self {
-            key: Key(word as u64, (word >> 64) as u64),
+            key: keys.signing(),
             template: Message {
                 magic: wire::MAGIC,
                 version: wire::VERSION,
@@ -80,6 +80,7 @@ impl Forger {
     pub fn signed(&self, change: impl FnOnce(&mut Message)) -> Vec<u8> {
         let mut message = self.template;
         message.clock = boot_ns();
+        message.key_id = key_id(self.key);
         change(&mut message);
         message.sign(self.key);
         message.to_bytes().to_vec()
@@ -151,8 +152,9 @@ fn heartbeat(frame: &[u8], from: [u8; 6], port: u16) -> Option<Vec<u8>> {
     let datagram = UdpPacket::new_checked(packet.payload()).ok()?;
     let payload = datagram.payload();
     let kind = payload.get(3).copied();
-    let wanted =
-        datagram.dst_port() == port && payload.len() == LEN && kind == Some(Kind::Heartbeat as u8);
+    let wanted = datagram.dst_port() == port
+        && Form::of_len(payload.len()).is_some()
+        && kind == Some(Kind::Heartbeat as u8);
     wanted.then(|| payload.to_vec())
 }
 

@@ -40,7 +40,8 @@ pub enum Cut {
 /// Every station.
 const ANY: [u8; 6] = [0; 6];
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/heartline-lab-ebpf"));
+pub(crate) static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/heartline-lab-ebpf"));
 
 /// A port of the switch and the station behind it.
 #[derive(Clone, Debug)]

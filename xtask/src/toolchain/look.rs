@@ -35,8 +35,8 @@ impl Facts {
             llvm_dev: LINKER_LLVM
                 .filter(|llvm| llvm_config(*llvm).is_file())
                 .collect(),
-            missing_programs: missing(&LAB_PROGRAMS),
-            missing_bench: missing(&BENCH_PROGRAMS),
+            missing_programs: missing(LAB_PROGRAMS),
+            missing_bench: missing(BENCH_PROGRAMS),
             cxx: ebpf::find_program(CXX.0).is_some(),
             missing_lints: [("cargo-clippy", "clippy"), ("cargo-fmt", "rustfmt")]
                 .into_iter()

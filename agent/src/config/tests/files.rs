@@ -48,6 +48,14 @@ fn key_file_is_looked_at() {
         ("00112233445566778899aabbccddeeff00", 0o600, "key-size"),
         ("00112233445566778899aabbccddeegg", 0o600, "key-format"),
         ("00000000000000000000000000000000", 0o600, "key-placeholder"),
+        (
+            &format!("{good}ffeeddccbbaa99887766554433221100\n"),
+            0o600,
+            "",
+        ),
+        (&format!("{good}\n{good}"), 0o600, "key-too-many"),
+        (&format!("{good}{good}"), 0o600, "key-alike"),
+        (&format!("{good}aabbccdd\n"), 0o600, "key-size"),
     ] {
         file(folder.path(), "demo.key", text, mode);
         assert_eq!(code(), expected, "{text:?} {mode:o}");
@@ -81,13 +89,13 @@ fn keys_are_written_safely_and_never_shown() {
         std::fs::read_to_string(&path).unwrap().len(),
         KEY_DIGITS + 1
     );
-    assert_eq!(ClusterKey::load(&path).unwrap(), key);
+    assert_eq!(KeyFile::load(&path).unwrap().sign, key);
     let other = ClusterKey::generate().unwrap();
     assert_ne!(key, other);
     assert_eq!(other.write(&path, false).unwrap_err().code(), "key-exists");
-    assert_eq!(ClusterKey::load(&path).unwrap(), key, "left as it was");
+    assert_eq!(KeyFile::load(&path).unwrap().sign, key, "left as it was");
     other.write(&path, true).unwrap();
-    assert_eq!(ClusterKey::load(&path).unwrap(), other);
+    assert_eq!(KeyFile::load(&path).unwrap().sign, other);
     assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
     assert_eq!(
         std::fs::read_dir(folder.path()).unwrap().count(),
@@ -101,6 +109,34 @@ fn keys_are_written_safely_and_never_shown() {
         "key-unwritable"
     );
     assert_eq!(format!("{key:?}"), "ClusterKey(hidden)");
+}
+
+#[test]
+fn a_rotation_step_by_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.key");
+    ClusterKey::generate().unwrap().write(&path, false).unwrap();
+    let mut file = KeyFile::load(&path).unwrap();
+    let old = file.sign.clone();
+    assert_eq!(file.swap(&path).unwrap_err().code(), "key-step");
+    assert_eq!(file.drop_other(&path).unwrap_err().code(), "key-step");
+    assert_eq!(file.sign, old, "a refused step changes nothing");
+
+    file.add(&path).unwrap();
+    file.write(&path, true).unwrap();
+    let mut file = KeyFile::load(&path).unwrap();
+    assert_eq!(file.sign, old, "the old one goes on to sign");
+    let new = file.other.clone().unwrap();
+    assert_eq!(file.add(&path).unwrap_err().code(), "key-step");
+
+    file.swap(&path).unwrap();
+    file.write(&path, true).unwrap();
+    let mut file = KeyFile::load(&path).unwrap();
+    assert_eq!((&file.sign, &file.other), (&new, &Some(old)));
+
+    file.drop_other(&path).unwrap();
+    file.write(&path, true).unwrap();
+    assert_eq!(KeyFile::load(&path).unwrap(), KeyFile::from(new));
 }
 
 #[test]

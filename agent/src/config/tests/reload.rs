@@ -301,8 +301,25 @@ fn members_change_one_at_a_time_with_the_generation() {
 }
 
 #[test]
-fn reload_refuses_another_key() {
+fn reload_takes_the_steps_of_a_rotation_and_refuses_another_key() {
     let key = |b: u8| ClusterKey::from_bytes([b; KEY_BYTES]);
-    assert_eq!(key_change(&key(1), &key(1)), None);
-    assert!(key_change(&key(1), &key(2)).is_some_and(|c| c.is_refused()));
+    let file = |sign: u8, other: Option<u8>| KeyFile {
+        sign: key(sign),
+        other: other.map(key),
+    };
+    let steps = [
+        file(1, None),
+        file(1, Some(2)),
+        file(2, Some(1)),
+        file(2, None),
+    ];
+    for pair in steps.windows(2) {
+        assert_eq!(key_change(&pair[0], &pair[0]), None);
+        for (from, to) in [(&pair[0], &pair[1]), (&pair[1], &pair[0])] {
+            let change = key_change(from, to).unwrap();
+            assert!(!change.is_refused(), "{change}");
+        }
+    }
+    assert!(key_change(&steps[0], &steps[3]).is_some_and(|c| c.is_refused()));
+    assert!(key_change(&steps[1], &file(3, Some(4))).is_some_and(|c| c.is_refused()));
 }

@@ -23,7 +23,7 @@ use std::{
     collections::BTreeSet, io, net::IpAddr, path::Path, sync::Arc, sync::atomic::Ordering::Relaxed,
 };
 
-use agent_common::{record::COUNTERS, siphash::Key};
+use agent_common::record::COUNTERS;
 use nix::errno::Errno;
 
 use self::{
@@ -107,18 +107,21 @@ pub struct SocketPath {
     covered: BTreeSet<u32>,
 }
 
+/// Each VIP with its group. One that changes its group comes twice; the first counts.
+pub fn first_of_each(vips: &[(IpAddr, u8, bool)]) -> Vec<(IpAddr, u8)> {
+    let mut seen = BTreeSet::new();
+    vips.iter()
+        .filter(|(a, ..)| seen.insert(*a))
+        .map(|(a, g, _)| (*a, *g))
+        .collect()
+}
+
 impl SocketPath {
     /// Opens the table in `run_dir` and sets up the ruleset, shut for what the kernel does not already let pass.
     ///
     /// # Errors
     /// See [`SocketError`].
-    pub fn load(
-        run_dir: &Path,
-        key: [u8; 16],
-        clock: fn() -> u64,
-    ) -> Result<SocketPath, SocketError> {
-        let key = u128::from_le_bytes(key);
-        let key = Key(key as u64, (key >> 64) as u64);
+    pub fn load(run_dir: &Path, clock: fn() -> u64) -> Result<SocketPath, SocketError> {
         ruleset::apply(&ruleset::base())?;
         let (table, fresh) = table::open(run_dir)
             .map_err(|e| SocketError::Table(run_dir.display().to_string(), e))?;
@@ -128,7 +131,7 @@ impl SocketPath {
             table,
             fresh,
             kernel: NfTables::open().map_err(SocketError::Socket)?,
-            source: Some(Source::new(key, Arc::clone(&counts), gate)),
+            source: Some(Source::new(Arc::clone(&counts), gate)),
             counts,
             stats,
             vips: Vec::new(),
@@ -170,8 +173,7 @@ impl SocketPath {
         {
             return Err(SocketError::Gateway(*vip));
         }
-        let plain: Vec<_> = vips.iter().map(|(a, g, _)| (*a, *g)).collect();
-        self.set_vips(&plain)
+        self.set_vips(&first_of_each(vips))
     }
 
     /// Makes the gate stop exactly these addresses, all at once. The real-time thread must hear of them, too.

@@ -8,9 +8,9 @@ use std::sync::{
 
 use agent_common::{
     kernel::{self, Verdict},
+    keys::Keys,
     record::{COUNTER_COUNT, Counter, Record, RecordKind},
     rules::Rules,
-    siphash::Key,
     state::Shared,
     wire::{Kind, LEN, Message},
 };
@@ -44,20 +44,19 @@ impl Counts {
 pub struct Taken {
     /// What the core must hear.
     pub record: Option<Record>,
-    /// The ack to send back.
-    pub ack: Option<[u8; LEN]>,
+    /// The ack to send back, and its length.
+    pub ack: Option<([u8; LEN], usize)>,
 }
 
 /// The receiving end of this data path; one thread has it.
 pub struct Source {
-    key: Key,
     counts: Arc<Counts>,
     gate: Gate,
 }
 
 impl Source {
-    pub(super) fn new(key: Key, counts: Arc<Counts>, gate: Gate) -> Source {
-        Source { key, counts, gate }
+    pub(super) fn new(counts: Arc<Counts>, gate: Gate) -> Source {
+        Source { counts, gate }
     }
 
     /// The gate's keeper.
@@ -66,8 +65,8 @@ impl Source {
     }
 
     /// Takes one datagram that arrived at a link's address and port. `now` is read after it was received.
-    pub fn take(&self, sh: &Shared, bytes: &[u8], now: u64) -> Taken {
-        match self.verdict(sh, bytes, now) {
+    pub fn take(&self, sh: &Shared, keys: &Keys, bytes: &[u8], now: u64) -> Taken {
+        match self.verdict(sh, keys, bytes, now) {
             Ok(taken) => {
                 if taken.record.is_some() {
                     self.counts.add(Counter::ToUser);
@@ -84,20 +83,15 @@ impl Source {
         }
     }
 
-    fn verdict(&self, sh: &Shared, bytes: &[u8], now: u64) -> Result<Taken, Counter> {
-        let Ok(bytes) = <&[u8; LEN]>::try_from(bytes) else {
-            let counter = if bytes.len() < LEN {
-                Counter::Truncated
-            } else {
-                Counter::Oversized
-            };
-            return Err(counter);
-        };
-        let mut m = Message::from_bytes(bytes);
-        kernel::precheck(sh, &m)?;
-        if m.expected_mac(self.key) != m.mac {
-            return Err(Counter::Forged);
-        }
+    fn verdict(
+        &self,
+        sh: &Shared,
+        keys: &Keys,
+        bytes: &[u8],
+        now: u64,
+    ) -> Result<Taken, Counter> {
+        kernel::precheck(sh, &Message::read(bytes)?)?;
+        let mut m = Message::open(bytes, keys)?;
         let record = |kind: RecordKind| {
             Some(Record {
                 kind: kind as u32,
@@ -130,8 +124,9 @@ impl Source {
         }
         let ack = ack.then(|| {
             kernel::make_ack(sh, &mut m, now);
-            m.sign(self.key);
-            m.to_bytes()
+            let mut bytes = [0; LEN];
+            let length = m.seal(keys, &mut bytes);
+            (bytes, length)
         });
         Ok(Taken { record, ack })
     }

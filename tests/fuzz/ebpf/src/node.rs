@@ -1,6 +1,7 @@
 //! What surrounds the programs: the maps of one node, filled and read as user space does.
 
 use agent_common::{
+    keys::Keys,
     record::{AddressKey, COUNTER_COUNT, COUNTERS, Record},
     siphash::Key,
     state::Shared,
@@ -18,7 +19,7 @@ use crate::{egress, ingress, packet};
 // The statics of maps.rs are private; `#[map]` exports them under these names for the loader.
 unsafe extern "Rust" {
     static STATE: Array<Shared>;
-    static KEY: Array<[u64; 2]>;
+    static KEYS: Array<Keys>;
     static VIPS: HashMap<AddressKey, u32>;
     static LINKS: HashMap<AddressKey, u32>;
     static EVENTS: RingBuf;
@@ -42,8 +43,8 @@ impl Node {
         node.copy_table(&Shared::default());
         // SAFETY: the statics are those of maps.rs, of these types.
         unsafe {
-            if let Some(slot) = KEY.get_ptr_mut(0) {
-                *slot = [key.0, key.1];
+            if let Some(slot) = KEYS.get_ptr_mut(0) {
+                *slot = Keys::new(key, None);
             }
             VIPS.fill(vips.iter().copied());
             LINKS.fill(links.iter().zip(0..).map(|(a, i)| (*a, i)));
@@ -133,8 +134,9 @@ impl Node {
     /// A message that is signed with this node's key.
     pub fn sign(&self, mut m: Message) -> Message {
         // SAFETY: as in new().
-        if let Some(k) = unsafe { KEY.get(0) } {
-            m.sign(Key(k[0], k[1]));
+        if let Some(k) = unsafe { KEYS.get(0) } {
+            m.key_id = k.id();
+            m.sign(k.signing());
         }
         m
     }
