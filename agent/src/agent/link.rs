@@ -274,8 +274,8 @@ mod tests {
     #[test]
     fn a_refused_message_keeps_no_other_from_going() {
         let ((one, first), (two, last)) = (peer(), peer());
-        // A link bound to loopback reaches no other network.
-        let nowhere: SocketAddr = "192.0.2.1:9".parse().unwrap();
+        // Not from a socket of IPv4.
+        let nowhere: SocketAddr = "[::1]:9".parse().unwrap();
         let mut link = link(&[(1, first), (2, nowhere), (31, last)]);
         link.send(u32::MAX, &[7; LEN]);
         let mut bytes = [0; 2 * LEN];

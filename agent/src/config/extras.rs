@@ -85,6 +85,8 @@ fn route(t: &mut Table<'_, '_, '_>) -> (Option<Route>, Option<At<String>>) {
             value: Prefix::everything(other.value.is_ipv6()),
             span: text.span,
         }),
+        // What is given and cannot be read has been told already.
+        ("default", None) if !via.absent || !src.absent => None,
         ("default", None) => {
             let help = "write \"0.0.0.0/0\" or \"::/0\", or add `via`";
             refuse(t, "route-family", &text.span, "IPv4 or IPv6?".into(), help);

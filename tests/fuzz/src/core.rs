@@ -134,7 +134,9 @@ impl World {
                     now: self.now.boot,
                     message: message(u, self.now.boot)?,
                 };
-                if kernel::precheck(&self.sh, &r.message).is_ok() && r.message.from != ME {
+                let short =
+                    u64::from(r.message.promise_us) * 1_000 <= self.sh.max_promise.load();
+                if kernel::precheck(&self.sh, &r.message).is_ok() && r.message.from != ME && short {
                     self.core.handle_record(&r, self.now);
                 }
             }
@@ -253,7 +255,10 @@ impl World {
                 | Action::Event(_) => continue,
             };
             assert_eq!(m.from, ME);
-            assert!(m.promise_us as u64 * 1_000 <= self.sh.max_promise.load());
+            assert!(
+                m.promise_us as u64 * 1_000 <= self.sh.max_promise.load(),
+                "{m:?}"
+            );
             // A new incarnation of this node begins to count anew.
             if m.incarnation != self.incarnation {
                 assert!(m.incarnation > self.incarnation);
