@@ -323,6 +323,7 @@ pub const RE_WORD: usize = 18;
 impl Form {
     /// Bytes of the datagram's payload.
     #[inline(always)]
+    #[expect(clippy::len_without_is_empty, reason = "no form is")]
     pub const fn len(self) -> usize {
         match self {
             Form::Full => LEN,

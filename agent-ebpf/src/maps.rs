@@ -74,7 +74,7 @@ pub fn vmac(m: &[u8; 6]) -> Option<u32> {
     }
     let key = [m[0], m[1], m[2], m[3], m[4], m[5], 0, 0];
     // SAFETY: as below.
-    unsafe { VMACS.get(&key) }.copied()
+    unsafe { VMACS.get(key) }.copied()
 }
 
 /// The group of a VIP, and [`agent_common::record::VIP_GATEWAY`].

@@ -350,7 +350,8 @@ mod tests {
             let packages = suite.packages();
             assert!(
                 suite == &Suite::Sim
-                    || !packages.contains(&"heartline-sim") && !packages.contains(&"heartline-model"),
+                    || !packages.contains(&"heartline-sim")
+                        && !packages.contains(&"heartline-model"),
                 "{suite:?} would get broken-rules into the agent"
             );
         }

@@ -25,11 +25,7 @@ struct Gate {
 impl Gates {
     /// Covers what is there now, forgets what is gone, mends what was taken off. Gives events, and what changed:
     /// `(ifindex, covered)`.
-    pub fn check(
-        &mut self,
-        dp: &mut AnyPath,
-        modes: &[XdpKind],
-    ) -> (Vec<Draft>, Vec<(u32, bool)>) {
+    pub fn check(&mut self, dp: &mut AnyPath, modes: &[XdpKind]) -> (Vec<Draft>, Vec<(u32, bool)>) {
         let (mut drafts, mut changes) = (Vec::new(), Vec::new());
         let found: Vec<Device> = match net::list_devices() {
             Ok(d) => d,

@@ -14,8 +14,8 @@ use agent_common::{
 };
 use arrayvec::ArrayVec;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrLike as _, SockaddrStorage, bind, recvfrom,
-    sendto, setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrLike as _, SockaddrStorage, bind,
+    recvfrom, sendto, setsockopt, socket, sockopt,
 };
 
 use crate::config::Config;

@@ -172,13 +172,14 @@ impl Supervisor {
         // To and from sockets the state would be a fresh one: that is no planned restart.
         let sockets = [&self.config, &new].map(|c| c.datapath == Datapath::Socket);
         let harmless = |c: &Change| {
-            sockets[0] == sockets[1] && matches!(
-                c,
-                Change::Refused {
-                    what: What::Datapath,
-                    ..
-                }
-            )
+            sockets[0] == sockets[1]
+                && matches!(
+                    c,
+                    Change::Refused {
+                        what: What::Datapath,
+                        ..
+                    }
+                )
         };
         if new.generation != self.config.generation {
             return Err(bad(format!(

@@ -11,7 +11,12 @@ use std::{
     time::Duration,
 };
 
-use agent_common::{MAX_LINKS, keys::Keys, record::Record, wire::{LEN, Message}};
+use agent_common::{
+    MAX_LINKS,
+    keys::Keys,
+    record::Record,
+    wire::{LEN, Message},
+};
 use agent_core::{
     Action, Command, CommandError, Core, CoreConfig, Event, Next, Now, StageError, action::Gain,
 };

@@ -40,11 +40,14 @@ pub(super) fn read(group: &mut Table<'_, '_, '_>) -> RawExtras {
     }
 }
 
+/// Reads one of them, and the device that it names.
+type Reader<T> = fn(&mut Table<'_, '_, '_>) -> (Option<T>, Option<At<String>>);
+
 fn sections<T>(
     group: &mut Table<'_, '_, '_>,
     key: &'static str,
     place: &'static str,
-    read: fn(&mut Table<'_, '_, '_>) -> (Option<T>, Option<At<String>>),
+    read: Reader<T>,
 ) -> Vec<Raw<T>> {
     let tables = group.tables(key, place);
     if let Some((_, span)) = tables.get(MAX_EACH) {

@@ -343,8 +343,8 @@ fn vmac_key(mac: [u8; 6]) -> [u8; 8] {
 
 /// See [`DataPath::identify`].
 pub(super) fn identify(t: &Table, fresh: bool, id: &Identity, now: u64, wall_ns: u64) {
-    let same = t.voters.load() == u64::from(id.voters)
-        && t.generation.load() == u64::from(id.generation);
+    let same =
+        t.voters.load() == u64::from(id.voters) && t.generation.load() == u64::from(id.generation);
     if !fresh && !same {
         while !t.gate.remove(Set([u64::MAX; 4])) {}
         t.lease.store(0);

@@ -15,7 +15,7 @@ mod table;
 
 pub use attach::{Coverage, EgressKind, XdpKind};
 pub use loader::{DataPath, Identity, LoadError, OBJECT};
-pub use pins::has_pins;
 pub use path::{AnyPath, Records};
+pub use pins::has_pins;
 pub use ring::Ring;
 pub use table::Table;

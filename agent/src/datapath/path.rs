@@ -70,9 +70,7 @@ impl AnyPath {
 
     /// This node votes only after it has heard somebody who votes in its generation (rule 10).
     pub fn await_proof(&self) {
-        self.table()
-            .vote_after
-            .store(agent_common::state::UNPROVEN);
+        self.table().vote_after.store(agent_common::state::UNPROVEN);
     }
 
     /// Makes the gate know exactly these VIPs, with their groups, and whether they are gateways.

@@ -223,7 +223,11 @@ impl Group {
                 // Before others are told: what they send then has to find its way.
                 self.add_extras(io, now);
             }
-            let forms = if self.vips.len() > BATCH { 1 } else { ALL_FORMS };
+            let forms = if self.vips.len() > BATCH {
+                1
+            } else {
+                ALL_FORMS
+            };
             if let Some(pass) = &mut self.pass {
                 let which = picked.iter().copied();
                 let (frames, full) = io.announce(&self.vips, which, forms, devices);

@@ -68,7 +68,7 @@ pub fn run_reply(line: &[u8]) {
     let mut lines = EventLines::new(style);
     let mut event = |e: &Event| shown(&lines.line(e));
     if let Some(page) = reply::<EventPage>(line) {
-        page.events.iter().for_each(|e| event(e));
+        page.events.iter().for_each(&mut event);
     }
     if let Ok(StreamLine::Event(e)) = serde_json::from_slice(line) {
         event(&e);

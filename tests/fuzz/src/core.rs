@@ -134,8 +134,7 @@ impl World {
                     now: self.now.boot,
                     message: message(u, self.now.boot)?,
                 };
-                let short =
-                    u64::from(r.message.promise_us) * 1_000 <= self.sh.max_promise.load();
+                let short = u64::from(r.message.promise_us) * 1_000 <= self.sh.max_promise.load();
                 if kernel::precheck(&self.sh, &r.message).is_ok() && r.message.from != ME && short {
                     self.core.handle_record(&r, self.now);
                 }

@@ -190,16 +190,14 @@ fn look_into(f: &[u8], seen: &mut Seen) -> Option<()> {
     seen.unread = deepest > 12 + 4 * 4;
     let (l3, kind) = network(f)?;
     match kind {
-        0x0806 => {
-            // The kernel takes ARP of Ethernet and of IEEE 802 (arp_process in net/ipv4/arp.c).
-            if matches!(be16(f, l3)?, 1 | 6) && f.get(l3 + 2..l3 + 6)? == [8, 0, 6, 4] {
-                let sender = v4(f, l3 + 14)?;
-                seen.from.push(sender);
-                let target = v4(f, l3 + 24)?;
-                // A gratuitous one tells of somebody else.
-                if target != sender {
-                    seen.to.push(target);
-                }
+        // The kernel takes ARP of Ethernet and of IEEE 802 (arp_process in net/ipv4/arp.c).
+        0x0806 if matches!(be16(f, l3)?, 1 | 6) && f.get(l3 + 2..l3 + 6)? == [8, 0, 6, 4] => {
+            let sender = v4(f, l3 + 14)?;
+            seen.from.push(sender);
+            let target = v4(f, l3 + 24)?;
+            // A gratuitous one tells of somebody else.
+            if target != sender {
+                seen.to.push(target);
             }
         }
         0x0800 => {

@@ -77,6 +77,7 @@ macro_rules! say {
     };
 }
 
+#[expect(clippy::needless_range_loop, reason = "several arrays go by one index")]
 fn with<T>(
     setup: &Setup,
     s: State,

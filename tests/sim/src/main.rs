@@ -91,7 +91,10 @@ fn main() -> ExitCode {
 
 /// Each rule left out, one at a time: a table in Markdown, as ARCHITECTURE.md has it.
 fn break_all(jobs: usize) -> ExitCode {
-    let expected: Vec<_> = EXPECTED.into_iter().chain(directed_members::EXPECTED).collect();
+    let expected: Vec<_> = EXPECTED
+        .into_iter()
+        .chain(directed_members::EXPECTED)
+        .collect();
     let next = std::sync::atomic::AtomicUsize::new(0);
     let mut found: Vec<(usize, Option<Found>)> = thread::scope(|scope| {
         let work = || {

@@ -268,7 +268,7 @@ impl Options {
         }
         for (at, fault) in &mut self.script {
             *at = to(*at);
-            fault.scale(&to);
+            fault.scale(to);
         }
         self.dual_allowed = to(self.dual_allowed);
         if let Some(o) = &mut self.outage {

@@ -83,13 +83,7 @@ impl Source {
         }
     }
 
-    fn verdict(
-        &self,
-        sh: &Shared,
-        keys: &Keys,
-        bytes: &[u8],
-        now: u64,
-    ) -> Result<Taken, Counter> {
+    fn verdict(&self, sh: &Shared, keys: &Keys, bytes: &[u8], now: u64) -> Result<Taken, Counter> {
         kernel::precheck(sh, &Message::read(bytes)?)?;
         let mut m = Message::open(bytes, keys)?;
         let record = |kind: RecordKind| {

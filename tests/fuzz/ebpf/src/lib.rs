@@ -18,7 +18,10 @@ mod ingress;
 mod maps;
 mod node;
 #[path = "../../../../agent-ebpf/src/packet.rs"]
-#[expect(clippy::manual_swap, reason = "the verifier refused the memcpy of a swap")]
+#[expect(
+    clippy::manual_swap,
+    reason = "the verifier refused the memcpy of a swap"
+)]
 mod packet;
 
 pub use node::Node;

@@ -213,7 +213,7 @@ pub fn garbage(seed: u64, count: usize, longest: usize) -> Vec<Vec<u8>> {
     (0..count)
         .map(|_| {
             let size = rng.below(longest as u64 + 1) as usize;
-            (0..size).map(|_| rng.next() as u8).collect()
+            (0..size).map(|_| rng.draw() as u8).collect()
         })
         .collect()
 }

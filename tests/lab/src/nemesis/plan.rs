@@ -14,7 +14,7 @@ impl Rng {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -24,7 +24,7 @@ impl Rng {
 
     /// Below `limit`, which is at least 1.
     pub fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit.max(1)
+        self.draw() % limit.max(1)
     }
 
     /// From `from` to `to`, both included.
@@ -180,7 +180,7 @@ impl fmt::Display for Step {
 pub fn cycle(seed: u64, number: u64, nodes: u8, groups: u8) -> Vec<Step> {
     let mut rng = Rng::new(seed ^ number.wrapping_mul(0xd6e8_feb8_6659_fd93));
     // The first numbers of near seeds are alike.
-    rng.next();
+    rng.draw();
     let length = rng.between(1500, 5000);
     let count = 1 + rng.below(3) + rng.below(3);
     let mut steps: Vec<Step> = (0..count)

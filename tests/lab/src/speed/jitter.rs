@@ -112,7 +112,7 @@ pub fn run(options: &Options) -> Result<()> {
     }
     println!(
         "{}\nwritten to {}",
-        paint.dim(&super::machine()),
+        paint.dim(super::machine()),
         path.display()
     );
     Ok(())
