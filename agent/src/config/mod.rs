@@ -11,6 +11,7 @@
 //! [`Config::digest`] as it is.
 
 mod address;
+mod change;
 mod check;
 mod check_groups;
 mod check_nodes;
@@ -34,7 +35,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 pub use check::{Checks, Local};
-pub use diff::{Change, Refusal, diff, key_change, member_steps, moved_vips};
+pub use change::{Change, Refusal};
+pub use diff::{diff, key_change, member_steps, moved_vips};
 pub use digest::cluster_id;
 pub use key::{ClusterKey, KEY_BYTES, KEY_DIGITS, KeyError, KeyFile};
 pub use render::{Diagnostic, Report, Severity, Span, colour_wanted};

@@ -393,3 +393,17 @@ fn grants_refusals_and_the_like_are_delivered_once() {
         assert_eq!(rig.promise(), word, "{kind:?}: no promise");
     }
 }
+
+#[test]
+fn a_closed_word_that_is_contended_is_not_reopened() {
+    // Closed between reading and swapping cannot be staged from outside; that XDP leaves any closed word alone can.
+    let mut rig = Rig::new();
+    rig.grant(PEER, CV, Set::of(GROUP));
+    for generation in [0, 1, 0x7fff] {
+        let closed = PromiseWord::closed(generation);
+        rig.table.peer(PEER).word.store(closed.0);
+        let m = rig.heartbeat();
+        assert_eq!(rig.send(&m).0, Action::Drop);
+        assert_eq!(rig.promise(), closed);
+    }
+}

@@ -8,7 +8,6 @@ use agent_common::{
     keys::key_id,
     record::RecordKind,
     siphash::Key,
-    state::PromiseWord,
     wire::{Form, Kind, LEN, Message, version_ok},
 };
 use heartline_bpf_tests::{Action, Rig, boot_ns, consts::*, frame, over_ipv4, over_ipv6};
@@ -586,17 +585,4 @@ fn what_is_no_heartbeat_passes() {
     let mut f = good.clone();
     f[14 + 6] |= 0x40;
     assert_eq!(rig.xdp(&f).0, Action::Tx);
-}
-
-#[test]
-fn a_closed_word_that_is_contended_is_not_reopened() {
-    // Closed between reading and swapping cannot be staged from outside; that XDP leaves any closed word alone can.
-    let mut rig = granted();
-    for generation in [0, 1, 0x7fff] {
-        let closed = PromiseWord::closed(generation);
-        rig.table.peer(PEER).word.store(closed.0);
-        let m = rig.heartbeat();
-        assert_eq!(rig.send(&m).0, Action::Drop);
-        assert_eq!(rig.promise(), closed);
-    }
 }
