@@ -80,6 +80,10 @@ fn a_target_that_the_owner_alone_does_not_reach_moves_the_group() -> Result<()> 
 #[test]
 fn a_group_goes_back_by_itself_if_it_may() -> Result<()> {
     tracked("auto", |rig| {
+        // Whoever came up first may have had it for a moment.
+        says(rig, "n1", "the first in line has it", |status| {
+            status["groups"][0]["owner"] == "n1"
+        })?;
         let (old, new) = fault(rig, |rig, old, _| {
             rig.cluster
                 .lab
