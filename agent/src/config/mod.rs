@@ -34,8 +34,8 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-pub use check::{Checks, Local};
 pub use change::{Change, Refusal};
+pub use check::{Checks, Local};
 pub use diff::{diff, key_change, member_steps, moved_vips};
 pub use digest::cluster_id;
 pub use key::{ClusterKey, KEY_BYTES, KEY_DIGITS, KeyError, KeyFile};
