@@ -18,7 +18,7 @@ use agent_common::{
 };
 use heartline_ebpf_host::{Maps, Node};
 
-use look::{Seen, look};
+use look::look;
 
 const NOW: u64 = 1 << 50;
 const PORT: u16 = 4747;
@@ -185,7 +185,9 @@ fn ingress(world: &World, choice: u8, frame: &[u8]) {
     }
     let after = words(node.table());
     let message = match seen.heartbeat {
-        Some(l4) if !mac_shut && choice & choice::NO_TABLE == 0 => read(world, frame, l4),
+        Some(l4) if !mac_shut && !seen.unread && choice & choice::NO_TABLE == 0 => {
+            read(world, frame, l4)
+        }
         _ => {
             assert!(action != TX, "an ack for no heartbeat");
             assert!(before == after, "no heartbeat changes the table");
