@@ -292,7 +292,11 @@ impl World {
                 self.sequences.clear();
                 self.cv_max = 0;
             }
-            assert!(self.sequences.insert(m.seq), "a sequence is used once");
+            // An ack is its heartbeat turned around, and has no sequence of its own.
+            assert!(
+                m.kind == Kind::Ack as u8 || self.sequences.insert(m.seq),
+                "a sequence is used once: {m:?}"
+            );
             if m.kind == Kind::Heartbeat as u8 {
                 for (cv, set) in [(m.cv, m.set), (m.ask_cv, m.ask_set)] {
                     if cv == 0 {
