@@ -62,7 +62,10 @@ fn arp(ctx: &TcContext, l3: usize, speaker: Option<u32>) -> Result<i32, i64> {
         return Ok(TC_ACT_UNSPEC);
     };
     if is_impostor(vip, speaker) {
-        let target: [u8; 4] = ctx.load(l3 + 24)?;
+        // One that is cut off before its target would be filled up with zeros on its way.
+        let Ok(target) = ctx.load::<[u8; 4]>(l3 + 24) else {
+            return Ok(gate(Some(false), None));
+        };
         // An answer or an announcement with another MAC would undo the virtual one in every cache. (Linux answers for any
         // of its addresses on any device, unless arp_ignore says otherwise.)
         if hw >> 56 != ARP_REQUEST || target == sender || open(vip) != Some(true) {

@@ -10,7 +10,8 @@ use std::{
     sync::OnceLock,
 };
 
-use aya::maps::{HashMap, Map, MapData};
+use agent_common::keys::KEYS_WORDS;
+use aya::maps::{Array, HashMap, Map, MapData};
 
 use crate::{Rig, boot_ns};
 
@@ -30,28 +31,25 @@ pub(crate) struct Before(String);
 /// The state before a run; nothing if nobody asked for it.
 pub(crate) fn before(rig: &Rig, program: char, frame: &[u8]) -> Option<Before> {
     file()?;
-    let addresses = |map: &str| {
-        let data = MapData::from_pin(rig.pins().join("v1/maps").join(map)).expect("a pinned map");
-        let map = HashMap::<_, [u8; 16], u32>::try_from(Map::HashMap(data)).expect("a hash map");
-        let all: Vec<String> = map
-            .iter()
-            .filter_map(Result::ok)
-            .map(|(k, v)| format!("{}={v}", hex(&k)))
-            .collect();
-        all.join(",")
-    };
+    let data =
+        |map: &str| MapData::from_pin(rig.pins().join("v1/maps").join(map)).expect("a pinned map");
+    let keys = Array::<_, [u64; KEYS_WORDS]>::try_from(Map::Array(data("KEYS"))).expect("an array");
+    let keys = keys.get(&0, 0).expect("its element");
     let table: Vec<String> = rig
         .snapshot()
         .words()
         .map(|(i, w)| format!("{i}={w:x}"))
         .collect();
     Some(Before(format!(
-        "{program} {} {:x} {:x} [{}] [{}] [{}] {}",
+        "{program} {} {:x},{:x},{:x},{:x} [{}] [{}] [{}] [{}] {}",
         boot_ns(),
-        rig.key.0,
-        rig.key.1,
-        addresses("VIPS"),
-        addresses("LINKS"),
+        keys[0],
+        keys[1],
+        keys[2],
+        keys[3],
+        all::<16>(data("VIPS")),
+        all::<8>(data("VMACS")),
+        all::<16>(data("LINKS")),
         table.join(","),
         hex(frame)
     )))
@@ -64,6 +62,17 @@ pub(crate) fn after(before: Option<Before>, retval: u32) {
         file.write_all(format!("{line} {retval:x}\n").as_bytes())
             .expect("room for the dump");
     }
+}
+
+/// Keys and values of a map.
+fn all<const N: usize>(data: MapData) -> String {
+    let map = HashMap::<_, [u8; N], u32>::try_from(Map::HashMap(data)).expect("a hash map");
+    let all: Vec<String> = map
+        .iter()
+        .filter_map(Result::ok)
+        .map(|(k, v)| format!("{}={v}", hex(&k)))
+        .collect();
+    all.join(",")
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -200,6 +200,27 @@ fn a_question_in_the_name_of_a_gateway_is_asked_in_nobodys() {
     }
 }
 
+/// Padding would make a whole ARP packet of it on the wire.
+#[test]
+fn a_claim_that_is_cut_off_is_stopped() {
+    let mut rig = rig();
+    rig.own(GROUP, boot_ns() + MINUTE);
+    for tags in TAGS {
+        for operation in [ArpOperation::Request, ArpOperation::Reply] {
+            let whole = from(THERE, frame::arp(tags, operation, VIP4, CLIENT4));
+            for cut in 1..=10 {
+                let f = &whole[..whole.len() - cut];
+                rig.delta();
+                assert_eq!(rig.egress(f), Action::Drop, "{f:x?}");
+                assert_eq!(rig.delta(), [("gate_out_drop", 1)]);
+            }
+            // Without all of the sender's address it is nobody's.
+            let f = &whole[..whole.len() - 11];
+            assert_eq!(rig.egress(f), Action::Pass, "{f:x?}");
+        }
+    }
+}
+
 #[test]
 fn without_a_table_a_virtual_mac_is_shut() {
     let mut rig = Rig::unidentified();

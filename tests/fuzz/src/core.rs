@@ -14,7 +14,7 @@ use agent_common::{
     wire::{Kind, Message},
 };
 use agent_core::{
-    Action, Command, Core, CoreConfig, Failback, GroupConfig, NodeConfig, Now, Timing,
+    Action, Command, Core, CoreConfig, Failback, GroupConfig, Next, NodeConfig, Now, Timing,
 };
 use arbitrary::{Arbitrary, Result, Unstructured};
 
@@ -143,12 +143,13 @@ impl World {
                 let group = u8::arbitrary(u)? & 7;
                 let node = u8::arbitrary(u)? & 7;
                 let on = bool::arbitrary(u)?;
-                let c = match u8::arbitrary(u)? % 6 {
+                let c = match u8::arbitrary(u)? % 7 {
                     0 => Command::Move { group, node },
                     1 => Command::Drain { node, on },
                     2 => Command::Pause(on),
                     3 => Command::Fit { group, fit: on },
-                    4 => Command::PreparePause {
+                    4 => Command::Doubt { group },
+                    5 => Command::PreparePause {
                         promise: u64::arbitrary(u)?,
                     },
                     _ => Command::Leave,
@@ -157,6 +158,9 @@ impl World {
             }
             232..240 => {
                 let mut c = config(u)?;
+                // Members change by generations only.
+                c.nodes = self.core.config().nodes;
+                c.generation = self.core.config().generation;
                 self.core.reconfigure(&mut c, self.now);
             }
             240..248 => {
@@ -166,6 +170,28 @@ impl World {
                 self.core = Core::new(c, Rc::clone(&self.sh), self.now);
             }
             248..250 => self.core.shut_down(self.now),
+            b @ 250..254 => {
+                let mut c = config(u)?;
+                c.nodes = self.core.config().nodes;
+                c.generation = self.core.config().generation + 1 + u32::from(b == 253);
+                let choice = u8::arbitrary(u)?;
+                // Node 2 to 6 comes or goes, or none.
+                let id = usize::from(choice & 7);
+                if (1..6).contains(&id)
+                    && let Some(node) = c.nodes.get_mut(id)
+                {
+                    *node = match node {
+                        Some(_) => None,
+                        None => Some(NodeConfig { witness: false }),
+                    };
+                }
+                let moved = match choice >> 6 {
+                    0 => vec![(0, 1)],
+                    _ => Vec::new(),
+                };
+                let _ = self.core.stage(Box::new(Next::new(c, moved)), self.now);
+            }
+            254 => drop(self.core.unstage(self.now)),
             _ => self.time(),
         }
         Ok(())
@@ -220,7 +246,7 @@ impl World {
             from,
             to: ME,
             cluster: CLUSTER,
-            generation: GENERATION,
+            generation: self.core.config().generation,
             max_promise_ms: MAX_PROMISE_MS,
             incarnation: self.sh.peer(from).incarnation.load().max(1),
             clock: self.now.boot,
@@ -266,7 +292,11 @@ impl World {
                 self.sequences.clear();
                 self.cv_max = 0;
             }
-            assert!(self.sequences.insert(m.seq), "a sequence is used once");
+            // An ack is its heartbeat turned around, and has no sequence of its own.
+            assert!(
+                m.kind == Kind::Ack as u8 || self.sequences.insert(m.seq),
+                "a sequence is used once: {m:?}"
+            );
             if m.kind == Kind::Heartbeat as u8 {
                 for (cv, set) in [(m.cv, m.set), (m.ask_cv, m.ask_set)] {
                     if cv == 0 {
@@ -285,6 +315,10 @@ impl World {
     /// What holds between any two inputs.
     fn check(&mut self) {
         self.drain();
+        if self.core.take_retired().is_some() {
+            self.core.mapped(self.now);
+            self.drain();
+        }
         let (sh, now) = (&*self.sh, self.now.boot);
         let run = sh.run_set.load();
         assert!(

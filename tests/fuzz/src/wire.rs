@@ -3,11 +3,13 @@
 use agent_common::{
     Set,
     kernel::{self, Verdict},
+    keys::{Keys, key_id},
     node_bit,
+    record::Counter,
     rules::Rules,
     siphash::Key,
     state::{LeaseWord, PromiseWord, Shared},
-    wire::{self, Kind, LEN, Message},
+    wire::{self, Form, Kind, LEN, Message},
 };
 use arbitrary::{Arbitrary, Result, Unstructured};
 
@@ -18,8 +20,9 @@ use crate::input::{
 
 const START: u64 = 1 << 50;
 
-/// Runs one input: raw bytes as a message, then a sequence of messages made of them.
+/// Runs one input: raw bytes as a datagram and as a message, then a sequence of messages made of them.
 pub fn run(data: &[u8]) {
+    datagram(data);
     raw(data);
     let _ = sequence(&mut Unstructured::new(data));
 }
@@ -40,10 +43,114 @@ pub fn seeds() -> Vec<Vec<u8>> {
         set: Set::of(3),
         ..Message::default()
     };
-    m.sign(Key(1, 2));
     let mut all = noise(6, 1500);
-    all.push(m.to_bytes().to_vec());
+    for kind in [Kind::Heartbeat, Kind::Ack, Kind::Grant] {
+        for version in [wire::VERSION, wire::VERSION - 1] {
+            for keys in [one(), both()] {
+                m.kind = kind as u8;
+                m.version = version;
+                let mut out = [0; LEN];
+                let len = m.seal(&keys, &mut out);
+                all.push(out[..len].to_vec());
+            }
+        }
+    }
     all
+}
+
+fn one() -> Keys {
+    Keys::new(Key(1, 2), None)
+}
+
+/// In the middle of a rotation: the new key signs, the old one is still good.
+fn both() -> Keys {
+    Keys::new(Key(3, 4), Some(Key(1, 2)))
+}
+
+/// Any bytes as the payload of a datagram.
+fn datagram(data: &[u8]) {
+    let m = match Message::read(data) {
+        Ok(m) => m,
+        Err(why) => {
+            let fits = Form::of_len(data.len()).is_some();
+            let want = if data.len() > LEN {
+                Counter::Oversized
+            } else {
+                Counter::Truncated
+            };
+            assert_eq!(why, want);
+            // A form that is there and not taken: the kind or the version has none like it.
+            assert!(!fits || data.len() != LEN, "any full message is read");
+            assert_eq!(Message::open(data, &both()), Err(why));
+            return;
+        }
+    };
+    let form = Form::of_len(data.len()).expect("it was read");
+    let mut out = [0; LEN];
+    assert_eq!(m.write(form, &mut out), data.len());
+    assert_eq!(&out[..data.len()], data, "round trip");
+    match Message::open(data, &both()) {
+        Ok(opened) => assert_eq!(opened, m),
+        Err(Counter::UnknownKey) => {
+            assert!(m.version > 1 || m.flags & wire::flags::NEXT != 0);
+            assert!(![key_id(Key(1, 2)), key_id(Key(3, 4))].contains(&m.key_id));
+        }
+        Err(why) => assert_eq!(why, Counter::Forged),
+    }
+    seal(m);
+}
+
+/// A message that is sent is the message that arrives.
+fn seal(mut m: Message) {
+    let mut out = [0; LEN];
+    let len = m.seal(&one(), &mut out);
+    let form = m.form();
+    assert_eq!(len, form.len());
+    assert!(form.fits(m.version, m.kind));
+    let names = m.version > 1 || m.flags & wire::flags::NEXT != 0;
+    let got = Message::open(&out[..len], &one()).expect("our own");
+    assert_eq!((m.key_id, m.other_key), (key_id(Key(1, 2)), 0));
+    match form {
+        Form::Full => assert_eq!(got, m),
+        Form::Beat => {
+            let (ask_set, re_incarnation, re_seq, re_clock) = Default::default();
+            let (soft, soft_version) = Default::default();
+            assert_eq!(
+                got,
+                Message {
+                    ask_set,
+                    re_incarnation,
+                    re_seq,
+                    re_clock,
+                    soft,
+                    soft_version,
+                    ..m
+                }
+            );
+        }
+        Form::Ack => {
+            let head = |m: &Message| {
+                (
+                    (m.magic, m.version, m.kind, m.from, m.to, m.link, m.flags),
+                    (m.cluster, m.generation, m.digest, m.max_promise_ms),
+                    (m.incarnation, m.clock, m.promise_us, m.key_id, m.other_key),
+                    (m.cv, m.re_incarnation, m.re_seq, m.re_clock, m.mac),
+                )
+            };
+            assert_eq!(head(&got), head(&m));
+            assert!(got.set.is_empty() && got.ask_cv == 0 && got.seq == 0);
+        }
+    }
+    // Who is in the middle of a rotation reads it, if it says which key it is signed with; nobody else does.
+    let other = Message::open(&out[..len], &both());
+    assert_eq!(other.is_ok(), names);
+    assert!(Message::open(&out[..len], &Keys::new(Key(5, 6), None)).is_err());
+    let at = m.mac as usize % (len - 8);
+    out[at] ^= 1 | (m.mac >> 56) as u8;
+    assert!(
+        Message::open(&out[..len], &one()).is_err(),
+        "byte {at} is signed"
+    );
 }
 
 fn raw(data: &[u8]) {

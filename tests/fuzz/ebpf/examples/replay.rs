@@ -3,8 +3,8 @@
 
 use std::{env, fs::File, io::BufRead as _, io::BufReader, process::ExitCode};
 
-use agent_common::{cell::Cell64, record::AddressKey, siphash::Key, state::Shared};
-use heartline_ebpf_host::Node;
+use agent_common::{cell::Cell64, keys::Keys, siphash::Key, state::Shared};
+use heartline_ebpf_host::{Maps, Node};
 
 const WORDS: usize = size_of::<Shared>() / 8;
 
@@ -24,13 +24,22 @@ fn list(text: &str) -> impl Iterator<Item = (&str, &str)> {
     inner.split(',').filter_map(|pair| pair.split_once('='))
 }
 
-fn addresses(text: &str) -> Vec<(AddressKey, u32)> {
+/// A map's keys and values.
+fn map<const N: usize>(text: &str) -> Vec<([u8; N], u32)> {
     list(text)
         .map(|(k, v)| {
-            let key = bytes(k).try_into().expect("16 bytes");
+            let key = bytes(k).try_into().expect("a key of the map");
             (key, v.parse().expect("a number"))
         })
         .collect()
+}
+
+fn keys(text: &str) -> Keys {
+    let words: Vec<u64> = text.split(',').map(number).collect();
+    let [a, b, c, d] = words[..] else {
+        panic!("not two keys: {text}")
+    };
+    Keys::new(Key(a, b), (c | d != 0).then_some(Key(c, d)))
 }
 
 fn main() -> ExitCode {
@@ -41,9 +50,13 @@ fn main() -> ExitCode {
         let Ok(fields) = <[&str; 9]>::try_from(line.split(' ').collect::<Vec<_>>()) else {
             panic!("not a line of a dump: {line}");
         };
-        let [program, now, k0, k1, vips, links, table, frame, retval] = fields;
-        let links: Vec<AddressKey> = addresses(links).into_iter().map(|(a, _)| a).collect();
-        let node = Node::new(Key(number(k0), number(k1)), &addresses(vips), &links);
+        let [program, now, both, vips, vmacs, links, table, frame, retval] = fields;
+        let node = Node::new(Maps {
+            keys: keys(both),
+            vips: map(vips),
+            vmacs: map(vmacs),
+            links: map(links),
+        });
         // SAFETY: Shared is made of Cell64 alone.
         let cells = unsafe { &*(node.table() as *const Shared as *const [Cell64; WORDS]) };
         for (i, w) in list(table) {
@@ -53,7 +66,7 @@ fn main() -> ExitCode {
         let now = now.parse().expect("ns");
         let got = match program {
             "x" => node.xdp(&mut frame, 1, now),
-            _ => node.egress(&frame, now) as u32,
+            _ => node.egress(&mut frame, now) as u32,
         };
         runs += 1;
         if u64::from(got) != number(retval) {

@@ -24,4 +24,4 @@ mod node;
 )]
 mod packet;
 
-pub use node::Node;
+pub use node::{Maps, Node};

@@ -3,9 +3,7 @@
 use agent_common::{
     keys::Keys,
     record::{AddressKey, COUNTER_COUNT, COUNTERS, Record},
-    siphash::Key,
     state::Shared,
-    wire::Message,
 };
 use aya_ebpf::{
     bindings::{TC_ACT_UNSPEC, xdp_action},
@@ -21,10 +19,24 @@ unsafe extern "Rust" {
     static STATE: Array<Shared>;
     static KEYS: Array<Keys>;
     static VIPS: HashMap<AddressKey, u32>;
+    static VMACS: HashMap<[u8; 8], u32>;
     static LINKS: HashMap<AddressKey, u32>;
     static EVENTS: RingBuf;
     #[link_name = "COUNTERS"]
     static COUNTERS_MAP: PerCpuArray<u64>;
+}
+
+/// What user space writes into the maps beside the table, as it stands there.
+#[derive(Debug, Default)]
+pub struct Maps {
+    /// Both keys.
+    pub keys: Keys,
+    /// VIP to group and `VIP_GATEWAY`.
+    pub vips: Vec<(AddressKey, u32)>,
+    /// Virtual MAC (and two zeros) to group.
+    pub vmacs: Vec<([u8; 8], u32)>,
+    /// Link address to index.
+    pub links: Vec<(AddressKey, u32)>,
 }
 
 /// The node of this thread. There is one per thread: making another empties it.
@@ -35,8 +47,8 @@ pub struct Node {
 }
 
 impl Node {
-    /// Empty maps: nothing is identified, so VIPs are shut.
-    pub fn new(key: Key, vips: &[(AddressKey, u32)], links: &[AddressKey]) -> Node {
+    /// A node with an empty table: nothing is identified, so VIPs are shut.
+    pub fn new(maps: Maps) -> Node {
         let node = Node {
             here: std::marker::PhantomData,
         };
@@ -44,10 +56,11 @@ impl Node {
         // SAFETY: the statics are those of maps.rs, of these types.
         unsafe {
             if let Some(slot) = KEYS.get_ptr_mut(0) {
-                *slot = Keys::new(key, None);
+                *slot = maps.keys;
             }
-            VIPS.fill(vips.iter().copied());
-            LINKS.fill(links.iter().zip(0..).map(|(a, i)| (*a, i)));
+            VIPS.fill(maps.vips);
+            VMACS.fill(maps.vmacs);
+            LINKS.fill(maps.links);
         }
         node.counters();
         while node.record().is_some() {}
@@ -102,11 +115,14 @@ impl Node {
         action
     }
 
-    /// Runs the egress program.
-    pub fn egress(&self, frame: &[u8], now: u64) -> i32 {
+    /// Runs the egress program on a frame; it may change the frame.
+    pub fn egress(&self, frame: &mut [u8], now: u64) -> i32 {
         helpers::set_boot_ns(now);
+        let ctx = TcContext::over(frame);
         // As `heartline_egress` in main.rs.
-        egress::handle(&TcContext::over(frame)).unwrap_or(TC_ACT_UNSPEC)
+        let action = egress::handle(&ctx).unwrap_or(TC_ACT_UNSPEC);
+        frame.copy_from_slice(&ctx.into_frame());
+        action
     }
 
     /// What was counted since the last call, without the zeros.
@@ -129,16 +145,6 @@ impl Node {
         let bytes: &[u8; size_of::<Record>()] = bytes.as_slice().try_into().ok()?;
         // SAFETY: a Record is integers without padding, and as long.
         Some(unsafe { std::mem::transmute_copy::<_, Record>(bytes) })
-    }
-
-    /// A message that is signed with this node's key.
-    pub fn sign(&self, mut m: Message) -> Message {
-        // SAFETY: as in new().
-        if let Some(k) = unsafe { KEYS.get(0) } {
-            m.key_id = k.id();
-            m.sign(k.signing());
-        }
-        m
     }
 }
 

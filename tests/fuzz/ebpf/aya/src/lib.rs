@@ -95,6 +95,11 @@ pub mod programs {
             TcContext(std::cell::RefCell::new(frame.to_vec()))
         }
 
+        /// The frame as the program left it.
+        pub fn into_frame(self) -> Vec<u8> {
+            self.0.into_inner()
+        }
+
         /// A copy of what lies at `offset`.
         ///
         /// # Errors
