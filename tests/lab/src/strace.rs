@@ -81,7 +81,15 @@ impl Recording {
         let threads = find(process, threads)?;
         fs::create_dir_all(folder)?;
         let mut command = Command::new("strace");
-        command.args(["--output-separately", "-ttt", "-xx", "-v", "-s", BYTES, "-o"]);
+        command.args([
+            "--output-separately",
+            "-ttt",
+            "-xx",
+            "-v",
+            "-s",
+            BYTES,
+            "-o",
+        ]);
         command.arg(folder.join("calls"));
         for (_, id) in &threads {
             command.args(["-p", &id.to_string()]);
@@ -184,7 +192,7 @@ mod tests {
         assert_eq!(call.bytes(), [0x48, 0x4c, 2]);
         let failed = Call::parse("1.5 read(7, 0x7ffe, 8) = -1 EAGAIN (again)").unwrap();
         assert_eq!((failed.fd(), failed.result()), (Some(7), None));
-        assert_eq!(failed.bytes(), []);
+        assert!(failed.bytes().is_empty());
         assert_eq!(Call::parse("1.5 --- SIGSTOP {si_signo=SIGSTOP} ---"), None);
         assert_eq!(Call::parse("1.5 +++ exited with 0 +++"), None);
     }
