@@ -18,8 +18,7 @@ fn save_text(name: &str, text: &str) -> Result<std::path::PathBuf> {
     let folder = folder();
     std::fs::create_dir_all(&folder).with_context(|| format!("folder {}", folder.display()))?;
     let path = folder.join(name);
-    std::fs::write(&path, text)
-        .with_context(|| format!("cannot write {}", path.display()))?;
+    std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path)
 }
 
