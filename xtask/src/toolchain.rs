@@ -34,6 +34,7 @@ const LAB_PROGRAMS: &[(&str, &str)] = &[
     ("ethtool", "ethtool"),
     ("nft", "nftables"),
     ("nginx", "nginx-light"),
+    ("strace", "strace"),
 ];
 
 /// What the bench calls beyond that: the peer, the load, and what turns its picture into pixels (it brings its fonts).

@@ -443,15 +443,20 @@ impl RtThread {
     fn act(&mut self) {
         // Shut first: a message may give away what the gate still lets pass.
         let may_send = self.settle();
+        // The last message waits for a gain behind it: addresses are added while it is being sent.
+        let mut held = None;
         while let Some(a) = self.parts.core.poll_action() {
+            if !matches!(a, Action::Gain(_) | Action::Event(_)) {
+                self.send(held.take());
+            }
             match a {
                 Action::Broadcast(_) | Action::Send(..) if !may_send => {
                     if let Records::Socket(source) = &self.parts.records {
                         source.stats().held_back.fetch_add(1, Relaxed);
                     }
                 }
-                Action::Broadcast(m) => self.send(0, m),
-                Action::Send(to, m) => self.send(to, m),
+                Action::Broadcast(m) => held = Some((0, m)),
+                Action::Send(to, m) => held = Some((to, m)),
                 Action::Gain(Gain {
                     group,
                     epoch,
@@ -480,9 +485,12 @@ impl RtThread {
                 Action::Event(e) => self.tell(RtReport::Event(boottime_ns(), e)),
             }
         }
+        self.send(held);
     }
 
-    fn send(&mut self, to: u8, m: Message) {
+    /// Sends a message, if there is one, to one node or (0) to all.
+    fn send(&mut self, message: Option<(u8, Message)>) {
+        let Some((to, m)) = message else { return };
         let table = self.parts.table;
         let p = &mut self.parts;
         broadcast(&mut p.links, &p.keys, to, m, p.newest, |id| {

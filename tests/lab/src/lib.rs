@@ -37,6 +37,7 @@ pub mod probe_outage;
 pub mod probe_owner;
 pub mod speed;
 pub mod spray;
+pub mod strace;
 pub mod switch;
 pub mod trial;
 pub mod uplink;

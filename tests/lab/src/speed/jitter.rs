@@ -75,7 +75,7 @@ impl Drop for Load {
     }
 }
 
-/// Measures, prints and writes `jitter.json`.
+/// Measures, prints and writes `jitter.json` and the histograms as text, `jitter.txt`.
 ///
 /// # Errors
 /// Not root, something does not start, or Ctrl-C.
@@ -101,17 +101,18 @@ pub fn run(options: &Options) -> Result<()> {
             all.push(histogram(profile, load, options.seconds, &before, &after)?);
         }
     }
-    let path = super::save("jitter.json", &all)?;
+    super::save("jitter.json", &all)?;
+    let shown = |paint: Paint| -> String { all.iter().map(|h| show(h, paint)).collect() };
+    let plain = format!("{}{}\n", shown(Paint::plain()), super::machine());
+    let path = super::save_text("jitter.txt", &plain)?;
     if options.json {
         println!("{}", serde_json::to_string_pretty(&all)?);
         return Ok(());
     }
     let paint = Paint::for_stdout();
-    for h in &all {
-        print!("{}", show(h, paint));
-    }
     println!(
-        "{}\nwritten to {}",
+        "{}{}\nwritten to {}",
+        shown(paint),
         paint.dim(super::machine()),
         path.display()
     );

@@ -11,11 +11,14 @@ use crate::bench::folder;
 
 /// Writes a result into the bench's folder.
 fn save(name: &str, value: &impl serde::Serialize) -> Result<std::path::PathBuf> {
+    save_text(name, &serde_json::to_string_pretty(value)?)
+}
+
+fn save_text(name: &str, text: &str) -> Result<std::path::PathBuf> {
     let folder = folder();
     std::fs::create_dir_all(&folder).with_context(|| format!("folder {}", folder.display()))?;
     let path = folder.join(name);
-    std::fs::write(&path, serde_json::to_string_pretty(value)?)
-        .with_context(|| format!("cannot write {}", path.display()))?;
+    std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path)
 }
 
