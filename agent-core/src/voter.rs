@@ -403,10 +403,36 @@ impl<S: Deref<Target = Shared>> Core<S> {
             if now.boot + self.cfg.timing.claim_timeout() / 2 < p.until {
                 self.release_for(&m, now);
             }
+            if self.yields(&m, now.boot) {
+                continue;
+            }
             if self.blocked(m.from, m.ask_set, now.boot).is_none() {
                 self.parked[i] = None;
                 self.on_ask(&m, now);
             }
         }
+    }
+
+    /// Where several wait for one group, who should have it goes first: grants split between them help nobody.
+    fn yields(&self, m: &Message, now: u64) -> bool {
+        let wanted = m.ask_set.minus(m.set);
+        let parked = self
+            .parked
+            .iter()
+            .flatten()
+            .map(|p| (p.message.from, p.message.ask_set));
+        let mine = self.pend.iter().map(|p| (self.cfg.me, p.gains));
+        let mut rivals = parked
+            .chain(mine)
+            .filter(|(id, set)| *id != m.from && !set.and(wanted).is_empty());
+        if rivals.clone().next().is_none() {
+            return false;
+        }
+        let view = self.view(now);
+        rivals.any(|(id, set)| {
+            set.and(wanted)
+                .iter()
+                .any(|g| self.decide(g, &view).target == id)
+        })
     }
 }
