@@ -441,6 +441,12 @@ impl<S: Deref<Target = Shared>> Core<S> {
             let b = self
                 .blocked(p.message.from, p.message.ask_set, now.boot)
                 .map_or(now.boot, |b| b.until);
+            // Whoever yields goes on when another's message changes that, or not at all.
+            let b = if b <= now.boot && self.yields(&p.message, now.boot) {
+                p.until
+            } else {
+                b
+            };
             at = at.min(p.until.min(b) + 1);
         }
         // As in consider(): what would not be done then must not wake anybody.

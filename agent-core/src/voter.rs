@@ -414,7 +414,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
     }
 
     /// Where several wait for one group, who should have it goes first: grants split between them help nobody.
-    fn yields(&self, m: &Message, now: u64) -> bool {
+    pub(crate) fn yields(&self, m: &Message, now: u64) -> bool {
         let wanted = m.ask_set.minus(m.set);
         let parked = self
             .parked
