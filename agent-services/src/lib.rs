@@ -9,5 +9,7 @@
 //! runtime, with a deadline on every call.
 
 pub mod command;
+pub mod group;
+pub mod policy;
 pub mod probe;
 pub mod resource;

@@ -99,6 +99,16 @@ pub enum EventKind {
     StalePins,
     /// An address of ours, left by an earlier run, was removed.
     StaleAddress,
+    /// What stands behind a group: started, stopped, waiting. Extra: `phase`.
+    Service,
+    /// A service or a probe of a group is good again.
+    ServiceRecovered,
+    /// A service or a probe of a group needs a look.
+    ServiceTrouble,
+    /// A service of a group does not work here.
+    ServiceFailed,
+    /// A hook could not be told, or had to miss events.
+    HookFailed,
     /// Something else worth telling; the text says what.
     Note,
     /// A kind that this program does not know (a newer agent).
@@ -107,6 +117,18 @@ pub enum EventKind {
 }
 
 impl EventKind {
+    /// All that this program can tell, for those who choose among them.
+    pub const ALL: [EventKind; 44] = {
+        use EventKind::*;
+        [
+            AgentStarted, AgentStopping, RejoinWait, Gained, Lost, ClaimFailed, PromiseExpired, LeaseLapsed, NodeAlive,
+            NodeLate, NodeSilent, GenerationChange, ForeignClaim, DuplicateId, ConfigMismatch, GateShutByHigherEpoch,
+            GateMissing, GateReturned, AddressFailed, RouteFailed, Unfit, Fit, DeviceGone, DeviceReturned, Reload,
+            Restart, Drained, Undrained, Paused, Resumed, Moved, ClockSourceChanged, PacketRejected, QueueFull,
+            StalePins, StaleAddress, Service, ServiceRecovered, ServiceTrouble, ServiceFailed, HookFailed, Note,
+        ]
+    };
+
     /// The JSON name.
     pub fn name(self) -> String {
         match serde_json::to_value(self) {
@@ -124,14 +146,15 @@ impl EventKind {
             | AddressFailed
             | RouteFailed
             | GateShutByHigherEpoch
+            | ServiceFailed
             | LeaseLapsed => Severity::Bad,
             ClaimFailed | PromiseExpired | NodeLate | NodeSilent | ForeignClaim
             | ConfigMismatch | DeviceGone | ClockSourceChanged | PacketRejected | QueueFull
-            | StalePins | RejoinWait | Lost | Unfit => Severity::Warn,
+            | StalePins | RejoinWait | Lost | Unfit | ServiceTrouble | HookFailed => Severity::Warn,
             Gained | NodeAlive | DeviceReturned | GateReturned | Moved | Resumed | Undrained
-            | Fit => Severity::Good,
+            | Fit | ServiceRecovered => Severity::Good,
             AgentStarted | AgentStopping | Reload | GenerationChange | Restart | Drained
-            | Paused | StaleAddress | Note | Unknown => Severity::Plain,
+            | Paused | StaleAddress | Service | Note | Unknown => Severity::Plain,
         }
     }
 }

@@ -44,6 +44,19 @@ impl Supervisor {
                     }),
                 );
             }
+            Ask::Clear(group, stopped_elsewhere, tell) => {
+                if stopped_elsewhere && self.end_doubt(group) {
+                    self.review_holds();
+                }
+                self.services.clear(group);
+                let names = self.narrator.names.clone();
+                self.command(
+                    Command::Clear { group },
+                    Box::new(move |r| {
+                        let _ = tell.send(r.map_err(|e| refusal(e, "", &names.group(group))));
+                    }),
+                );
+            }
             Ask::Pause(on, tell) => {
                 let was = self.rt.snapshot.read().paused;
                 self.command(
@@ -111,6 +124,26 @@ fn refusal(e: CommandError, node: &str, group: &str) -> Refusal {
             Code::Refused,
             format!("{node} cannot run {group} (no carrier or no gate on its device)"),
             Some("see `heartline explain`"),
+        ),
+        CommandError::Failed => (
+            Code::Refused,
+            format!("{group} has failed on {node}"),
+            Some("see `heartline explain`; `heartline clear` forgets the failure"),
+        ),
+        CommandError::Stuck => (
+            Code::Refused,
+            format!("{group} is stuck: a stop has failed, and it must not start elsewhere"),
+            Some("see `heartline status`; stop it by hand, then `heartline clear`"),
+        ),
+        CommandError::Elsewhere => (
+            Code::Refused,
+            format!("{node} has no room for {group}, or another group keeps it away"),
+            Some("see `heartline explain`"),
+        ),
+        CommandError::NotOwned | CommandError::Stale => (
+            Code::Refused,
+            format!("{group} has moved meanwhile"),
+            None,
         ),
         CommandError::Paused => (
             Code::Refused,

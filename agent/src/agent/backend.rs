@@ -21,6 +21,8 @@ pub enum Ask {
     Move(u8, u8, oneshot::Sender<Result<(), Refusal>>),
     /// Drain a node, or end it.
     Drain(u8, bool, oneshot::Sender<Result<bool, Refusal>>),
+    /// Forget that a group failed; and, if so said, that its last owner may run it still.
+    Clear(u8, bool, oneshot::Sender<Result<(), Refusal>>),
     /// Hands off, or on again.
     Pause(bool, oneshot::Sender<Result<bool, Refusal>>),
     /// Planned restart.
@@ -100,6 +102,23 @@ impl Backend for AgentBackend {
             Ok(Done {
                 changed,
                 text,
+                moving: Vec::new(),
+            })
+        })
+    }
+
+    fn clear(&self, group: Target, stopped_elsewhere: bool) -> Pending<'_, Done> {
+        Box::pin(async move {
+            self.ask(|tell| Ask::Clear(group.id, stopped_elsewhere, tell))
+                .await??;
+            let what = if stopped_elsewhere {
+                "; taken as stopped everywhere else"
+            } else {
+                ""
+            };
+            Ok(Done {
+                changed: true,
+                text: format!("failures of {} are forgotten on all nodes{what}", group.name),
                 moving: Vec::new(),
             })
         })

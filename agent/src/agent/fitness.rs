@@ -7,6 +7,7 @@ use agent_core::Fitness;
 
 use super::{
     devices::Gates,
+    services::ServicesBook,
     track::{Standing, Targets},
 };
 use crate::{
@@ -139,6 +140,7 @@ impl FitnessBook {
         me: u8,
         gates: &Gates,
         targets: &Targets,
+        services: &ServicesBook,
         owners: &[u8; MAX_GROUPS],
         now: u64,
     ) -> Vec<Change> {
@@ -157,7 +159,15 @@ impl FitnessBook {
                 // One question more or less, half of one for luck, and one look of ours.
                 let longest = g.tracks.iter().map(|t| t.interval_ns).max().unwrap_or(0);
                 self.held.entry(g.id).or_default().skew = longest / 2 * 3 + LOOK;
-                self.look(g.id, found(g, gates, targets, young), owner, now)
+                let found = match services.broken(g.id) {
+                    // A device without carrier or gate is worse: nothing could be served at all.
+                    Some(why) => match found(g, gates, targets, young) {
+                        Some((Fitness::Unfit, worse)) => Some((Fitness::Unfit, worse)),
+                        _ => Some((Fitness::Failed, why.to_owned())),
+                    },
+                    None => found(g, gates, targets, young),
+                };
+                self.look(g.id, found, owner, now)
             })
             .collect()
     }

@@ -2,7 +2,7 @@
 
 use agent_common::{MAX_GROUPS, MAX_NODES, Set, node_bit};
 use agent_core::{
-    Core, Fitness, Health, Progress,
+    Core, Fitness, Health, Phase, Progress,
     placement::{Candidate, Reason},
 };
 
@@ -36,6 +36,10 @@ pub struct Snapshot {
     pub unfit: Box<[u32; MAX_GROUPS]>,
     /// Nodes that should not run it while another can.
     pub doubtful: Box<[u32; MAX_GROUPS]>,
+    /// Nodes where it has failed.
+    pub failed: Box<[u32; MAX_GROUPS]>,
+    /// Whose services each group's are, and what they do, by that node's word.
+    pub phases: Box<[(u8, Phase); MAX_GROUPS]>,
     /// What runs here.
     pub owned: Set,
     /// The generation that the core is in.
@@ -73,6 +77,8 @@ impl Default for Snapshot {
             reason: Box::new([Reason::Nobody; MAX_GROUPS]),
             unfit: Box::new([0; MAX_GROUPS]),
             doubtful: Box::new([0; MAX_GROUPS]),
+            failed: Box::new([0; MAX_GROUPS]),
+            phases: Box::new([(0, Phase::Idle); MAX_GROUPS]),
             owned: Set::EMPTY,
             generation: 0,
             progress: Progress::default(),
@@ -118,6 +124,8 @@ impl Snapshot {
             };
             self.unfit[i] = who(Fitness::Unfit);
             self.doubtful[i] = who(Fitness::Doubtful);
+            self.failed[i] = who(Fitness::Failed);
+            self.phases[i] = core.phase(g);
         }
     }
 
@@ -128,6 +136,8 @@ impl Snapshot {
             Fitness::Unfit
         } else if self.doubtful[i] & bit != 0 {
             Fitness::Doubtful
+        } else if self.failed[i] & bit != 0 {
+            Fitness::Failed
         } else {
             Fitness::Fit
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use agent_common::record::Counter;
 use agent_core::{Fitness, Health, detector};
 
-use super::{devices::Gates, fitness::FitnessBook, rotation, setup::Names, snapshot::Snapshot};
+use super::{devices::Gates, fitness::FitnessBook, rotation, services::ServicesBook, setup::Names, snapshot::Snapshot};
 use crate::{
     config::{self, Config, KeyFile, show_ns},
     control::proto::*,
@@ -27,6 +27,7 @@ pub struct Sources<'a> {
     pub takeovers: &'a BTreeMap<u8, Takeover>,
     pub errors: &'a BTreeMap<(u8, u16), String>,
     pub fitness: &'a FitnessBook,
+    pub services: &'a ServicesBook,
     pub present: &'a [u64; 4],
     pub started_ns: u64,
     pub priority: Option<u8>,
@@ -255,6 +256,7 @@ fn group(s: &Sources<'_>, g: &config::Group) -> GroupStatus {
                     Fitness::Fit => return None,
                     Fitness::Unfit => "its device has no carrier, or no gate",
                     Fitness::Doubtful => "a target that it must reach does not answer it",
+                    Fitness::Failed => "it failed there",
                 };
                 let own = (n.id == s.me).then(|| s.fitness.reason(g.id)).flatten();
                 Some(Unfit {
@@ -264,7 +266,28 @@ fn group(s: &Sources<'_>, g: &config::Group) -> GroupStatus {
             })
             .collect(),
         last_takeover: takeover.cloned(),
+        services: services(s, g.id),
     }
+}
+
+/// What stands behind a group: its owner's word, and how it is here.
+fn services(s: &Sources<'_>, group: u8) -> Option<ServicesStatus> {
+    let here = s.services.view(group)?;
+    let owned = s.snapshot.owned.has(group);
+    let (_, phase) = s.snapshot.phases[usize::from(group)];
+    Some(ServicesStatus {
+        phase: if owned { here.phase.name() } else { phase.name() }.into(),
+        phase_here: here.phase.name().into(),
+        text: here.text,
+        failures: here.failures,
+        given_up: here.given_up,
+        resources: here.resources.into_iter().map(|r| ResourceStatus { name: r.name, state: r.state.into(), text: r.text }).collect(),
+        probes: here
+            .probes
+            .into_iter()
+            .map(|p| ProbeStatus { name: p.name, standing: p.standing.into(), text: p.text, performance: p.performance, took_ms: p.took_ms })
+            .collect(),
+    })
 }
 
 fn warnings(s: &Sources<'_>, nodes: &[NodeStatus]) -> Vec<Warning> {
@@ -292,6 +315,7 @@ fn warnings(s: &Sources<'_>, nodes: &[NodeStatus]) -> Vec<Warning> {
         let (code, text) = match fitness {
             Fitness::Fit => continue,
             Fitness::Unfit => ("unfit", format!("this node cannot run {name}: {reason}")),
+            Fitness::Failed => ("failed", format!("{name} does not work on this node: {reason}")),
             Fitness::Doubtful => (
                 "doubtful",
                 format!("this node runs {name} only where all others are as badly off: {reason}"),

@@ -82,7 +82,7 @@ impl Supervisor {
         let (gates, targets) = (&self.gates, &self.targets);
         let changes = self
             .fitness
-            .check(&self.config, self.me, gates, targets, owners, now);
+            .check(&self.config, self.me, gates, targets, &self.services, owners, now);
         let drafts = changes.into_iter().map(|c| self.narrator.fitness(now, c));
         let drafts: Vec<_> = drafts.collect();
         self.record(drafts);
@@ -99,6 +99,7 @@ impl Supervisor {
                 Fitness::Fit => Command::Fit { group, fit: true },
                 Fitness::Unfit => Command::Fit { group, fit: false },
                 Fitness::Doubtful => Command::Doubt { group },
+                Fitness::Failed => Command::Fail { group },
             };
             self.command(command, Box::new(|_| {}));
         }
@@ -134,6 +135,9 @@ impl Supervisor {
 
     pub(super) fn second(&mut self) {
         self.check_gates();
+        let paused = self.rt.snapshot.read().paused;
+        self.services.pause(paused);
+        self.review_holds();
         self.check_generations();
         let source = clock_source();
         if source != self.clock_source {

@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod check;
+pub mod clear;
 pub mod doctor;
 pub mod drain;
 pub mod events;
@@ -103,6 +104,8 @@ pub enum Command {
     Drain(drain::DrainArgs),
     /// Put a drained node back into use
     Undrain(drain::UndrainArgs),
+    /// Forget that a group failed, so that it may run there again
+    Clear(clear::ClearArgs),
     /// Hands off: keep everything where it is
     Pause(pause::Args),
     /// End a pause
@@ -151,6 +154,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Move(args) => block_on(move_group::run(args, place.client())),
         Command::Drain(args) => block_on(drain::drain(args, place.client())),
         Command::Undrain(args) => block_on(drain::undrain(args, place.client())),
+        Command::Clear(args) => block_on(clear::run(args, place.client())),
         Command::Pause(args) => block_on(pause::run(args, true, place.client())),
         Command::Resume(args) => block_on(pause::run(args, false, place.client())),
         Command::Events(args) => block_on(events::run(args, place.client())),

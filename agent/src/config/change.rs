@@ -90,6 +90,23 @@ pub enum Change {
         /// It comes.
         added: bool,
     },
+    /// What stands behind the group.
+    Services {
+        /// The group's id.
+        id: u8,
+        /// Resources that its owner stops, because they are no longer there.
+        stops: Vec<String>,
+    },
+    /// How the group depends on others.
+    Near {
+        /// The group's id.
+        id: u8,
+    },
+    /// Who is told of events.
+    Hooks {
+        /// How many there are now.
+        count: usize,
+    },
     /// Time between announcements, in nanoseconds.
     AnnounceInterval {
         /// New value.
@@ -216,6 +233,12 @@ impl std::fmt::Display for Change {
                 let verb = if *added { "new" } else { "removed" };
                 write!(f, "group {id}: {what} {item} is {verb}")
             }
+            Self::Services { id, stops } if stops.is_empty() => write!(f, "group {id}: services change"),
+            Self::Services { id, stops } => {
+                write!(f, "group {id}: services change; its owner stops {}", stops.join(", "))
+            }
+            Self::Near { id } => write!(f, "group {id}: with, apart, after, need or failback_delay change"),
+            Self::Hooks { count } => write!(f, "hooks change: {count} from now on"),
             Self::AnnounceInterval { to_ns } => {
                 write!(f, "announce_interval is now {}", show_ns(*to_ns))
             }

@@ -132,6 +132,7 @@ fn build(
         log,
         nodes,
         groups,
+        hooks: raw.hooks.iter().map(|h| Some(h.as_ref()?.value.clone())).collect::<Option<_>>()?,
     })
 }
 

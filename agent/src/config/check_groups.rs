@@ -5,6 +5,8 @@ use std::net::IpAddr;
 
 use super::check::{check_device, check_distinct, check_name};
 use super::extras::{self, check_extras};
+use super::near::{self, check_near};
+use super::services;
 use super::raw::{At, RawConfig, RawGroup, RawNode, RawVip};
 use super::render::{Diagnostic, Span};
 use super::table::did_you_mean;
@@ -41,6 +43,8 @@ pub(super) fn check_groups(raw: &RawConfig, out: &mut Vec<Diagnostic>) {
             check_device(device, out);
         }
         check_prefer(group, &raw.nodes, out);
+        let name = group.name.as_ref().map_or("?", |n| n.value.as_str());
+        services::check(name, &group.services, out);
     }
     check_distinct(
         "duplicate-group-name",
@@ -65,6 +69,7 @@ pub(super) fn check_groups(raw: &RawConfig, out: &mut Vec<Diagnostic>) {
     );
     check_vips(raw, out);
     check_extras(raw, out);
+    check_near(raw, out);
 }
 
 fn check_prefer(group: &RawGroup, nodes: &[RawNode], out: &mut Vec<Diagnostic>) {
@@ -196,13 +201,13 @@ pub(super) fn typed_groups(raw: &RawConfig, nodes: &[Node]) -> Option<Vec<Group>
     let mut groups = raw
         .groups
         .iter()
-        .map(|g| typed_group(g, nodes))
+        .map(|g| typed_group(raw, g, nodes))
         .collect::<Option<Vec<_>>>()?;
     groups.sort_by_key(|g| g.id);
     Some(groups)
 }
 
-fn typed_group(raw: &RawGroup, nodes: &[Node]) -> Option<Group> {
+fn typed_group(all: &RawConfig, raw: &RawGroup, nodes: &[Node]) -> Option<Group> {
     let members: Vec<&Node> = nodes.iter().filter(|n| n.role == Role::Member).collect();
     let prefer = match &raw.prefer {
         None => members.iter().map(|n| n.id).collect(),
@@ -231,6 +236,8 @@ fn typed_group(raw: &RawGroup, nodes: &[Node]) -> Option<Group> {
         routes: extras::typed(&raw.extras.routes)?,
         rules: extras::typed(&raw.extras.rules)?,
         tracks: extras::typed(&raw.extras.tracks)?,
+        services: services::typed(raw.name.as_ref()?, &raw.services)?,
+        near: near::typed(all, raw)?,
     })
 }
 

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
+use agent_services::{group::Services, resource::Resource};
+
 use super::change::{Change, Refusal, refused};
 use super::key::{ClusterKey, KeyFile};
 use super::types::{Config, Group, Node, show_ns};
@@ -23,6 +25,9 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
         changes.push(Change::AnnounceInterval {
             to_ns: new.announce_interval_ns,
         });
+    }
+    if old.hooks != new.hooks {
+        changes.push(Change::Hooks { count: new.hooks.len() });
     }
     if old.log != new.log {
         changes.push(Change::Log {
@@ -306,6 +311,13 @@ fn diff_group(old: &Group, new: &Group, changes: &mut Vec<Change>) {
     diff_extras(id, "route", &old.routes, &new.routes, changes);
     diff_extras(id, "rule", &old.rules, &new.rules, changes);
     diff_extras(id, "track", &old.tracks, &new.tracks, changes);
+    let lines = |g: &Group| super::services::fingerprint(&g.services);
+    if lines(old) != lines(new) {
+        changes.push(Change::Services { id, stops: stopped_by(&old.services, &new.services) });
+    }
+    if old.near != new.near {
+        changes.push(Change::Near { id });
+    }
     let by_address = |g: &Group| {
         g.vips
             .iter()
@@ -358,4 +370,11 @@ fn diff_extras<T: PartialEq + ToString>(
     new.iter()
         .filter(|item| !old.contains(item))
         .for_each(|item| note(item, true));
+}
+
+/// Names of resources that run on the owner and that the new configuration no longer has: they are stopped.
+fn stopped_by(old: &Services, new: &Services) -> Vec<String> {
+    let gone = |r: &&Resource| !new.resources.iter().any(|n| n.name == r.name && n.kind == r.kind);
+    let old = old.resources.iter().filter(|r| !r.keep_running);
+    old.filter(gone).map(|r| r.name.clone()).collect()
 }

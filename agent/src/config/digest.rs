@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use siphasher::sip::SipHasher13;
 
-use super::types::{Config, Failback, Role, Route, Rule, Track};
+use super::types::{Config, Failback, Near, Role, Route, Rule, Track};
 
 /// Fixed key: the digest must be the same on every node, and is no secret.
 const DIGEST_KEY: &[u8; 16] = b"heartline.config";
@@ -73,6 +73,8 @@ impl Config {
             log: _,
             nodes,
             groups,
+            // Each node may tell somebody else.
+            hooks: _,
         } = self;
         let mut f = Fields(SipHasher13::new_with_key(DIGEST_KEY));
         f.text(cluster);
@@ -99,6 +101,10 @@ impl Config {
             f.number(node.links.len() as u64);
             for link in &node.links {
                 f.address(link.address);
+            }
+            if let Some(capacity) = node.capacity {
+                f.text("capacity");
+                f.number(u64::from(capacity));
             }
         }
 
@@ -140,6 +146,12 @@ impl Config {
                 }
                 .to_string()
             });
+            // In their order, which is that of starting.
+            let services = super::services::fingerprint(&group.services);
+            f.extras(b"services", &services, |s| format!("{s}"));
+            if group.near != Near::default() {
+                f.text(&format!("{:?}", group.near));
+            }
         }
         let hash = f.0.finish();
         (hash ^ (hash >> 32)) as u32

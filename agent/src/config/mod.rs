@@ -18,10 +18,14 @@ mod check_nodes;
 mod diff;
 mod digest;
 mod extras;
+mod hooks;
 mod key;
 mod local;
+mod near;
 mod raw;
 mod render;
+mod services;
+mod services_probe;
 mod summary;
 mod table;
 mod types;
@@ -38,11 +42,12 @@ pub use change::{Change, Refusal};
 pub use check::{Checks, Local};
 pub use diff::{diff, key_change, member_steps, moved_vips};
 pub use digest::cluster_id;
+pub use hooks::{Hook, Tell, host_of};
 pub use key::{ClusterKey, KEY_BYTES, KEY_DIGITS, KeyError, KeyFile};
 pub use render::{Diagnostic, Report, Severity, Span, colour_wanted};
 pub use types::{
     Config, DEFAULT_CONFIG_FILE, DEFAULT_KEY_FILE, DEFAULT_PORT, Datapath, Failback, Group, Link,
-    MAX_GROUPS, MAX_LINKS, MAX_NODES, MAX_VIPS, MIN_NODES, Node, Prefix, Profile, Role, Route,
+    MAX_GROUPS, MAX_LINKS, MAX_NODES, MAX_VIPS, MIN_NODES, Near, Node, Prefix, Profile, Role, Route,
     Rule, Timing, Track, Vip, show_ns,
 };
 

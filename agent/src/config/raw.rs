@@ -9,7 +9,10 @@ use toml::de::DeTable;
 
 use super::address::{link_address, vip_address};
 use super::extras::{self, RawExtras};
+use super::hooks::{self, Hook};
+use super::near::{self, RawNear};
 use super::render::{Diagnostic, Span};
+use super::services::{self, RawServices};
 use super::table::Table;
 use super::types::{Datapath, Failback, MAX_GROUPS, MAX_NODES, Profile, Role};
 
@@ -36,6 +39,7 @@ pub(super) struct RawConfig {
     pub node_count: usize,
     pub nodes: Vec<RawNode>,
     pub groups: Vec<RawGroup>,
+    pub hooks: Vec<Option<At<Hook>>>,
 }
 
 #[derive(Debug, Default)]
@@ -54,6 +58,7 @@ pub(super) struct RawNode {
     pub name: Option<At<String>>,
     pub id: Option<At<i64>>,
     pub role: Role,
+    pub capacity: Option<At<i64>>,
     pub links: Vec<RawLink>,
 }
 
@@ -73,6 +78,8 @@ pub(super) struct RawGroup {
     pub failback: Failback,
     pub vips: Vec<RawVip>,
     pub extras: RawExtras,
+    pub services: RawServices,
+    pub near: RawNear,
 }
 
 #[derive(Debug)]
@@ -132,6 +139,7 @@ pub(super) fn read(text: &str, out: &mut Vec<Diagnostic>) -> RawConfig {
     for table in groups.into_iter().take(MAX_GROUPS) {
         raw.groups.push(group(top.child(table, "[[group]]")));
     }
+    raw.hooks = hooks::read(&mut top);
     top.finish();
     raw
 }
@@ -177,6 +185,7 @@ fn node(mut t: Table<'_, '_, '_>) -> RawNode {
                 &[("member", Role::Member), ("witness", Role::Witness)],
             )
             .map_or(Role::Member, |r| r.value),
+        capacity: t.integer("capacity", 0..=1_000_000_000, "bad-capacity"),
         links: Vec::new(),
     };
     for table in t.tables("link", "[[node.link]]") {
@@ -208,6 +217,8 @@ fn group(mut t: Table<'_, '_, '_>) -> RawGroup {
             .map_or(Failback::Manual, |f| f.value),
         vips: Vec::new(),
         extras: RawExtras::default(),
+        services: RawServices::default(),
+        near: near::read(&mut t),
     };
     for table in t.tables("vip", "[[group.vip]]") {
         let mut vip = t.child(table, "[[group.vip]]");
@@ -225,6 +236,7 @@ fn group(mut t: Table<'_, '_, '_>) -> RawGroup {
         });
     }
     raw.extras = extras::read(&mut t);
+    raw.services = services::read(&mut t);
     t.finish();
     raw
 }

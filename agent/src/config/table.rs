@@ -1,5 +1,6 @@
 //! One TOML table at a time: typed values with their places, and every key that nobody asked for.
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use toml::Spanned;
@@ -21,7 +22,7 @@ const TOP_KEYS: [&str; 8] = [
 ];
 
 /// Keys of later releases: known, but refused, since nobody should believe that they work.
-const LATER_KEYS: [&str; 4] = ["resource", "probe", "fence", "watchdog"];
+const LATER_KEYS: [&str; 2] = ["fence", "watchdog"];
 
 /// The nearest of `known`, if one is near enough to be meant.
 pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
@@ -247,6 +248,49 @@ impl<'t, 'i, 'd> Table<'t, 'i, 'd> {
             value: list,
             span: value.span(),
         })
+    }
+
+    /// The key may be there: for those that are looked at in another way.
+    pub fn known(&mut self, key: &'static str) {
+        self.asked.push(key);
+    }
+
+    /// The table of `[key]` or `key = { … }`.
+    pub fn table(&mut self, key: &'static str, place: &'static str) -> Option<Table<'t, 'i, '_>> {
+        let value = self.get(key)?;
+        let Some(table) = value.get_ref().as_table() else {
+            self.wrong_type(key, value, "a table", place);
+            return None;
+        };
+        Some(self.child((table, value.span()), place))
+    }
+
+    /// A table of strings, numbers or truth values, all as text; empty if it is not there. `None` if it is wrong.
+    pub fn strings_by_name(&mut self, key: &'static str) -> Option<BTreeMap<String, String>> {
+        let Some(value) = self.get(key) else {
+            return Some(BTreeMap::new());
+        };
+        let example = format!("{key} = {{ name = \"value\" }}");
+        let Some(table) = value.get_ref().as_table() else {
+            self.wrong_type(key, value, "a table of strings", &example);
+            return None;
+        };
+        let mut map = BTreeMap::new();
+        let mut good = true;
+        for (name, item) in table.iter() {
+            let text = match item.get_ref() {
+                DeValue::String(s) => s.to_string(),
+                DeValue::Integer(n) => n.to_string(),
+                DeValue::Boolean(b) => b.to_string(),
+                _ => {
+                    self.wrong_type(name.get_ref(), item, "a string, a number or true or false", &example);
+                    good = false;
+                    continue;
+                }
+            };
+            map.insert(name.get_ref().to_string(), text);
+        }
+        good.then_some(map)
     }
 
     /// The tables of `[[key]]`.

@@ -6,7 +6,10 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use agent_services::group::Services;
 use serde::Serialize;
+
+use super::hooks::Hook;
 
 /// Default UDP port of heartbeats.
 pub const DEFAULT_PORT: u16 = 4747;
@@ -51,6 +54,8 @@ pub struct Config {
     pub nodes: Vec<Node>,
     /// All groups, by id.
     pub groups: Vec<Group>,
+    /// Who is told of events.
+    pub hooks: Vec<Hook>,
 }
 
 /// How the agent reaches packets.
@@ -144,6 +149,8 @@ pub struct Node {
     pub role: Role,
     /// Links in order: the i-th link of one node talks to the i-th of every other.
     pub links: Vec<Link>,
+    /// The sum of what groups need that it can carry; `None`: any.
+    pub capacity: Option<u32>,
 }
 
 /// One network path to a node.
@@ -176,6 +183,26 @@ pub struct Group {
     pub rules: Vec<Rule>,
     /// What a node must reach to be fit for the group.
     pub tracks: Vec<Track>,
+    /// What stands behind the group.
+    #[serde(serialize_with = "super::services::summary")]
+    pub services: Services,
+    /// Where it goes, seen from other groups.
+    pub near: Near,
+}
+
+/// How a group depends on others, and what it weighs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Near {
+    /// Id of the group whose node it shares.
+    pub with: Option<u8>,
+    /// Ids of groups whose node it avoids while another is fit.
+    pub apart: Vec<u8>,
+    /// Ids of groups whose services run before its own are started.
+    pub after: Vec<u8>,
+    /// What it takes of a node's capacity.
+    pub need: u32,
+    /// How long a better node has been well before the group goes back to it by itself.
+    pub failback_delay_ns: u64,
 }
 
 /// Whether a group returns to a better node once that is back.

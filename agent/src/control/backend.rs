@@ -64,6 +64,9 @@ pub trait Backend: Send + Sync + 'static {
     /// Takes a node out of use (`true`) or puts it back. Any node may be named.
     fn set_drained(&self, node: Target, drained: bool) -> Pending<'_, Done>;
 
+    /// Forgets that a group failed; with `stopped_elsewhere` also that its last owner said nothing.
+    fn clear(&self, group: Target, stopped_elsewhere: bool) -> Pending<'_, Done>;
+
     /// Hands off (`true`), or on again; for the whole cluster.
     fn set_paused(&self, paused: bool) -> Pending<'_, Done>;
 

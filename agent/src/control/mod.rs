@@ -16,6 +16,7 @@ pub mod explain;
 pub mod proto;
 pub mod report;
 mod server;
+pub mod services;
 mod takeover;
 
 pub use backend::{Backend, MoveAccepted, Pending, Target};

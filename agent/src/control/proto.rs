@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use super::report::*;
+pub use super::services::*;
 pub use crate::events::{Event, EventKind, EventPage};
 
 /// The version of this protocol. It grows when a request changes its meaning; new requests and new
@@ -67,6 +68,14 @@ pub enum Request {
         /// Name of the node.
         node: String,
     },
+    /// Forgets that a group failed, on all nodes. Answered with [`Done`].
+    Clear {
+        /// Name of the group.
+        group: String,
+        /// Somebody has made sure that nothing of the group runs on another node.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        stopped_elsewhere: bool,
+    },
     /// Hands off: keep everything where it is. Answered with [`Done`].
     Pause,
     /// Ends a pause. Answered with [`Done`].
@@ -99,6 +108,7 @@ impl Request {
             Request::Move { .. } => "move",
             Request::Drain { .. } => "drain",
             Request::Undrain { .. } => "undrain",
+            Request::Clear { .. } => "clear",
             Request::Pause => "pause",
             Request::Resume => "resume",
             Request::Events { .. } => "events",
@@ -116,6 +126,7 @@ impl Request {
             Request::Move { .. }
             | Request::Drain { .. }
             | Request::Undrain { .. }
+            | Request::Clear { .. }
             | Request::Pause
             | Request::Resume
             | Request::Restart

@@ -431,6 +431,9 @@ pub struct GroupStatus {
     pub unfit: Vec<Unfit>,
     /// The last time that this node took it over.
     pub last_takeover: Option<Takeover>,
+    /// What stands behind it; nothing if it has only addresses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub services: Option<ServicesStatus>,
 }
 
 /// A virtual address.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::services::{phase, services};
 use super::{Style, Symbol, Tone, clean, events::split_text, lines, span_ms, span_ns};
 use crate::control::proto::{
     DatapathMode, DeviceStatus, EgressMode, GroupStatus, Level, NodeState, NodeStatus, Role,
@@ -22,6 +23,7 @@ pub fn status(report: &StatusReport, verbose: bool, style: &Style) -> String {
         warnings(report, style),
         summary(report, style),
         groups(report, verbose, style),
+        services(report, style),
         takeovers(report, verbose, style),
         nodes(report, style),
         devices(report, style),
@@ -230,6 +232,11 @@ fn group_state(
             style.symbol(Symbol::Arrow),
             clean(desired)
         ));
+    }
+    let mut tone = tone;
+    if let Some((text, worse)) = phase(group) {
+        state.push_str(&format!(", {text}"));
+        tone = worse;
     }
     (symbol, state, tone)
 }

@@ -121,6 +121,16 @@ impl Connection {
             } => self.move_group(backend, &group, &node, wait_ms).await,
             Request::Drain { node } => self.drain(backend, &node, true).await,
             Request::Undrain { node } => self.drain(backend, &node, false).await,
+            Request::Clear {
+                group,
+                stopped_elsewhere,
+            } => {
+                self.reply(async {
+                    let group = find_group(&backend.status().await?, &group)?;
+                    backend.clear(group, stopped_elsewhere).await
+                })
+                .await
+            }
             Request::Pause => self.reply(backend.set_paused(true)).await,
             Request::Resume => self.reply(backend.set_paused(false)).await,
             Request::Restart => self.reply(backend.restart()).await,

@@ -1,0 +1,565 @@
+//! The task of one group: one step at a time towards what is wanted.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    GroupView, Phase, ProbeView, Report, ResourceView, Role, Services, Wanted, Weight, What,
+    monitor::{Monitors, Seen},
+};
+use crate::{
+    policy::{Failures, Next, SLOW},
+    probe::{Judge, On, Standing, Verdict},
+    resource::{Failure, Resource, State},
+};
+
+/// Verdicts that wait to be looked at; a monitor waits when this is full.
+const SEEN: usize = 64;
+
+/// May a resource be running?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mark {
+    /// Perhaps: not asked yet, or something was broken off.
+    Perhaps,
+    Up,
+    Down,
+}
+
+struct Runner {
+    group: u8,
+    reports: mpsc::Sender<Report>,
+    services: Arc<Services>,
+    monitors: Monitors,
+    /// What is being watched: as an owner, or as a standby.
+    watching: Option<bool>,
+    marks: Vec<Mark>,
+    /// To be stopped before it is started again.
+    bounce: Vec<bool>,
+    judges: Vec<Judge>,
+    begun: Instant,
+    failures: Failures,
+    /// Nothing is started before.
+    start_at: Option<Instant>,
+    /// Nothing is stopped before: a stop has failed.
+    stop_at: Option<Instant>,
+    /// Something stateful would not stop.
+    stuck: Option<String>,
+    /// Why the group does not work here, as long as it is remembered.
+    broken: Option<String>,
+    /// What was said of that last.
+    broken_told: Option<String>,
+    /// The loss that everything has been stopped for.
+    losses: u64,
+    clears: u64,
+    role: Role,
+    paused: bool,
+    /// Resources of an earlier configuration that may be running.
+    orphans: Vec<Resource>,
+    /// The ownership whose end was told.
+    ended: Option<u64>,
+    phase: Phase,
+    shown: GroupView,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Todo {
+    Start(usize),
+    Stop(usize),
+}
+
+/// Follows what is wanted until the sender of that is gone. Nothing is stopped then: the agent that comes next finds
+/// what runs.
+pub(super) async fn run(
+    group: u8,
+    mut wanted: watch::Receiver<Wanted>,
+    view: watch::Sender<GroupView>,
+    reports: mpsc::Sender<Report>,
+) {
+    let (send, mut seen) = mpsc::channel(SEEN);
+    let services = Arc::clone(&wanted.borrow().services);
+    let mut r = Runner {
+        group,
+        reports,
+        monitors: Monitors::new(send),
+        watching: None,
+        marks: Vec::new(),
+        bounce: Vec::new(),
+        judges: Vec::new(),
+        begun: Instant::now(),
+        failures: Failures::default(),
+        start_at: None,
+        stop_at: None,
+        stuck: None,
+        broken: None,
+        broken_told: None,
+        losses: 0,
+        clears: 0,
+        role: Role::Unknown,
+        paused: false,
+        orphans: Vec::new(),
+        ended: None,
+        phase: Phase::Idle,
+        shown: GroupView::default(),
+        services,
+    };
+    r.take_services(&[]);
+    loop {
+        let w = wanted.borrow_and_update().clone();
+        r.follow(&w);
+        // Last started, first stopped.
+        if w.role != Role::Unknown
+            && let Some(orphan) = r.orphans.pop()
+        {
+            if let Err(why) = orphan.stop().await {
+                let text = format!("{} is no longer configured and does not stop ({why}): it is left behind", orphan.name);
+                r.note(Weight::Bad, text).await;
+            }
+            continue;
+        }
+        let todo = r.todo(&w);
+        if todo.is_none() {
+            r.settle(&w);
+        }
+        r.tell(&w, todo).await;
+        view.send_replace(r.shown.clone());
+        match todo {
+            Some(Todo::Start(i)) => {
+                // Not to be waited for if the group is lost meanwhile: then it is stopped, started or not.
+                let resource = r.services.resources[i].clone();
+                r.unwatch();
+                r.marks[i] = Mark::Perhaps;
+                match unless_gone(&mut wanted, resource.start()).await {
+                    Some(done) => r.start_ended(i, done).await,
+                    None => r.note(Weight::Plain, format!("starting {} was broken off", resource.name)).await,
+                }
+            }
+            Some(Todo::Stop(i)) => {
+                let resource = r.services.resources[i].clone();
+                r.unwatch();
+                let done = resource.stop().await;
+                r.stop_ended(i, done, &w).await;
+            }
+            None => {
+                let until = r.wakes_at();
+                tokio::select! {
+                    changed = wanted.changed() => if changed.is_err() { return },
+                    Some((round, what)) = seen.recv() => {
+                        if r.monitors.is_current(round) {
+                            r.saw(what, &w).await;
+                        }
+                    }
+                    () = sleep_until(until.unwrap_or_else(far)), if until.is_some() => {}
+                }
+            }
+        }
+    }
+}
+
+fn far() -> Instant {
+    Instant::now() + Duration::from_secs(3600)
+}
+
+/// Runs a start, unless this node is no longer to run the group before it is done.
+async fn unless_gone<T>(wanted: &mut watch::Receiver<Wanted>, start: impl Future<Output = T>) -> Option<T> {
+    let before = wanted.borrow().clone();
+    tokio::pin!(start);
+    loop {
+        tokio::select! {
+            done = &mut start => return Some(done),
+            changed = wanted.changed() => {
+                let now = wanted.borrow_and_update().clone();
+                // A new ownership of what is being started for the old one is a loss in between, which is counted.
+                if changed.is_err() || now.role != before.role || now.losses != before.losses
+                    || !Arc::ptr_eq(&now.services, &before.services)
+                {
+                    wanted.mark_changed();
+                    return None;
+                }
+            }
+        }
+    }
+}
+
+impl Runner {
+    fn now(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    /// Takes new services; `before` are the ones so far, with what is known of them.
+    fn take_services(&mut self, before: &[(Resource, Mark)]) {
+        let s = &self.services;
+        let gone = |r: &Resource| !s.resources.iter().any(|n| n.name == r.name && n.kind == r.kind);
+        // What keeps running belongs to the system as well: it is left alone.
+        let orphans = before.iter().filter(|(r, m)| gone(r) && !r.keep_running && *m != Mark::Down);
+        self.orphans.extend(orphans.map(|(r, _)| r.clone()));
+        self.monitors.stop();
+        self.watching = None;
+        // All may be running, from before this agent began.
+        let mark = |r: &Resource| {
+            let same = before.iter().find(|(b, _)| b.name == r.name && b.kind == r.kind);
+            same.map_or(Mark::Perhaps, |(_, m)| *m)
+        };
+        self.marks = s.resources.iter().map(mark).collect();
+        self.bounce = vec![false; s.resources.len()];
+        self.judges = s.probes.iter().map(|p| Judge::new(p.rise, p.fall, 0)).collect();
+        let resources = s.resources.iter().map(|r| ResourceView { name: r.name.clone(), ..ResourceView::default() });
+        self.shown.resources = resources.collect();
+        let probes = s.probes.iter().map(|p| ProbeView { name: p.name.clone(), ..ProbeView::default() });
+        self.shown.probes = probes.collect();
+    }
+
+    /// Takes over what has changed in what is wanted.
+    fn follow(&mut self, w: &Wanted) {
+        if !Arc::ptr_eq(&w.services, &self.services) {
+            let before: Vec<_> = self.services.resources.iter().cloned().zip(self.marks.iter().copied()).collect();
+            self.services = Arc::clone(&w.services);
+            self.take_services(&before);
+        }
+        if w.clears != self.clears {
+            self.clears = w.clears;
+            self.failures.clear();
+            (self.start_at, self.stop_at, self.stuck, self.broken) = (None, None, None, None);
+        }
+        if w.role != self.role {
+            self.role = w.role;
+            self.stop_at = None;
+            self.start_at = None;
+            if let Role::Owner { .. } = w.role {
+                self.ended = None;
+            }
+        }
+        if w.role != Role::Unknown && self.is_down() {
+            self.losses = w.losses;
+        }
+        let policy = self.services.policy;
+        if self.failures.forgotten_at(&policy).is_some_and(|at| at <= self.now()) {
+            self.failures.clear();
+            let owner = matches!(w.role, Role::Owner { .. });
+            self.broken = self.bad_probe(owner);
+        }
+    }
+
+    /// The first bad one of the probes that are asked.
+    fn bad_probe(&self, owner: bool) -> Option<String> {
+        let list = self.judges.iter().zip(&self.services.probes).zip(&self.shown.probes);
+        let mut bad = list.filter(|((j, p), _)| j.standing() == Standing::Bad && (owner || p.on == On::All));
+        bad.next().map(|((_, p), v)| format!("probe {} is bad: {}", p.name, v.text))
+    }
+
+    /// The next step towards what is wanted.
+    fn todo(&self, w: &Wanted) -> Option<Todo> {
+        let owner = match w.role {
+            Role::Unknown => return None,
+            Role::Owner { .. } => true,
+            Role::Standby | Role::Leaving { .. } => false,
+        };
+        let now = Instant::now();
+        let kept = |i: usize| self.services.resources.get(i).is_some_and(|r| r.keep_running);
+        let down = !owner || w.losses != self.losses;
+        let up = |i: &usize| self.marks[*i] != Mark::Down;
+        let stop = (0..self.marks.len()).rev().find(|i| self.bounce[*i] || down && !kept(*i) && up(i));
+        if let Some(i) = stop {
+            return self.stop_at.is_none_or(|at| at <= now).then_some(Todo::Stop(i));
+        }
+        let missing = |i: &usize| self.marks[*i] != Mark::Up && (kept(*i) || owner && w.hold.is_none());
+        let start = (0..self.marks.len()).find(missing)?;
+        self.start_at.is_none_or(|at| at <= now).then_some(Todo::Start(start))
+    }
+
+    /// Nothing to be done now: is all as it should be, or does it wait?
+    fn settle(&mut self, w: &Wanted) {
+        let owner = matches!(w.role, Role::Owner { .. });
+        let all_up = self.services.resources.iter().zip(&self.marks).all(|(r, m)| {
+            *m == Mark::Up || !(owner && w.hold.is_none()) && !r.keep_running
+        });
+        let watch = (w.role != Role::Unknown && all_up).then_some(owner && w.hold.is_none());
+        if w.paused != self.paused {
+            // What was seen before the pause is old.
+            self.paused = w.paused;
+            self.unwatch();
+        }
+        if watch != self.watching {
+            self.unwatch();
+            if let Some(owner) = watch {
+                self.watch(owner);
+            }
+        }
+    }
+
+    /// Does nothing of the owner's own run?
+    fn is_down(&self) -> bool {
+        let own = self.services.resources.iter().zip(&self.marks).filter(|(r, _)| !r.keep_running);
+        own.into_iter().all(|(_, m)| *m == Mark::Down)
+    }
+
+    fn unwatch(&mut self) {
+        if self.watching.take().is_some() {
+            self.monitors.stop();
+            for p in &mut self.shown.probes {
+                p.standing = "";
+            }
+        }
+    }
+
+    fn watch(&mut self, owner: bool) {
+        self.watching = Some(owner);
+        for (i, r) in self.services.resources.iter().enumerate() {
+            if owner || r.keep_running {
+                self.monitors.watch_resource(i, r.clone());
+            }
+        }
+        for (i, p) in self.services.probes.iter().enumerate() {
+            if owner || p.on == On::All {
+                if let Some(j) = self.judges.get_mut(i) {
+                    j.forget(0);
+                }
+                self.monitors.watch_probe(i, p.clone());
+            }
+        }
+    }
+
+    /// When something is to be done although nothing comes.
+    fn wakes_at(&self) -> Option<Instant> {
+        let forget = self.failures.forgotten_at(&self.services.policy).map(|at| self.begun + at);
+        [self.start_at, self.stop_at, forget].into_iter().flatten().filter(|at| *at > Instant::now()).min()
+    }
+
+    async fn start_ended(&mut self, i: usize, done: Result<(), Failure>) {
+        let name = self.services.resources[i].name.clone();
+        match done {
+            Ok(()) => {
+                self.marks[i] = Mark::Up;
+                self.show_resource(i, &State::Running);
+            }
+            Err(why) => {
+                let state = match &why {
+                    Failure::Unknown(_) => State::Unknown(why.to_string()),
+                    Failure::Misconfigured(_) | Failure::Failed(_) | Failure::TimedOut { .. } => State::Failed(why.to_string()),
+                };
+                self.show_resource(i, &state);
+                if let Failure::Unknown(why) = &why {
+                    // Nothing has failed: it could not be tried. Again soon.
+                    self.start_at = Some(Instant::now() + Duration::from_secs(1));
+                    return self.note(Weight::Warn, format!("{name} cannot be started yet: {why}")).await;
+                }
+                self.bounce[i] = true;
+                let hopeless = matches!(why, Failure::Misconfigured(_));
+                self.failed(format!("{name} does not start: {why}"), hopeless).await;
+            }
+        }
+    }
+
+    async fn stop_ended(&mut self, i: usize, done: Result<(), Failure>, w: &Wanted) {
+        let r = &self.services.resources[i];
+        let (name, stateful) = (r.name.clone(), r.stateful);
+        let Err(why) = done else {
+            self.marks[i] = Mark::Down;
+            self.bounce[i] = false;
+            self.stuck = None;
+            self.show_resource(i, &State::Stopped);
+            return;
+        };
+        self.show_resource(i, &State::Failed(why.to_string()));
+        if stateful {
+            let text = format!("{name} does not stop: {why}");
+            self.stop_at = Some(Instant::now() + SLOW);
+            if self.stuck.replace(text.clone()).is_none() {
+                self.note(Weight::Bad, format!("{text}; it is not started anywhere else until it has stopped")).await;
+            }
+            if let Role::Leaving { epoch } = w.role
+                && self.ended != Some(epoch)
+            {
+                self.ended = Some(epoch);
+                self.send(What::StopFailed { epoch, why: text }).await;
+            }
+            return;
+        }
+        // It keeps nothing that a second one could destroy: the rest goes on without it.
+        self.marks[i] = Mark::Down;
+        self.bounce[i] = false;
+        self.note(Weight::Bad, format!("{name} does not stop ({why}) and is left behind")).await;
+    }
+
+    /// A failure of the whole group here.
+    async fn failed(&mut self, why: String, hopeless: bool) {
+        let policy = self.services.policy;
+        let next = self.failures.failed(&policy, self.now(), hopeless);
+        let n = self.failures.count(&policy, self.now());
+        self.unwatch();
+        match next {
+            Next::Restart(wait) => {
+                self.start_at = Some(Instant::now() + wait);
+                let text = format!("{why}; started again here, failure {n} of at most {}", policy.restarts);
+                self.note(Weight::Warn, text).await;
+            }
+            Next::GiveUp(wait) => {
+                self.start_at = Some(Instant::now() + wait);
+                let first = self.broken.replace(why.clone()).is_none();
+                if first {
+                    let text = format!("{why}; given up here after {n} failures, and avoided for {:?}", policy.failure_memory);
+                    self.note(Weight::Bad, text).await;
+                }
+            }
+        }
+    }
+
+    async fn saw(&mut self, what: Seen, w: &Wanted) {
+        match what {
+            Seen::Resource(i, state) if w.paused => self.show_resource(i, &state),
+            Seen::Probe(..) if w.paused => {}
+            Seen::Resource(i, state) => {
+                self.show_resource(i, &state);
+                let why = match state {
+                    State::Running => return self.is_it_well(),
+                    // Not known is not failed.
+                    State::Unknown(_) => return,
+                    State::Stopped => "has stopped".to_owned(),
+                    State::Failed(why) => format!("has failed: {why}"),
+                };
+                let Some(r) = self.services.resources.get(i) else { return };
+                let text = format!("{} {why}", r.name);
+                self.bounce_from(i, r.keep_running);
+                self.failed(text, false).await;
+            }
+            Seen::Probe(i, verdict) => {
+                let (Some(judge), Some(p)) = (self.judges.get_mut(i), self.services.probes.get(i)) else { return };
+                let before = judge.standing();
+                let standing = judge.hear(verdict.clone(), 0);
+                if let Some(v) = self.shown.probes.get_mut(i) {
+                    v.standing = match standing {
+                        Standing::Good => "good",
+                        Standing::Bad => "bad",
+                        Standing::Unknown => "unknown",
+                    };
+                    match &verdict {
+                        Verdict::Good(a) => {
+                            v.text.clone_from(&a.text);
+                            v.performance.clone_from(&a.performance);
+                            v.took_ms = a.took.as_secs_f64() * 1000.0;
+                        }
+                        Verdict::Bad(why) | Verdict::Unknown(why) => v.text.clone_from(why),
+                    }
+                }
+                if standing == before {
+                    return;
+                }
+                let (name, text) = (p.name.clone(), self.shown.probes[i].text.clone());
+                match standing {
+                    Standing::Unknown => {}
+                    Standing::Good => {
+                        self.note(Weight::Good, format!("probe {name} is good: {text}")).await;
+                        self.is_it_well();
+                    }
+                    Standing::Bad => {
+                        let why = format!("probe {name} is bad: {text}");
+                        let owner = matches!(w.role, Role::Owner { .. });
+                        if !owner {
+                            // A standby that would not serve is not fit; nothing is served here that a restart could mend.
+                            if self.broken.replace(why.clone()).is_none() {
+                                self.note(Weight::Warn, why).await;
+                            }
+                            return;
+                        }
+                        let hopeless = self.services.resources.is_empty();
+                        if !hopeless {
+                            self.bounce_from(0, true);
+                        }
+                        self.failed(why, hopeless).await;
+                        if hopeless {
+                            // Nothing can be started again; it goes on being asked.
+                            self.start_at = None;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// All probes that are asked are good: what was said against this node is over, unless it is remembered.
+    fn is_it_well(&mut self) {
+        let owner = self.watching == Some(true);
+        let well = self.judges.iter().zip(&self.services.probes).all(|(j, p)| {
+            j.standing() == Standing::Good || !(owner || p.on == On::All)
+        });
+        let remembered = self.failures.is_given_up(&self.services.policy, self.now());
+        if well && self.broken.is_some() && (owner || !remembered) {
+            // What failed lately still counts: who fails again at once is given up at once.
+            self.failures.recovered();
+            self.broken = None;
+        }
+    }
+
+    /// To be stopped and started: a resource and those that came after it, which may rest on it.
+    fn bounce_from(&mut self, first: usize, kept: bool) {
+        for (i, r) in self.services.resources.iter().enumerate().skip(first) {
+            if i == first || !r.keep_running || kept {
+                self.bounce[i] = true;
+            }
+        }
+    }
+
+    fn show_resource(&mut self, i: usize, state: &State) {
+        if let Some(v) = self.shown.resources.get_mut(i) {
+            (v.state, v.text) = match state {
+                State::Running => ("running", String::new()),
+                State::Stopped => ("stopped", String::new()),
+                State::Failed(why) => ("failed", why.clone()),
+                State::Unknown(why) => ("unknown", why.clone()),
+            };
+        }
+    }
+
+    fn phase_for(&self, w: &Wanted, todo: Option<Todo>) -> Phase {
+        match w.role {
+            Role::Unknown => self.phase,
+            Role::Standby | Role::Leaving { .. } if self.stuck.is_some() => Phase::Stuck,
+            Role::Standby | Role::Leaving { .. } if self.is_down() => Phase::Idle,
+            Role::Standby | Role::Leaving { .. } => Phase::Stopping,
+            Role::Owner { .. } if self.stuck.is_some() => Phase::Stuck,
+            Role::Owner { .. } if matches!(todo, Some(Todo::Start(_))) => Phase::Starting,
+            Role::Owner { .. } if todo.is_some() => Phase::Stopping,
+            Role::Owner { .. } if w.hold.is_some() => Phase::Blocked,
+            Role::Owner { .. } if self.watching == Some(true) && self.broken.is_none() => Phase::Running,
+            Role::Owner { .. } => Phase::Failed,
+        }
+    }
+
+    /// Says what has changed.
+    async fn tell(&mut self, w: &Wanted, todo: Option<Todo>) {
+        let phase = self.phase_for(w, todo);
+        let policy = self.services.policy;
+        self.shown.phase = phase;
+        self.shown.failures = u32::try_from(self.failures.count(&policy, self.now())).unwrap_or(u32::MAX);
+        self.shown.given_up = self.failures.is_given_up(&policy, self.now());
+        self.shown.text = self.stuck.clone().or_else(|| self.broken.clone()).or_else(|| w.hold.clone()).unwrap_or_default();
+        if self.broken != self.broken_told {
+            self.broken_told.clone_from(&self.broken);
+            self.send(What::Broken(self.broken.clone())).await;
+        }
+        if phase != self.phase {
+            self.phase = phase;
+            self.send(What::Phase(phase)).await;
+        }
+        if let Role::Leaving { epoch } = w.role
+            && self.ended != Some(epoch)
+            && todo.is_none()
+            && self.is_down()
+        {
+            self.ended = Some(epoch);
+            self.send(What::Stopped { epoch }).await;
+        }
+    }
+
+    async fn note(&self, weight: Weight, text: String) {
+        self.send(What::Note(weight, text)).await;
+    }
+
+    /// The agent reads these as long as it lives; without it nobody wants to know.
+    async fn send(&self, what: What) {
+        let _ = self.reports.send(Report { group: self.group, what }).await;
+    }
+}

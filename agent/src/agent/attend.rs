@@ -1,0 +1,175 @@
+//! Between the core and the services: who owns a group decides what runs, and what runs decides how fit a node is.
+
+use std::{fs, path::PathBuf};
+
+use agent_core::{Command, Event as CoreEvent, Gain, GainReason};
+use agent_services::group::{Phase, Report, What};
+
+use super::{services, supervise::Supervisor};
+use crate::events::{Draft, EventKind};
+
+impl Supervisor {
+    /// The groups of the configuration, at the start and after a change.
+    pub(super) fn set_services(&mut self, owned: impl Fn(u8) -> Option<u64>) {
+        self.services.set(&self.config, self.me, owned);
+        self.hooks.set(&self.config.hooks, &self.log);
+        self.review_holds();
+    }
+
+    /// What an event of the core means for services.
+    pub(super) fn attend(&mut self, event: &CoreEvent) {
+        match event {
+            CoreEvent::Gained(gain) => self.gained(gain),
+            CoreEvent::Paused(on) => self.services.pause(*on),
+            CoreEvent::Cleared { group } => {
+                self.services.clear(*group);
+            }
+            _ => {}
+        }
+    }
+
+    fn gained(&mut self, gain: &Gain) {
+        let Gain { group, epoch, reason, from, .. } = *gain;
+        if self.services.is_stateful(group) && !self.is_proven(group, reason) {
+            self.doubt(group, from);
+        }
+        let hold = self.hold_for(group);
+        self.services.own(group, epoch, hold);
+    }
+
+    /// Is it certain that nothing of the group runs elsewhere? An owner that gave it up has stopped it first. Where no
+    /// owner was known, all who may own it must be heard: they stop what is not theirs.
+    fn is_proven(&mut self, group: u8, reason: GainReason) -> bool {
+        match reason {
+            GainReason::Move => true,
+            GainReason::OwnerLost => false,
+            GainReason::Start => {
+                let Some(group) = self.config.groups.iter().find(|g| g.id == group) else { return false };
+                let nodes = &self.rt.snapshot.read().nodes;
+                let heard = |id: &u8| *id == self.me || nodes.get(usize::from(*id).wrapping_sub(1)).is_some_and(|n| n.alive());
+                group.prefer.iter().all(heard)
+            }
+        }
+    }
+
+    /// Remembered where a restarted agent finds it, and a rebooted machine does not.
+    fn doubt_file(&self, group: u8) -> PathBuf {
+        self.args.run_dir.join(format!("unproven-{group}"))
+    }
+
+    fn doubt(&mut self, group: u8, from: u8) {
+        let who = if from == 0 { "another node".to_owned() } else { self.narrator.names.node(from) };
+        let name = self.narrator.names.group(group);
+        let text = format!(
+            "{who} has not said that {name} is stopped there, and two of it at once would destroy data; once it is certain: heartline clear {name} --stopped-elsewhere"
+        );
+        if let Err(e) = fs::write(self.doubt_file(group), &text) {
+            tracing::warn!("{}: {e}", self.doubt_file(group).display());
+        }
+        self.record(vec![Draft::new(EventKind::ServiceFailed, format!("not started: {text}")).group(name)]);
+        self.unproven.insert(group, text);
+    }
+
+    /// What an earlier run of this agent was not sure of.
+    pub(super) fn remember_doubts(&mut self, owned: &[u8]) {
+        for group in owned {
+            if let Ok(text) = fs::read_to_string(self.doubt_file(*group)) {
+                self.unproven.insert(*group, text);
+            }
+        }
+    }
+
+    /// Somebody says that it is stopped elsewhere, or the group is not here any more.
+    pub(super) fn end_doubt(&mut self, group: u8) -> bool {
+        let _ = fs::remove_file(self.doubt_file(group));
+        self.unproven.remove(&group).is_some()
+    }
+
+    /// Why a group's services may not be started yet.
+    fn hold_for(&mut self, group: u8) -> Option<String> {
+        if let Some(text) = self.unproven.get(&group) {
+            return Some(text.clone());
+        }
+        let after = self.config.groups.iter().find(|g| g.id == group)?.near.after.clone();
+        let waits = |other: &u8| {
+            let (_, phase) = self.rt.snapshot.read().phases[usize::from(*other)];
+            // A group without services has no phase: its owner is enough.
+            let services = self.config.groups.iter().any(|g| g.id == *other && !g.services.is_empty());
+            let owned = self.rt.snapshot.read().owner[usize::from(*other)] != 0;
+            (!(owned && (!services || phase == agent_core::Phase::Running))).then_some(*other)
+        };
+        let other = after.iter().find_map(waits)?;
+        Some(format!("waits for group {}", self.narrator.names.group(other)))
+    }
+
+    /// What groups wait for may have come, or gone: what runs already goes on.
+    pub(super) fn review_holds(&mut self) {
+        let held: Vec<_> = self.services.held().collect();
+        for (group, before) in held {
+            let now = self.hold_for(group);
+            let runs = matches!(self.services.phase(group), Some(Phase::Running | Phase::Starting | Phase::Failed));
+            if now != before && !(now.is_some() && runs) {
+                self.services.hold(group, now);
+            }
+        }
+    }
+
+    /// This node is to give a group up: its services are stopped first.
+    pub(super) fn stop_services(&mut self, group: u8, epoch: u64) {
+        if !self.services.leave(group, epoch) {
+            // Nothing to stop.
+            self.command(Command::Stopped { group, epoch }, Box::new(|_| {}));
+        }
+    }
+
+    /// It stays after all.
+    pub(super) fn resume_services(&mut self, group: u8, epoch: u64) {
+        let hold = self.hold_for(group);
+        self.services.own(group, epoch, hold);
+    }
+
+    /// The rights are gone: everything of the owner's own stops.
+    pub(super) fn lose_services(&mut self, group: u8) {
+        self.services.lose(group);
+        self.end_doubt(group);
+    }
+
+    /// News from a group's services.
+    pub(super) fn service_news(&mut self, report: Report) {
+        self.services.note(&report);
+        let group = report.group;
+        let name = self.narrator.names.group(group);
+        match report.what {
+            What::Phase(phase) => {
+                let command = Command::Phase { group, phase: core_phase(phase) };
+                self.command(command, Box::new(|_| {}));
+                let text = format!("services of {name}: {}", phase.name());
+                self.record(vec![Draft::new(EventKind::Service, text).group(name).with("phase", phase.name())]);
+            }
+            What::Stopped { epoch } => {
+                self.command(Command::Stopped { group, epoch }, Box::new(|_| {}));
+            }
+            What::StopFailed { epoch, why: _ } => {
+                self.command(Command::StopFailed { group, epoch }, Box::new(|_| {}));
+            }
+            What::Broken(_) => self.check_fitness(),
+            What::Note(weight, text) => {
+                let draft = Draft::new(services::kind(weight), text).group(name);
+                self.record(vec![draft]);
+            }
+        }
+        self.review_holds();
+    }
+}
+
+fn core_phase(phase: Phase) -> agent_core::Phase {
+    match phase {
+        Phase::Idle => agent_core::Phase::Idle,
+        Phase::Starting => agent_core::Phase::Starting,
+        Phase::Running => agent_core::Phase::Running,
+        Phase::Stopping => agent_core::Phase::Stopping,
+        Phase::Failed => agent_core::Phase::Failed,
+        Phase::Blocked => agent_core::Phase::Blocked,
+        Phase::Stuck => agent_core::Phase::Stuck,
+    }
+}
