@@ -249,6 +249,7 @@ fn filesystem(t: &mut Table<'_, '_, '_>) -> Option<Kind> {
     let mount = filled(&mut f, "mount", "mount = \"/srv\"");
     let fstype = filled(&mut f, "type", "type = \"ext4\"");
     let options = f.string("options", "options = \"noatime\"").map_or_else(String::new, |o| o.value);
+    let kill_holders = f.boolean("kill_holders").unwrap_or(false);
     let span = f.span.clone();
     f.finish();
     let mount = PathBuf::from(mount?);
@@ -260,7 +261,7 @@ fn filesystem(t: &mut Table<'_, '_, '_>) -> Option<Kind> {
         );
         return None;
     }
-    Some(Kind::Filesystem { device: device?, mount, fstype: fstype?, options })
+    Some(Kind::Filesystem { device: device?, mount, fstype: fstype?, options, kill_holders })
 }
 
 fn policy(t: &mut Table<'_, '_, '_>) -> Option<Policy> {
