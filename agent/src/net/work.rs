@@ -19,6 +19,9 @@ use super::{NetEvent, NetStats, RENEW_INTERVAL_NS, Text, messages};
 
 /// Rest between two slices of work that is not urgent: other threads and other traffic get through.
 const PACE_NS: u64 = 1_000_000;
+/// Rest between two batches of removals of a lost group, ns. Nothing waits for them, since the gate is shut; the kernel's
+/// RTNL lock, which they hold, others wait for.
+const REMOVAL_PACE_NS: u64 = 4_000_000;
 /// How often a slice is tried on a full transmit queue before it is left out.
 const FULL_TRIES: u32 = 50;
 
@@ -206,6 +209,11 @@ impl Group {
                 Answer::Refused(errno) => io.refused("remove", self.id, *index, vip, errno, now),
                 Answer::Silent => vip.fail(now),
             }
+        }
+        if self.down.is_some() {
+            let rest = self.vips.iter_mut().filter(|vip| vip.state == State::Leaving);
+            let after = now.saturating_add(REMOVAL_PACE_NS);
+            rest.for_each(|vip| vip.retry_at = vip.retry_at.max(after));
         }
         if self.pick(State::Leaving, now).is_empty() {
             self.remove_extras(io, now);

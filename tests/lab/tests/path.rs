@@ -22,15 +22,9 @@ const LINKS: u8 = 2;
 const CLAIM: &str = "sendmmsg claim";
 const WAKE: &str = "write: wake hl-address";
 const ANNOUNCE: &str = "sendmmsg announcements";
-/// All that the address thread does for a group with one VIP per family: both addresses in one request, an answer for
-/// each, all frames in one call.
-const ADDRESS: [&str; 5] = [
-    "read: woken",
-    "sendto netlink",
-    "recvfrom netlink",
-    "recvfrom netlink",
-    ANNOUNCE,
-];
+/// All that the address thread does for a group with one VIP per family: both addresses in one request, one answer, all
+/// frames in one call.
+const ADDRESS: [&str; 4] = ["read: woken", "sendto netlink", "recvfrom netlink", ANNOUNCE];
 /// Calls of the real-time thread from claim to gain, however busy the machine: it takes 5 when undisturbed.
 const MOST: usize = 60;
 
