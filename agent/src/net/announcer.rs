@@ -133,13 +133,19 @@ impl Drop for Announcer {
 }
 
 fn deliver(packets: &PacketSocket, stats: &NetStats, parcel: &Parcel) -> Delivered {
-    let frames = parcel.frames.iter().map(|(ifindex, frame)| (*ifindex, frame));
+    let frames = parcel
+        .frames
+        .iter()
+        .map(|(ifindex, frame)| (*ifindex, frame));
     let frames: ArrayVec<Outgoing<'_>, SLICE> = frames.take(SLICE).collect();
     let result = packets.send(&frames);
     // What found a queue full is made good by the repetition after 10 ms.
     let left = u32::try_from(result.left).unwrap_or(u32::MAX);
     NetStats::add(&stats.frames_sent, result.sent.into());
-    NetStats::add(&stats.frames_failed, u64::from(result.failed) + u64::from(left));
+    NetStats::add(
+        &stats.frames_failed,
+        u64::from(result.failed) + u64::from(left),
+    );
     Delivered {
         group: parcel.group,
         gain: parcel.gain,

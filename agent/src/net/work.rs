@@ -211,7 +211,10 @@ impl Group {
             }
         }
         if self.down.is_some() {
-            let rest = self.vips.iter_mut().filter(|vip| vip.state == State::Leaving);
+            let rest = self
+                .vips
+                .iter_mut()
+                .filter(|vip| vip.state == State::Leaving);
             let after = now.saturating_add(REMOVAL_PACE_NS);
             rest.for_each(|vip| vip.retry_at = vip.retry_at.max(after));
         }
