@@ -123,6 +123,10 @@ impl<S: Deref<Target = Shared>> Core<S> {
         }
         let running = self.sh.run_set.load();
         let missing = self.groups.minus(running).minus(self.held_back);
+        if missing.is_empty() && self.reask.is_none() {
+            // The owner of everything, at each heartbeat: nothing to look at.
+            return;
+        }
         let view = self.view(now.boot);
         // Without a majority that hears us and votes a claim can only fail.
         let voting = |id: &u8| {
@@ -462,6 +466,9 @@ impl<S: Deref<Target = Shared>> Core<S> {
             .groups
             .minus(self.sh.run_set.load())
             .minus(self.held_back);
+        if missing.is_empty() {
+            return at;
+        }
         // All nodes: one that was removed may still be promised something (rule 10).
         for id in 1..=MAX_NODES as u8 {
             let p = self.sh.peer(id);

@@ -49,7 +49,7 @@ const REPORTS: usize = 4096;
 /// Datagrams taken from one link before the others and the timer have their turn.
 const RECEIVE_AT_ONCE: usize = 64;
 /// How often the snapshot is renewed while nothing happens, ns.
-const SNAPSHOT_EVERY: u64 = 50_000_000;
+const SNAPSHOT_EVERY: u64 = 200_000_000;
 /// How often it is renewed at most, ns: it must not cost more than what it shows.
 const SNAPSHOT_AT_MOST: u64 = 1_000_000;
 
@@ -272,7 +272,10 @@ impl RtThread {
             self.settle();
             self.notify();
             self.publish(t.boot);
-            let t = now();
+            let t = Now {
+                boot: boottime_ns(),
+                ..t
+            };
             deadline = self.parts.core.deadline(t);
             woken = self.sleep(deadline.saturating_sub(t.boot));
         }
