@@ -75,6 +75,24 @@ struct TestRun {
     pad: u32,
 }
 
+/// Runs a TC program with these first words of `struct __sk_buff` (linux/bpf.h).
+///
+/// # Errors
+/// What bpf(2) says.
+pub fn run_with(prog: i32, frame: &[u8], skb: &[u32; 9]) -> io::Result<u32> {
+    let mut attr = TestRun {
+        prog_fd: prog as u32,
+        data_size_in: frame.len() as u32,
+        data_in: frame.as_ptr() as u64,
+        repeat: 1,
+        ctx_size_in: size_of_val(skb) as u32,
+        ctx_in: skb.as_ptr() as u64,
+        ..TestRun::default()
+    };
+    bpf(BPF_PROG_TEST_RUN, &mut attr)?;
+    Ok(attr.retval)
+}
+
 /// Runs a program `repeat` times on one frame; an XDP program sees it arrive on `ifindex`.
 ///
 /// # Errors

@@ -14,7 +14,7 @@ mod pins;
 mod rig;
 
 pub use bpf::{
-    NOT_TAGGED, ProgramStats, Run, StatsGuard, Tagger, pin, pin_array, program_stats, run,
+    NOT_TAGGED, ProgramStats, Run, StatsGuard, Tagger, pin, pin_array, program_stats, run, run_with,
 };
 pub use pins::PinDir;
 pub use rig::{Action, KEY, Rig, Snapshot, boot_ns, consts, datagram, over_ipv4, over_ipv6};

@@ -11,7 +11,7 @@ use heartline_bpf_tests::{
     Action, NOT_TAGGED, Rig, Tagger, boot_ns,
     consts::*,
     frame::{self, Datagram, QINQ, VLAN},
-    over_ipv4, over_ipv6, run,
+    over_ipv4, over_ipv6, run, run_with,
 };
 use smoltcp::wire::{ArpOperation, IpProtocol};
 
@@ -196,6 +196,35 @@ fn a_tag_beside_the_frame_changes_nothing() {
             .iter()
             .all(|(name, _)| name.starts_with("gate_out"))
     );
+}
+
+/// Why the test above needs a program of its own. A kernel that takes the fields must come to the same answer.
+#[test]
+fn a_test_run_takes_no_tag_beside_the_frame() {
+    let rig = Rig::new();
+    let f = frame::arp(&[], ArpOperation::Reply, VIP4, LINK4);
+    const MARK: usize = 2;
+    const VLAN_PRESENT: usize = 5;
+    const VLAN_TCI: usize = 6;
+    const VLAN_PROTO: usize = 7;
+    const DROP: u32 = 2;
+    let with = |fields: &[(usize, u32)]| {
+        let mut skb = [0; 9];
+        for (at, value) in fields {
+            skb[*at] = *value;
+        }
+        run_with(rig.egress_fd(), &f, &skb).map_err(|e| e.raw_os_error())
+    };
+    assert_eq!(with(&[(MARK, 1)]), Ok(DROP), "other fields are taken");
+    let tag = [
+        (VLAN_PRESENT, 1),
+        (VLAN_TCI, 9),
+        (VLAN_PROTO, u32::from(VLAN.to_be())),
+    ];
+    for fields in [&tag[..], &tag[..1], &tag[1..2], &tag[2..]] {
+        let got = with(fields);
+        assert!(got == Err(Some(22)) || got == Ok(DROP), "{got:?}");
+    }
 }
 
 /// The kernel runs no TC or XDP program on less than an Ethernet header: the reads of the MACs and of the first type cannot
