@@ -243,7 +243,7 @@ fn a_full_queue_of_the_address_thread_changes_nothing() {
     assert_eq!(rig.keys(), new_keys().words());
 }
 
-/// More VIPs than the gate's map holds: what was gated is gated, also what an earlier change still has.
+/// More VIPs than the gate's map holds.
 #[test]
 fn a_gate_that_refuses_changes_nothing() {
     let mut rig = Rig::new();
