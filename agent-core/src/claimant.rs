@@ -14,6 +14,7 @@ use crate::{
     core::{Core, Now},
     placement::{Decision, Reason},
     soft::Key,
+    stamp::stamp,
     voter::held_by,
 };
 
@@ -133,6 +134,9 @@ impl<S: Deref<Target = Shared>> Core<S> {
             view.nodes[usize::from(*id) - 1].alive && !view.nodes[usize::from(*id) - 1].waiting
         };
         let reachable = self.cfg.node_ids().filter(voting).count();
+        // Once for all of them: asked group by group, 256 groups and 32 nodes are 80,000 words to read.
+        let taken = self.blocked(me, missing, now.boot);
+        let taken = taken.map_or(Set::EMPTY, |b| b.groups);
         let mut fresh = Set::EMPTY;
         let mut moves = Set::EMPTY;
         let (mut moves_from, mut moves_alone) = (0, false);
@@ -142,7 +146,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
             if owner != 0 {
                 self.last_owner[i] = owner;
             }
-            let free = self.blocked(me, Set::of(g), now.boot).is_none();
+            let free = !taken.has(g);
             let owner_alive = owner != 0 && self.is_alive(owner, now.boot);
             if !free || owner_alive {
                 self.free_since[i] = 0;
@@ -308,10 +312,10 @@ impl<S: Deref<Target = Shared>> Core<S> {
             }
         }
         self.sh.run_set.store(p.set);
-        let epoch =
-            ((self.sh.epoch_max.load() >> 6) + 1).max(now.wall_ms) << 6 | u64::from(self.cfg.me);
+        let epoch = stamp(self.sh.epoch_max.load(), now.wall_ms, self.cfg.me);
         if !grow.is_empty() {
-            self.see_epoch(epoch);
+            // Also one beyond what is believed of others: the next gain here must be later than this one.
+            self.sh.epoch_max.store(self.sh.epoch_max.load().max(epoch));
             for g in grow.iter() {
                 self.sh.group_epoch[g as usize].store(epoch);
             }

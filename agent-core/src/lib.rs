@@ -29,6 +29,7 @@ mod rng;
 #[cfg(feature = "broken-rules")]
 pub mod saved;
 pub mod soft;
+mod stamp;
 mod upkeep;
 pub mod view;
 mod voter;

@@ -51,7 +51,7 @@ pub struct Saved {
 
 impl<S: Deref<Target = Shared>> Core<S> {
     /// What it remembers about the first nodes and groups; the others must not be configured.
-    pub fn save(&self, nodes: u8, groups: u8) -> Saved {
+    pub fn save(&self, nodes: u8, groups: u16) -> Saved {
         // Named one by one: a field that is added must be thought of here.
         let Core {
             cfg: _,

@@ -2,6 +2,8 @@
 
 use agent_common::{MAX_GROUPS, MAX_NODES};
 
+use crate::stamp::stamp;
+
 /// What a record is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Key {
@@ -105,7 +107,7 @@ impl Soft {
     /// Sets a record here; versions are wall-clock ms and the node id, so that later writers win.
     pub fn set(&mut self, key: Key, value: u8, wall_ms: u64, me: u8) {
         let Some(i) = key.index() else { return };
-        let version = wall_ms.max((self.version[i] >> 6) + 1) << 6 | u64::from(me & 63);
+        let version = stamp(self.version[i], wall_ms, me);
         self.version[i] = version;
         self.value[i] = value;
         self.heat(i);

@@ -142,6 +142,11 @@ impl RtHandle {
         let _ = self.wake.write(1);
         r
     }
+
+    /// Is there room for so many commands? It stays, as the holder of this handle alone fills the queue.
+    pub fn has_room(&self, commands: usize) -> bool {
+        self.commands.slots() >= commands
+    }
 }
 
 /// Everything that the thread needs.
