@@ -1,6 +1,7 @@
 //! Units of systemd, by D-Bus: org.freedesktop.systemd1(5).
 
 mod bus;
+mod private;
 
 use std::time::Duration;
 
