@@ -169,3 +169,15 @@ pub fn sh(script: &str) -> String {
     );
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
+
+/// An OCF agent.
+pub fn ocf(provider: &str, agent: &str, parameters: &[(&str, &str)]) -> Resource {
+    resource(Kind::Ocf {
+        provider: provider.into(),
+        agent: agent.into(),
+        parameters: parameters
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect(),
+    })
+}
