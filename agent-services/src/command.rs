@@ -4,13 +4,14 @@ use std::{
     ffi::OsString,
     io,
     os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
 };
 
 use nix::{
     sys::signal::{Signal, killpg},
-    unistd::Pid,
+    unistd::{AccessFlags, Pid},
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
@@ -48,6 +49,8 @@ pub struct Ended {
     pub stdout: Vec<u8>,
     /// The same of its standard error.
     pub stderr: Vec<u8>,
+    /// It printed more than was kept.
+    pub cut: bool,
     /// How long it ran.
     pub took: Duration,
 }
@@ -65,6 +68,14 @@ impl Ended {
         first(&self.stdout)
             .or_else(|| first(&self.stderr))
             .unwrap_or_default()
+    }
+
+    /// "PROGRAM ended with 2: its first line".
+    #[must_use]
+    pub fn sentence(&self, program: &str) -> String {
+        let line = self.first_line();
+        let colon = if line.is_empty() { "" } else { ": " };
+        format!("{program} {}{colon}{line}", self.how())
     }
 
     /// "ended with 2", "was killed by SIGSEGV".
@@ -152,10 +163,7 @@ impl Run {
             .current_dir("/")
             .process_group(0)
             .kill_on_drop(true);
-        let path = std::env::var_os("PATH").unwrap_or_else(|| {
-            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()
-        });
-        command.env("PATH", path).env("LANG", "C.UTF-8");
+        command.env("PATH", path()).env("LANG", "C.UTF-8");
         command.envs(self.env.iter().map(|(k, v)| (k, v)));
         let begun = Instant::now();
         let mut child = command.spawn().map_err(cannot)?;
@@ -165,7 +173,7 @@ impl Run {
                 .and_then(|id| i32::try_from(id).ok())
                 .map(Pid::from_raw),
         );
-        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let (mut out, mut err) = (Output::default(), Output::default());
         let (stdin, stdout, stderr) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let status = {
@@ -195,8 +203,9 @@ impl Run {
                 group.0 = None;
                 Ok(Ended {
                     status,
-                    stdout: out,
-                    stderr: err,
+                    cut: out.cut || err.cut,
+                    stdout: out.kept,
+                    stderr: err.kept,
                     took: begun.elapsed(),
                 })
             }
@@ -217,6 +226,31 @@ impl Run {
     }
 }
 
+/// Where programs are looked for.
+fn path() -> OsString {
+    std::env::var_os("PATH")
+        .unwrap_or_else(|| "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into())
+}
+
+/// The file that a program's name stands for, as [`Run`] would look for it.
+///
+/// # Errors
+/// There is none that may be executed; a sentence that says so.
+pub fn find(program: &str) -> Result<PathBuf, String> {
+    let may = |path: &Path| nix::unistd::access(path, AccessFlags::X_OK);
+    if program.contains('/') {
+        let path = PathBuf::from(program);
+        return match may(&path) {
+            Ok(()) => Ok(path),
+            Err(errno) => Err(format!("{program} cannot be run: {}", errno.desc())),
+        };
+    }
+    std::env::split_paths(&path())
+        .map(|folder| folder.join(program))
+        .find(|path| path.is_file() && may(path).is_ok())
+        .ok_or_else(|| format!("{program} is in none of the folders of PATH"))
+}
+
 async fn feed(stdin: Option<ChildStdin>, bytes: &[u8]) {
     if let Some(mut stdin) = stdin {
         // Who does not read what it is given closes the pipe: no error.
@@ -224,15 +258,24 @@ async fn feed(stdin: Option<ChildStdin>, bytes: &[u8]) {
     }
 }
 
-async fn read(from: Option<impl AsyncRead + Unpin>, into: &mut Vec<u8>) {
+/// What has been read so far.
+#[derive(Default)]
+struct Output {
+    kept: Vec<u8>,
+    cut: bool,
+}
+
+async fn read(from: Option<impl AsyncRead + Unpin>, into: &mut Output) {
     let Some(mut from) = from else { return };
     let mut buffer = [0u8; 4096];
     while let Ok(n) = from.read(&mut buffer).await {
         if n == 0 {
             return;
         }
-        let room = KEPT.saturating_sub(into.len()).min(n);
-        into.extend_from_slice(buffer.get(..room).unwrap_or_default());
+        let room = KEPT.saturating_sub(into.kept.len()).min(n);
+        into.cut |= room < n;
+        into.kept
+            .extend_from_slice(buffer.get(..room).unwrap_or_default());
     }
 }
 
@@ -275,6 +318,7 @@ mod tests {
             .await
             .unwrap();
         assert_eq!((e.stdout.len(), e.stderr.as_slice()), (KEPT, &b"end\n"[..]));
+        assert!(e.cut);
     }
 
     #[tokio::test]

@@ -1,11 +1,36 @@
 //! What is started on the owner of a group, in order, and stopped in reverse.
+//!
+//! ```text
+//! Resource::start ─┬─ systemd     StartUnit, its job, ActiveState   D-Bus
+//!         stop     ├─ exec        three commands                    command::Run
+//!         status   ├─ ocf         an OCF agent, 1.1                 command::Run
+//!         check    └─ filesystem  mount(8), umount(8), mountinfo    command::Run, /proc
+//! ```
+//!
+//! * Idempotent: a start of what runs and a stop of what is stopped succeed.
+//! * Verified: a start is done when the state is [`State::Running`], a stop when it is [`State::Stopped`].
+//! * Bounded: by the resource's own deadlines, and no thread or process is left waiting behind them but one per mount
+//!   point that does not answer.
+//! * "It does not run" is only said when it was seen; all else is [`State::Unknown`].
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, future::Future, path::PathBuf, time::Duration};
+
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::command::RunError;
+
+mod exec;
+pub mod filesystem;
+pub mod ocf;
+pub mod systemd;
+
+/// How long what has been started may take to say so, and what has been stopped; less if the deadline is nearer.
+const SETTLE: Duration = Duration::from_secs(5);
 
 /// One resource of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resource {
-    /// Name, unique within the group.
+    /// Name, unique on the node, so with the group's (`web.nginx`): OCF agents keep their state under it.
     pub name: String,
     /// What it is.
     pub kind: Kind,
@@ -59,6 +84,8 @@ pub enum Kind {
         fstype: String,
         /// Options, as `mount -o` takes them.
         options: String,
+        /// Ends who holds the mount point open when it is to be unmounted: SIGTERM, then SIGKILL.
+        kill_holders: bool,
     },
 }
 
@@ -95,4 +122,153 @@ pub enum Failure {
     /// It could not be tried: D-Bus gone.
     #[error("{0}")]
     Unknown(String),
+}
+
+impl Resource {
+    /// Starts it and sees that it runs.
+    ///
+    /// # Errors
+    /// It does not run, or was not seen to within `start_timeout`.
+    pub async fn start(&self) -> Result<(), Failure> {
+        let work = async {
+            match &self.kind {
+                Kind::Systemd { unit } => systemd::start(unit).await,
+                Kind::Exec { start, status, .. } => exec::start(self, start, status).await,
+                Kind::Ocf { .. } => ocf::start(self).await,
+                Kind::Filesystem { .. } => filesystem::start(self).await,
+            }
+        };
+        self.within("start", self.start_timeout, work).await
+    }
+
+    /// Stops it and sees that nothing of it runs.
+    ///
+    /// # Errors
+    /// Something of it runs, or may: it was not seen to be stopped within `stop_timeout`.
+    pub async fn stop(&self) -> Result<(), Failure> {
+        let work = async {
+            match &self.kind {
+                Kind::Systemd { unit } => systemd::stop(unit).await,
+                Kind::Exec { stop, status, .. } => exec::stop(self, stop, status).await,
+                Kind::Ocf { .. } => ocf::stop(self).await,
+                Kind::Filesystem { .. } => filesystem::stop(self).await,
+            }
+        };
+        self.within("stop", self.stop_timeout, work).await
+    }
+
+    /// Asks how it is.
+    pub async fn status(&self) -> State {
+        let work = async {
+            match &self.kind {
+                Kind::Systemd { unit } => systemd::status(unit).await,
+                Kind::Exec { status, .. } => exec::status(self, status).await,
+                Kind::Ocf { .. } => ocf::status(self).await,
+                Kind::Filesystem { .. } => filesystem::status(self).await,
+            }
+        };
+        timeout(self.status_timeout, work)
+            .await
+            .unwrap_or_else(|_| {
+                State::Unknown(format!(
+                    "{} did not say how it is within {:?}",
+                    self.what(),
+                    self.status_timeout
+                ))
+            })
+    }
+
+    /// What is wrong with it on this machine, in sentences; empty if nothing was found. Starts and stops nothing.
+    pub async fn check(&self) -> Vec<String> {
+        match &self.kind {
+            Kind::Systemd { unit } => {
+                let work = systemd::check(unit, self.keep_running);
+                timeout(self.status_timeout, work)
+                    .await
+                    .unwrap_or_else(|_| {
+                        vec![format!(
+                            "systemd did not answer within {:?}",
+                            self.status_timeout
+                        )]
+                    })
+            }
+            Kind::Exec {
+                start,
+                stop,
+                status,
+            } => exec::check(&[("start", start.as_slice()), ("stop", stop), ("status", status)]),
+            Kind::Ocf { .. } => ocf::check(self).await,
+            Kind::Filesystem { .. } => filesystem::check(self).await,
+        }
+    }
+
+    /// "unit nginx.service", for sentences.
+    fn what(&self) -> String {
+        match &self.kind {
+            Kind::Systemd { unit } => format!("unit {unit}"),
+            Kind::Exec { .. } => format!("{} (exec)", self.name),
+            Kind::Ocf {
+                provider, agent, ..
+            } => format!("{} (ocf:{provider}:{agent})", self.name),
+            Kind::Filesystem { mount, .. } => format!("the file system at {}", mount.display()),
+        }
+    }
+
+    async fn within(
+        &self,
+        verb: &str,
+        within: Duration,
+        work: impl Future<Output = Result<(), Failure>>,
+    ) -> Result<(), Failure> {
+        timeout(within, work).await.unwrap_or_else(|_| {
+            Err(Failure::TimedOut {
+                what: format!("{verb} of {}", self.what()),
+                within,
+            })
+        })
+    }
+
+    /// Asks until the answer is the wanted one, for at most [`SETTLE`]; then it is a failure.
+    async fn settle(&self, verb: &str, wanted: &State) -> Result<(), Failure> {
+        let begun = Instant::now();
+        let mut pause = Duration::from_millis(20);
+        loop {
+            let state = self.status().await;
+            if state == *wanted {
+                return Ok(());
+            }
+            if begun.elapsed() + pause >= SETTLE {
+                let what = self.what();
+                return Err(match state {
+                    State::Running => Failure::Failed(format!("{what} still runs after its {verb}")),
+                    State::Stopped => Failure::Failed(format!("{what} does not run after its {verb}")),
+                    State::Failed(seen) => Failure::Failed(format!("{what}, after its {verb}: {seen}")),
+                    State::Unknown(why) => {
+                        Failure::Unknown(format!("{what}, after its {verb}, cannot be asked: {why}"))
+                    }
+                });
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(500));
+        }
+    }
+}
+
+/// A command that gave no answer, as a failure.
+fn no_answer(error: &RunError) -> Failure {
+    match error {
+        RunError::Start { error: cause, .. }
+            if matches!(
+                cause.kind(),
+                std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied
+            ) =>
+        {
+            Failure::Misconfigured(error.to_string())
+        }
+        RunError::Start { .. } => Failure::Unknown(error.to_string()),
+        RunError::TimedOut { program, within } => Failure::TimedOut {
+            what: program.clone(),
+            within: *within,
+        },
+    }
 }
