@@ -11,6 +11,7 @@ use agent_common::{
 
 use crate::{
     action::{Action, Event, Gain, GainReason, Phases},
+    command::Phase,
     core::{Core, Now},
     placement::{Decision, Reason},
     soft::Key,
@@ -48,6 +49,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
     pub(crate) fn advance(&mut self, now: Now) {
         self.check_parked(now);
         self.check_pending(now);
+        self.check_orderly(now);
         self.consider(now);
     }
 
@@ -130,6 +132,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
         };
         let reachable = self.cfg.node_ids().filter(voting).count();
         let mut fresh = Set::EMPTY;
+        let mut released = Set::EMPTY;
         let mut moves = Set::EMPTY;
         let (mut moves_from, mut moves_alone) = (0, false);
         for g in missing.iter() {
@@ -155,6 +158,10 @@ impl<S: Deref<Target = Shared>> Core<S> {
             let d = self.decide(g, &view);
             let Some(rank) = d.rank(me) else { continue };
             if owner_alive {
+                if self.links.orderly.has(g) {
+                    // Its owner stops it first, and lets go by itself.
+                    continue;
+                }
                 // One owner at a time, and what failed once alone: who is asked for several gives all or nothing.
                 let with = moves.is_empty()
                     || moves_from == owner && !moves_alone && self.attempts[i] == 0;
@@ -172,7 +179,17 @@ impl<S: Deref<Target = Shared>> Core<S> {
             } else if free
                 && now.boot >= self.free_since[i] + rank as u64 * self.cfg.timing.stagger()
             {
-                fresh = fresh.with(g);
+                // Let go by an owner that lives: voters may hear of that a little later than this node.
+                let last = self.last_owner[i];
+                if self.links.orderly.has(g)
+                    && last != 0
+                    && last != me
+                    && self.is_alive(last, now.boot)
+                {
+                    released = released.with(g);
+                } else {
+                    fresh = fresh.with(g);
+                }
             }
         }
         let reask = self.reask.is_some_and(|at| now.boot >= at)
@@ -181,6 +198,8 @@ impl<S: Deref<Target = Shared>> Core<S> {
         if !fresh.is_empty() || reask {
             self.reask = None;
             self.claim(running.union(fresh), fresh, false, now);
+        } else if !released.is_empty() {
+            self.claim(running.union(released), released, true, now);
         } else if !moves.is_empty() {
             self.claim(running.union(moves), moves, true, now);
         }
@@ -193,7 +212,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
         if self.last_owner[group as usize] != 0 || now >= self.voting_since + grace {
             return false;
         }
-        let prefer = self.cfg.group(group).prefer;
+        let prefer = self.cfg.settings(group).prefer;
         let named = prefer.iter().copied().take_while(|id| *id != 0);
         let anybody = self.cfg.node_ids().filter(|_| prefer[0] == 0);
         named
@@ -366,6 +385,10 @@ impl<S: Deref<Target = Shared>> Core<S> {
         self.free_since[i] = 0;
         self.move_since[i] = 0;
         self.last_owner[i] = self.cfg.me;
+        if self.stuck_at(group) != 0 && self.stuck_at(group) != self.cfg.me {
+            // Where it was stuck is silent, or has given it up; from now on it is here.
+            self.say_phase(group, Phase::Idle, now);
+        }
         if self.soft.get(Key::Wish(group)) == self.cfg.me {
             // Fulfilled: it must not call the group back after a later failure.
             self.set_soft(Key::Wish(group), 0, now);
@@ -411,7 +434,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
         let view = self.view(now.boot);
         let mut go = Set::EMPTY;
         for g in mine.iter() {
-            if self.decide(g, &view).target == m.from {
+            if !self.links.orderly.has(g) && self.decide(g, &view).target == m.from {
                 go = go.with(g);
             }
         }
@@ -493,9 +516,19 @@ impl<S: Deref<Target = Shared>> Core<S> {
         for id in self.cfg.node_ids() {
             nodes[id as usize - 1].fitness = self.fitness(id, group);
         }
+        let (owner, stuck) = (view.owner[group as usize], self.stuck_at(group));
+        if stuck != 0 && (owner == stuck || owner == 0) && nodes[usize::from(stuck) - 1].alive {
+            let mut ranked = [0; MAX_NODES];
+            ranked[0] = stuck;
+            return Decision {
+                target: stuck,
+                reason: Reason::Stuck,
+                ranked,
+            };
+        }
         let wish = self.soft.get(Key::Wish(group));
         crate::placement::place(
-            &self.cfg.group(group),
+            self.cfg.settings(group),
             view.owner[group as usize],
             wish,
             self.is_paused(),

@@ -46,6 +46,7 @@ impl Candidate {
                 Fitness::Fit => None,
                 Fitness::Unfit => Some(Exclusion::Unfit),
                 Fitness::Doubtful => Some(Exclusion::Doubtful),
+                Fitness::Failed => Some(Exclusion::Failed),
             }
         }
     }
@@ -68,6 +69,8 @@ pub enum Exclusion {
     Unfit,
     /// It said that it should not run the group as long as another can.
     Doubtful,
+    /// The group failed there.
+    Failed,
 }
 
 /// Why a node should own a group.
@@ -85,6 +88,8 @@ pub enum Reason {
     LeastLoaded,
     /// Nobody can own the group.
     Nobody,
+    /// It cannot be stopped where it is.
+    Stuck,
 }
 
 /// A decision for one group.
@@ -126,6 +131,14 @@ pub fn place(
     if n == 0 {
         // Where all doubt, nobody is worse than the others: a dead target must not take the service down.
         n = rank(group, nodes, Some(Exclusion::Doubtful), &mut ranked);
+    }
+    let gone = owner == 0
+        || nodes
+            .get(usize::from(owner) - 1)
+            .is_none_or(|c| !c.alive || c.fitness == Fitness::Unfit);
+    if n == 0 && gone {
+        // Better tried where it failed than not at all.
+        n = rank(group, nodes, Some(Exclusion::Failed), &mut ranked);
     }
     let able = &mut ranked[..n];
     if group.spread {
