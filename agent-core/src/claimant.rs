@@ -13,13 +13,10 @@ use crate::{
     action::{Action, Event, Gain, GainReason, Phases},
     command::Phase,
     core::{Core, Now},
-    placement::{Decision, Reason},
+    placement::Reason,
     soft::Key,
     voter::held_by,
 };
-
-/// How long a node that has just begun to vote leaves a group that nobody has owned to a preferred one, ns at most.
-const COLD_START: u64 = 1_000_000_000;
 
 /// An attempt under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -126,6 +123,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
         let running = self.sh.run_set.load();
         let missing = self.groups.minus(running).minus(self.held_back);
         let view = self.view(now.boot);
+        self.replan(&view);
         // Without a majority that hears us and votes a claim can only fail.
         let voting = |id: &u8| {
             view.nodes[usize::from(*id) - 1].alive && !view.nodes[usize::from(*id) - 1].waiting
@@ -135,6 +133,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
         let mut released = Set::EMPTY;
         let mut moves = Set::EMPTY;
         let (mut moves_from, mut moves_alone) = (0, false);
+        let mut room = self.room(running);
         for g in missing.iter() {
             let i = g as usize;
             let owner = view.owner[i];
@@ -155,8 +154,13 @@ impl<S: Deref<Target = Shared>> Core<S> {
             if self.awaits_better(g, &view, now.boot) {
                 continue;
             }
-            let d = self.decide(g, &view);
-            let Some(rank) = d.rank(me) else { continue };
+            let (_, reason, rank) = self.intended(g, &view);
+            let Some(rank) = rank else { continue };
+            // The plan is of what should be where; several that come here second best at once are not in it.
+            let need = u64::from(self.cfg.settings(g).need);
+            if need > room {
+                continue;
+            }
             if owner_alive {
                 if self.links.orderly.has(g) {
                     // Its owner stops it first, and lets go by itself.
@@ -165,13 +169,14 @@ impl<S: Deref<Target = Shared>> Core<S> {
                 // One owner at a time, and what failed once alone: who is asked for several gives all or nothing.
                 let with = moves.is_empty()
                     || moves_from == owner && !moves_alone && self.attempts[i] == 0;
-                let wanted = rank == 0 && d.reason != Reason::Stays;
+                let wanted = rank == 0 && reason != Reason::Stays;
                 if !wanted {
                     self.move_since[i] = 0;
                 } else if self.move_since[i] == 0 {
                     self.move_since[i] = now.boot.max(1);
                 }
                 if wanted && with {
+                    room -= need;
                     moves = moves.with(g);
                     moves_from = owner;
                     moves_alone = self.attempts[i] != 0;
@@ -179,6 +184,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
             } else if free
                 && now.boot >= self.free_since[i] + rank as u64 * self.cfg.timing.stagger()
             {
+                room -= need;
                 // Let go by an owner that lives: voters may hear of that a little later than this node.
                 let last = self.last_owner[i];
                 if self.links.orderly.has(g)
@@ -203,25 +209,6 @@ impl<S: Deref<Target = Shared>> Core<S> {
         } else if !moves.is_empty() {
             self.claim(running.union(moves), moves, true, now);
         }
-    }
-
-    /// A cluster that comes up: a node that is preferred to this one is there and will vote in a moment. Whoever came up
-    /// first by a few milliseconds would keep the group else.
-    fn awaits_better(&self, group: u8, view: &crate::view::View, now: u64) -> bool {
-        let grace = COLD_START.min(self.cfg.timing.max_promise / 2);
-        if self.last_owner[group as usize] != 0 || now >= self.voting_since + grace {
-            return false;
-        }
-        let prefer = self.cfg.settings(group).prefer;
-        let named = prefer.iter().copied().take_while(|id| *id != 0);
-        let anybody = self.cfg.node_ids().filter(|_| prefer[0] == 0);
-        named
-            .chain(anybody)
-            .take_while(|id| *id != self.cfg.me)
-            .any(|id| {
-                let c = view.nodes[usize::from(id.wrapping_sub(1)) & 31];
-                c.member && c.alive && c.waiting && !c.drained && !c.leaving
-            })
     }
 
     fn may_claim(&self, now: Now) -> bool {
@@ -432,9 +419,10 @@ impl<S: Deref<Target = Shared>> Core<S> {
             return;
         }
         let view = self.view(now.boot);
+        self.replan(&view);
         let mut go = Set::EMPTY;
         for g in mine.iter() {
-            if !self.links.orderly.has(g) && self.decide(g, &view).target == m.from {
+            if !self.links.orderly.has(g) && self.intended(g, &view).0 == m.from {
                 go = go.with(g);
             }
         }
@@ -508,31 +496,5 @@ impl<S: Deref<Target = Shared>> Core<S> {
             }
         }
         at.max(now.boot)
-    }
-
-    /// Where a group should be, by this node's view.
-    pub(crate) fn decide(&self, group: u8, view: &crate::view::View) -> Decision {
-        let mut nodes = view.nodes;
-        for id in self.cfg.node_ids() {
-            nodes[id as usize - 1].fitness = self.fitness(id, group);
-        }
-        let (owner, stuck) = (view.owner[group as usize], self.stuck_at(group));
-        if stuck != 0 && (owner == stuck || owner == 0) && nodes[usize::from(stuck) - 1].alive {
-            let mut ranked = [0; MAX_NODES];
-            ranked[0] = stuck;
-            return Decision {
-                target: stuck,
-                reason: Reason::Stuck,
-                ranked,
-            };
-        }
-        let wish = self.soft.get(Key::Wish(group));
-        crate::placement::place(
-            self.cfg.settings(group),
-            view.owner[group as usize],
-            wish,
-            self.is_paused(),
-            &nodes,
-        )
     }
 }

@@ -168,7 +168,7 @@ pub enum CommandError {
     Failed,
     /// A service of the group could not be stopped; [`Command::Clear`] once it is.
     Stuck,
-    /// The node has no room for the group, or the group has to be with another one, or apart from it.
+    /// The node is not among those of the group, or has no room for it, or another group keeps it away.
     Elsewhere,
     /// This node does not run the group.
     NotOwned,

@@ -8,6 +8,7 @@ use crate::{
     action::Event,
     command::{Command, CommandError, Fitness},
     core::{Core, Now, Planned},
+    placement::{Exclusion, Reason},
     soft::Key,
 };
 
@@ -85,25 +86,28 @@ impl<S: Deref<Target = Shared>> Core<S> {
         if self.is_paused() {
             return Err(CommandError::Paused);
         }
-        let c = self.candidate(node, group, now.boot);
-        if !c.alive || c.waiting {
-            return Err(CommandError::NotAlive);
+        // What goes with another is moved by moving that.
+        let root = self.links.root(group);
+        let d = self.decision(root, now.boot);
+        match d.score(node).excluded {
+            Some(Exclusion::NotAlive | Exclusion::Waiting) => return Err(CommandError::NotAlive),
+            Some(Exclusion::Drained | Exclusion::Leaving) => return Err(CommandError::Drained),
+            _ if d.reason == Reason::Stuck => return Err(CommandError::Stuck),
+            // Where all doubt, doubt is no reason.
+            _ if d.would_go(node) => {}
+            Some(Exclusion::Failed) => return Err(CommandError::Failed),
+            Some(Exclusion::NoRoom | Exclusion::NotListed) | None => {
+                return Err(CommandError::Elsewhere);
+            }
+            Some(
+                Exclusion::NotAMember
+                | Exclusion::Witness
+                | Exclusion::Unfit
+                | Exclusion::Doubtful
+                | Exclusion::Follows,
+            ) => return Err(CommandError::Unfit),
         }
-        if c.drained || c.leaving {
-            return Err(CommandError::Drained);
-        }
-        if self.stuck_at(group) != 0 {
-            return Err(CommandError::Stuck);
-        }
-        // Where all doubt, doubt is no reason.
-        let able = self.decision(group, now.boot).rank(node).is_some();
-        if c.fitness == Fitness::Failed && !able {
-            return Err(CommandError::Failed);
-        }
-        if c.fitness != Fitness::Fit && !able {
-            return Err(CommandError::Unfit);
-        }
-        self.set_soft(Key::Wish(group), node, now);
+        self.set_soft(Key::Wish(root), node, now);
         self.event(Event::Wished { group, node });
         Ok(())
     }

@@ -20,6 +20,7 @@ use crate::{
     generation::Next,
     links::Links,
     orderly::Stop,
+    placement::plan::Plans,
     rng::Rng,
     soft::{Key, Soft},
 };
@@ -70,6 +71,9 @@ pub struct Core<S: Deref<Target = Shared>> {
     /// Something has changed that may change where orderly groups should be.
     pub(crate) look: bool,
     pub(crate) links: Links,
+    pub(crate) plans: Box<Plans>,
+    /// Since when each node has said what it says of each group, by id - 1.
+    pub(crate) fit_since: Box<[[u64; MAX_GROUPS]; MAX_NODES]>,
     pub(crate) reask: Option<u64>,
     pub(crate) parked: [Option<Parked>; MAX_NODES],
     pub(crate) health: [Health; MAX_NODES],
@@ -124,6 +128,8 @@ impl<S: Deref<Target = Shared>> Core<S> {
             stop: Box::new([Stop::default(); MAX_GROUPS]),
             look: true,
             links,
+            plans: Box::default(),
+            fit_since: Box::new([[0; MAX_GROUPS]; MAX_NODES]),
             reask: None,
             parked: [None; MAX_NODES],
             health: [Health::NeverSeen; MAX_NODES],
@@ -182,7 +188,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
         self.follow_message(m, now);
         self.see_epoch(m.epoch);
         if m.flags & flags::SOFT != 0 {
-            self.merge_soft(m);
+            self.merge_soft(m, now);
         }
         match Kind::from_u8(m.kind) {
             Some(Kind::Heartbeat) => self.on_heartbeat(m, now),
@@ -280,6 +286,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
         self.groups = cfg.group_set();
         std::mem::swap(&mut self.cfg, cfg);
         self.links.follow(&self.cfg);
+        self.plans.forget();
         self.look = true;
         self.give_up(self.sh.run_set.load().minus(self.groups), now);
         self.advance(now);
@@ -406,12 +413,13 @@ impl<S: Deref<Target = Shared>> Core<S> {
         self.push(Action::Broadcast(m));
     }
 
-    fn merge_soft(&mut self, m: &Message) {
+    fn merge_soft(&mut self, m: &Message, now: Now) {
         let changed = Key::of_word(m.soft).map(|k| (k, self.soft.get(k)));
         let Some((key, value)) = self.soft.merge(m.soft, m.soft_version) else {
             return;
         };
         self.look = true;
+        self.note_fitness(key, now);
         match key {
             Key::Drain(node) => self.event(Event::Drained {
                 node,
@@ -442,6 +450,15 @@ impl<S: Deref<Target = Shared>> Core<S> {
     pub(crate) fn set_soft(&mut self, key: Key, value: u8, now: Now) {
         self.soft.set(key, value, now.wall_ms, self.cfg.me);
         self.look = true;
+        self.note_fitness(key, now);
         self.heartbeat(now);
+    }
+
+    fn note_fitness(&mut self, key: Key, now: Now) {
+        if let Key::Unfit { node, group } = key
+            && let Some(of) = self.fit_since.get_mut(usize::from(node).wrapping_sub(1))
+        {
+            of[usize::from(group)] = now.boot;
+        }
     }
 }

@@ -375,6 +375,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
         self.held_back = self.held_back.union(concerned);
         self.groups = self.cfg.group_set();
         self.links.follow(&self.cfg);
+        self.plans.forget();
         self.look = true;
         self.sh.digest.store(u64::from(self.cfg.digest));
         self.sh.voters.store(u64::from(self.cfg.voters()));

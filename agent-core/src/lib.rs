@@ -25,6 +25,7 @@ pub mod core;
 pub mod detector;
 pub mod generation;
 pub mod history;
+mod intent;
 pub mod links;
 mod orderly;
 pub mod placement;

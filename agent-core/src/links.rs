@@ -14,6 +14,7 @@ pub struct Links {
     pub orderly: Set,
     /// Groups whose place depends on that of others.
     pub placed_together: Set,
+    apart: Box<[Set; MAX_GROUPS]>,
 }
 
 impl Default for Links {
@@ -24,6 +25,7 @@ impl Default for Links {
             next: alone(),
             orderly: Set::EMPTY,
             placed_together: Set::EMPTY,
+            apart: Box::new([Set::EMPTY; MAX_GROUPS]),
         }
     }
 }
@@ -42,6 +44,7 @@ impl Links {
         for g in 0..=255u8 {
             self.root[usize::from(g)] = root(cfg, g);
             self.next[usize::from(g)] = g;
+            self.apart[usize::from(g)] = Set::EMPTY;
         }
         self.orderly = Set::EMPTY;
         self.placed_together = Set::EMPTY;
@@ -62,14 +65,28 @@ impl Links {
             if self.root(g) != g {
                 self.placed_together = self.placed_together.with(g).with(self.root(g));
             }
-            if of.need != 0 {
+            if of.need != 0 || of.spread {
                 self.placed_together = self.placed_together.with(g);
             }
-            let apart = of.apart.and(groups).without(g);
-            if !apart.is_empty() {
-                self.placed_together = self.placed_together.with(g).union(apart);
+            for h in of.apart.and(groups).iter() {
+                // What must be together cannot be kept apart.
+                if self.root(h) != self.root(g) {
+                    self.apart[usize::from(g)] = self.apart[usize::from(g)].with(h);
+                    self.apart[usize::from(h)] = self.apart[usize::from(h)].with(g);
+                    self.placed_together = self.placed_together.with(g).with(h);
+                }
             }
         }
+        // A unit is decided as one.
+        self.placed_together = self
+            .placed_together
+            .iter()
+            .fold(Set::EMPTY, |s, g| self.unit(g).fold(s, Set::with));
+    }
+
+    /// The groups that a group is kept apart from.
+    pub fn apart(&self, group: u8) -> Set {
+        self.apart[usize::from(group)]
     }
 
     /// The group that a group follows in the end; itself, if it follows none.

@@ -48,9 +48,9 @@ impl<S: Deref<Target = Shared>> Core<S> {
             return;
         }
         let view = self.view(now.boot);
+        self.replan(&view);
         for g in held.iter() {
-            let d = self.decide(g, &view);
-            let (target, reason) = (d.target, d.reason);
+            let (target, reason, _) = self.intended(g, &view);
             let away = target != self.cfg.me && target != 0;
             let to = if away { target } else { 0 };
             // Who leaves stops also what nobody else can have.

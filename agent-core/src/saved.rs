@@ -72,6 +72,8 @@ impl<S: Deref<Target = Shared>> Core<S> {
             // Looked at on every timeout.
             look: _,
             links: _,
+            plans: _,
+            fit_since: _,
             reask,
             parked,
             health,
@@ -150,6 +152,8 @@ impl<S: Deref<Target = Shared>> Core<S> {
             self.twin[i] = of.twin;
         }
         self.pend = s.pend;
+        self.look = true;
+        self.plans.forget();
         self.reask = s.reask;
         self.started = s.started;
         self.planned = s.planned;
