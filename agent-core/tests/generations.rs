@@ -18,7 +18,7 @@ fn config(b: &Bench, me: u8, generation: u32, members: &[u8], groups: u8) -> Cor
     c.generation = generation;
     c.digest = generation;
     for id in members {
-        c.nodes[usize::from(*id) - 1] = Some(NodeConfig { witness: false });
+        c.nodes[usize::from(*id) - 1] = Some(NodeConfig::default());
     }
     for g in 0..groups {
         c.groups[usize::from(g)] = Some(GroupConfig::preferring(members));

@@ -481,6 +481,8 @@ impl RtThread {
                     self.parts.net.send(NetCommand::Lose { group, epoch });
                     self.tell(RtReport::Lost(boottime_ns(), group, epoch));
                 }
+                // Not wired to services yet: nothing runs, so nothing is in the way.
+                Action::Stop { .. } | Action::Resume { .. } => {}
                 Action::Announce { group } => self.parts.net.send(NetCommand::Announce { group }),
                 Action::PauseReady { until: _ } => self.tell(RtReport::PauseReady),
                 Action::Left => self.tell(RtReport::Left),

@@ -197,6 +197,7 @@ pub fn core_config(c: &Config, me: u8) -> CoreConfig {
         if let Some(slot) = core.nodes.get_mut(usize::from(n.id).wrapping_sub(1)) {
             *slot = Some(NodeConfig {
                 witness: n.role == config::Role::Witness,
+                ..NodeConfig::default()
             });
         }
     }

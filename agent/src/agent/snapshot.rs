@@ -36,6 +36,8 @@ pub struct Snapshot {
     pub unfit: Box<[u32; MAX_GROUPS]>,
     /// Nodes that should not run it while another can.
     pub doubtful: Box<[u32; MAX_GROUPS]>,
+    /// Nodes on which it failed.
+    pub failed: Box<[u32; MAX_GROUPS]>,
     /// What runs here.
     pub owned: Set,
     /// The generation that the core is in.
@@ -73,6 +75,7 @@ impl Default for Snapshot {
             reason: Box::new([Reason::Nobody; MAX_GROUPS]),
             unfit: Box::new([0; MAX_GROUPS]),
             doubtful: Box::new([0; MAX_GROUPS]),
+            failed: Box::new([0; MAX_GROUPS]),
             owned: Set::EMPTY,
             generation: 0,
             progress: Progress::default(),
@@ -118,6 +121,7 @@ impl Snapshot {
             };
             self.unfit[i] = who(Fitness::Unfit);
             self.doubtful[i] = who(Fitness::Doubtful);
+            self.failed[i] = who(Fitness::Failed);
         }
     }
 
@@ -128,6 +132,8 @@ impl Snapshot {
             Fitness::Unfit
         } else if self.doubtful[i] & bit != 0 {
             Fitness::Doubtful
+        } else if self.failed[i] & bit != 0 {
+            Fitness::Failed
         } else {
             Fitness::Fit
         }

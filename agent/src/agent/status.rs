@@ -254,6 +254,7 @@ fn group(s: &Sources<'_>, g: &config::Group) -> GroupStatus {
                 let there = match s.snapshot.fitness(n.id, g.id) {
                     Fitness::Fit => return None,
                     Fitness::Unfit => "its device has no carrier, or no gate",
+                    Fitness::Failed => "it failed there",
                     Fitness::Doubtful => "a target that it must reach does not answer it",
                 };
                 let own = (n.id == s.me).then(|| s.fitness.reason(g.id)).flatten();
@@ -292,6 +293,7 @@ fn warnings(s: &Sources<'_>, nodes: &[NodeStatus]) -> Vec<Warning> {
         let (code, text) = match fitness {
             Fitness::Fit => continue,
             Fitness::Unfit => ("unfit", format!("this node cannot run {name}: {reason}")),
+            Fitness::Failed => ("failed", format!("{name} failed on this node: {reason}")),
             Fitness::Doubtful => (
                 "doubtful",
                 format!("this node runs {name} only where all others are as badly off: {reason}"),

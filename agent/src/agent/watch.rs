@@ -95,6 +95,7 @@ impl Supervisor {
                 Fitness::Fit => Command::Fit { group, fit: true },
                 Fitness::Unfit => Command::Fit { group, fit: false },
                 Fitness::Doubtful => Command::Doubt { group },
+                Fitness::Failed => Command::Fail { group },
             };
             self.command(command, Box::new(|_| {}));
         }

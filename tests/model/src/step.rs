@@ -444,6 +444,8 @@ impl Run<'_> {
                 ) => taken = true,
                 Action::Event(_)
                 | Action::Announce { .. }
+                | Action::Stop { .. }
+                | Action::Resume { .. }
                 | Action::PauseReady { .. }
                 | Action::Entered { .. }
                 | Action::Left => {}

@@ -127,6 +127,7 @@ pub(crate) fn config(me: u8, o: &Options, g: u32) -> CoreConfig {
     for id in (1..=n).filter(|id| members & node_bit(*id) != 0) {
         c.nodes[id as usize - 1] = Some(NodeConfig {
             witness: o.shape.witnesses >> (id - 1) & 1 == 1,
+            ..NodeConfig::default()
         });
     }
     for g in o.shape.group_ids() {
