@@ -237,7 +237,7 @@ mod tests {
         let held = std::sync::Arc::new(Mutex::new(held));
         for _ in 0..2 {
             let held = held.clone();
-            let hang = in_thread(&PLACES, move || drop(held.lock().unwrap().recv()));
+            let hang = in_thread(&PLACES, move || held.lock().unwrap().recv());
             assert!(
                 tokio::time::timeout(Duration::from_millis(50), hang)
                     .await

@@ -101,7 +101,7 @@ pub enum Kind {
     /// A TCP connection, and what is said on it.
     Tcp(Tcp),
     /// A request by HTTP or HTTPS.
-    Http(Http),
+    Http(Box<Http>),
     /// A question to a name server.
     Dns(Dns),
     /// An echo request.
