@@ -97,11 +97,12 @@ pub struct Probe {
 
 /// What is asked.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "there are few, and they are not moved about")]
 pub enum Kind {
     /// A TCP connection, and what is said on it.
     Tcp(Tcp),
     /// A request by HTTP or HTTPS.
-    Http(Box<Http>),
+    Http(Http),
     /// A question to a name server.
     Dns(Dns),
     /// An echo request.

@@ -13,7 +13,7 @@ use crate::rig::{
 fn http(url: &str, change: impl FnOnce(&mut Http)) -> Probe {
     let mut http = Http::new(url);
     change(&mut http);
-    let probe = patient(Kind::Http(Box::new(http)));
+    let probe = patient(Kind::Http(http));
     assert_eq!(probe.flaw(), None);
     probe
 }
