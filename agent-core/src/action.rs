@@ -18,6 +18,22 @@ pub enum Action {
         /// Epoch in which it had been gained.
         epoch: u64,
     },
+    /// Stop what the group runs, lease and addresses stay; then `Command::Stopped` or `Command::StopFailed`.
+    Stop {
+        /// The group.
+        group: u8,
+        /// Epoch of the ownership.
+        epoch: u64,
+        /// Who is to have it then; 0: nobody, this node leaves.
+        to: u8,
+    },
+    /// The group stays after all: start again what was stopped, stop no more.
+    Resume {
+        /// The group.
+        group: u8,
+        /// Epoch of the ownership.
+        epoch: u64,
+    },
     /// Announce the group's addresses again.
     Announce {
         /// The group.
@@ -197,6 +213,20 @@ pub enum Event {
         group: u8,
         /// Where to.
         node: u8,
+    },
+    /// A group cannot be stopped on its node, or this has been cleared.
+    Stuck {
+        /// The group.
+        group: u8,
+        /// Where.
+        node: u8,
+        /// Stuck now?
+        on: bool,
+    },
+    /// Somebody else has cleared what this node remembered of the group's failures.
+    Cleared {
+        /// The group.
+        group: u8,
     },
     /// Somebody else announced a VIP of ours.
     ForeignClaim {

@@ -11,14 +11,13 @@ use agent_common::{
 
 use crate::{
     action::{Action, Event, Gain, GainReason, Phases},
+    command::Phase,
     core::{Core, Now},
-    placement::{Decision, Reason},
+    placement::Reason,
     soft::Key,
+    stamp::stamp,
     voter::held_by,
 };
-
-/// How long a node that has just begun to vote leaves a group that nobody has owned to a preferred one, ns at most.
-const COLD_START: u64 = 1_000_000_000;
 
 /// An attempt under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,6 +47,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
     pub(crate) fn advance(&mut self, now: Now) {
         self.check_parked(now);
         self.check_pending(now);
+        self.check_orderly(now);
         self.consider(now);
     }
 
@@ -123,22 +123,32 @@ impl<S: Deref<Target = Shared>> Core<S> {
         }
         let running = self.sh.run_set.load();
         let missing = self.groups.minus(running).minus(self.held_back);
+        if missing.is_empty() && self.reask.is_none() {
+            // The owner of everything, at each heartbeat: nothing to look at.
+            return;
+        }
         let view = self.view(now.boot);
+        self.replan(&view);
         // Without a majority that hears us and votes a claim can only fail.
         let voting = |id: &u8| {
             view.nodes[usize::from(*id) - 1].alive && !view.nodes[usize::from(*id) - 1].waiting
         };
         let reachable = self.cfg.node_ids().filter(voting).count();
+        // Once for all of them: asked group by group, 256 groups and 32 nodes are 80,000 words to read.
+        let taken = self.blocked(me, missing, now.boot);
+        let taken = taken.map_or(Set::EMPTY, |b| b.groups);
         let mut fresh = Set::EMPTY;
+        let mut released = Set::EMPTY;
         let mut moves = Set::EMPTY;
         let (mut moves_from, mut moves_alone) = (0, false);
+        let mut room = self.room(running);
         for g in missing.iter() {
             let i = g as usize;
             let owner = view.owner[i];
             if owner != 0 {
                 self.last_owner[i] = owner;
             }
-            let free = self.blocked(me, Set::of(g), now.boot).is_none();
+            let free = !taken.has(g);
             let owner_alive = owner != 0 && self.is_alive(owner, now.boot);
             if !free || owner_alive {
                 self.free_since[i] = 0;
@@ -152,19 +162,29 @@ impl<S: Deref<Target = Shared>> Core<S> {
             if self.awaits_better(g, &view, now.boot) {
                 continue;
             }
-            let d = self.decide(g, &view);
-            let Some(rank) = d.rank(me) else { continue };
+            let (_, reason, rank) = self.intended(g, &view);
+            let Some(rank) = rank else { continue };
+            // The plan is of what should be where; several that come here second best at once are not in it.
+            let need = u64::from(self.cfg.settings(g).need);
+            if need > room {
+                continue;
+            }
             if owner_alive {
+                if self.links.orderly.has(g) {
+                    // Its owner stops it first, and lets go by itself.
+                    continue;
+                }
                 // One owner at a time, and what failed once alone: who is asked for several gives all or nothing.
                 let with = moves.is_empty()
                     || moves_from == owner && !moves_alone && self.attempts[i] == 0;
-                let wanted = rank == 0 && d.reason != Reason::Stays;
+                let wanted = rank == 0 && reason != Reason::Stays;
                 if !wanted {
                     self.move_since[i] = 0;
                 } else if self.move_since[i] == 0 {
                     self.move_since[i] = now.boot.max(1);
                 }
                 if wanted && with {
+                    room -= need;
                     moves = moves.with(g);
                     moves_from = owner;
                     moves_alone = self.attempts[i] != 0;
@@ -172,7 +192,18 @@ impl<S: Deref<Target = Shared>> Core<S> {
             } else if free
                 && now.boot >= self.free_since[i] + rank as u64 * self.cfg.timing.stagger()
             {
-                fresh = fresh.with(g);
+                room -= need;
+                // Let go by an owner that lives: voters may hear of that a little later than this node.
+                let last = self.last_owner[i];
+                if self.links.orderly.has(g)
+                    && last != 0
+                    && last != me
+                    && self.is_alive(last, now.boot)
+                {
+                    released = released.with(g);
+                } else {
+                    fresh = fresh.with(g);
+                }
             }
         }
         let reask = self.reask.is_some_and(|at| now.boot >= at)
@@ -181,28 +212,11 @@ impl<S: Deref<Target = Shared>> Core<S> {
         if !fresh.is_empty() || reask {
             self.reask = None;
             self.claim(running.union(fresh), fresh, false, now);
+        } else if !released.is_empty() {
+            self.claim(running.union(released), released, true, now);
         } else if !moves.is_empty() {
             self.claim(running.union(moves), moves, true, now);
         }
-    }
-
-    /// A cluster that comes up: a node that is preferred to this one is there and will vote in a moment. Whoever came up
-    /// first by a few milliseconds would keep the group else.
-    fn awaits_better(&self, group: u8, view: &crate::view::View, now: u64) -> bool {
-        let grace = COLD_START.min(self.cfg.timing.max_promise / 2);
-        if self.last_owner[group as usize] != 0 || now >= self.voting_since + grace {
-            return false;
-        }
-        let prefer = self.cfg.group(group).prefer;
-        let named = prefer.iter().copied().take_while(|id| *id != 0);
-        let anybody = self.cfg.node_ids().filter(|_| prefer[0] == 0);
-        named
-            .chain(anybody)
-            .take_while(|id| *id != self.cfg.me)
-            .any(|id| {
-                let c = view.nodes[usize::from(id.wrapping_sub(1)) & 31];
-                c.member && c.alive && c.waiting && !c.drained && !c.leaving
-            })
     }
 
     fn may_claim(&self, now: Now) -> bool {
@@ -304,10 +318,10 @@ impl<S: Deref<Target = Shared>> Core<S> {
             }
         }
         self.sh.run_set.store(p.set);
-        let epoch =
-            ((self.sh.epoch_max.load() >> 6) + 1).max(now.wall_ms) << 6 | u64::from(self.cfg.me);
+        let epoch = stamp(self.sh.epoch_max.load(), now.wall_ms, self.cfg.me);
         if !grow.is_empty() {
-            self.see_epoch(epoch);
+            // Also one beyond what is believed of others: the next gain here must be later than this one.
+            self.sh.epoch_max.store(self.sh.epoch_max.load().max(epoch));
             for g in grow.iter() {
                 self.sh.group_epoch[g as usize].store(epoch);
             }
@@ -366,6 +380,10 @@ impl<S: Deref<Target = Shared>> Core<S> {
         self.free_since[i] = 0;
         self.move_since[i] = 0;
         self.last_owner[i] = self.cfg.me;
+        if self.stuck_at(group) != 0 && self.stuck_at(group) != self.cfg.me {
+            // Where it was stuck is silent, or has given it up; from now on it is here.
+            self.say_phase(group, Phase::Idle, now);
+        }
         if self.soft.get(Key::Wish(group)) == self.cfg.me {
             // Fulfilled: it must not call the group back after a later failure.
             self.set_soft(Key::Wish(group), 0, now);
@@ -409,9 +427,10 @@ impl<S: Deref<Target = Shared>> Core<S> {
             return;
         }
         let view = self.view(now.boot);
+        self.replan(&view);
         let mut go = Set::EMPTY;
         for g in mine.iter() {
-            if self.decide(g, &view).target == m.from {
+            if !self.links.orderly.has(g) && self.intended(g, &view).0 == m.from {
                 go = go.with(g);
             }
         }
@@ -462,6 +481,9 @@ impl<S: Deref<Target = Shared>> Core<S> {
             .groups
             .minus(self.sh.run_set.load())
             .minus(self.held_back);
+        if missing.is_empty() {
+            return at;
+        }
         // All nodes: one that was removed may still be promised something (rule 10).
         for id in 1..=MAX_NODES as u8 {
             let p = self.sh.peer(id);
@@ -485,21 +507,5 @@ impl<S: Deref<Target = Shared>> Core<S> {
             }
         }
         at.max(now.boot)
-    }
-
-    /// Where a group should be, by this node's view.
-    pub(crate) fn decide(&self, group: u8, view: &crate::view::View) -> Decision {
-        let mut nodes = view.nodes;
-        for id in self.cfg.node_ids() {
-            nodes[id as usize - 1].fitness = self.fitness(id, group);
-        }
-        let wish = self.soft.get(Key::Wish(group));
-        crate::placement::place(
-            &self.cfg.group(group),
-            view.owner[group as usize],
-            wish,
-            self.is_paused(),
-            &nodes,
-        )
     }
 }

@@ -31,6 +31,39 @@ pub enum Command {
         /// The group.
         group: u8,
     },
+    /// The group failed here: it is avoided as [`Fitness::Failed`] says, until [`Command::Fit`] here or
+    /// [`Command::Clear`] anywhere.
+    Fail {
+        /// The group.
+        group: u8,
+    },
+    /// What the group's services do here. Taken from the owner, and from who spoke last of the group.
+    Phase {
+        /// The group.
+        group: u8,
+        /// What they do.
+        phase: Phase,
+    },
+    /// The answer to `Action::Stop`: nothing of the group runs here any more.
+    Stopped {
+        /// The group.
+        group: u8,
+        /// Epoch of the ownership.
+        epoch: u64,
+    },
+    /// Something of the group could not be stopped, whether or not that was asked for here: the group stays with this
+    /// node until [`Command::Clear`].
+    StopFailed {
+        /// The group.
+        group: u8,
+        /// Epoch of the ownership; it may be one that has just ended, as long as nobody else owns the group.
+        epoch: u64,
+    },
+    /// Forget where the group failed, and that it is stuck; on all nodes.
+    Clear {
+        /// The group.
+        group: u8,
+    },
     /// Ask for a long promise, so that the agent can restart; answered by `Action::PauseReady`.
     PreparePause {
         /// The promise, ns.
@@ -51,6 +84,9 @@ pub enum Fitness {
     Unfit = 1,
     /// It could, but something that it should reach does not answer: it runs the group only where all are so.
     Doubtful = 2,
+    /// The group failed there. Its owner keeps it where no other is better; where its owner is gone it is tried again as the
+    /// last resort.
+    Failed = 3,
 }
 
 impl Fitness {
@@ -59,8 +95,55 @@ impl Fitness {
         match v {
             0 => Fitness::Fit,
             2 => Fitness::Doubtful,
+            3 => Fitness::Failed,
             _ => Fitness::Unfit,
         }
+    }
+}
+
+/// What a group's services do, by their owner's word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    /// Nothing runs.
+    #[default]
+    Idle = 0,
+    /// They are being started.
+    Starting = 1,
+    /// All of them run.
+    Running = 2,
+    /// They are being stopped.
+    Stopping = 3,
+    /// One of them failed, and is tried again.
+    Failed = 4,
+    /// They wait for another group.
+    Blocked = 5,
+    /// One of them could not be stopped: the group must not start anywhere else.
+    Stuck = 6,
+}
+
+impl Phase {
+    /// From a record of soft state. A value of a later version is none that anybody waits for.
+    pub const fn from_u8(v: u8) -> Phase {
+        match v {
+            1 => Phase::Starting,
+            2 => Phase::Running,
+            3 => Phase::Stopping,
+            4 => Phase::Failed,
+            5 => Phase::Blocked,
+            6 => Phase::Stuck,
+            _ => Phase::Idle,
+        }
+    }
+
+    /// As a value of soft state: of these services on a node, 1 to 32.
+    pub const fn at(self, node: u8) -> u8 {
+        self as u8 | (node.wrapping_sub(1) & 31) << 3
+    }
+
+    /// What [`Phase::at`] made: the node, and the phase.
+    pub const fn of(value: u8) -> (u8, Phase) {
+        ((value >> 3) + 1, Phase::from_u8(value & 7))
     }
 }
 
@@ -81,4 +164,14 @@ pub enum CommandError {
     Unfit,
     /// The cluster is paused.
     Paused,
+    /// The group failed on the node; [`Command::Clear`] lets it be tried there again.
+    Failed,
+    /// A service of the group could not be stopped; [`Command::Clear`] once it is.
+    Stuck,
+    /// The node is not among those of the group, or has no room for it, or another group keeps it away.
+    Elsewhere,
+    /// This node does not run the group.
+    NotOwned,
+    /// The group has been gained anew, or was not to be stopped any more.
+    Stale,
 }

@@ -47,10 +47,12 @@ impl Timing {
 }
 
 /// A node as the core knows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NodeConfig {
     /// Votes, but never owns.
     pub witness: bool,
+    /// How much it bears: the sum of [`GroupConfig::need`] over its groups. `None`: anything.
+    pub capacity: Option<u32>,
 }
 
 /// When a group goes back to a preferred node that has returned.
@@ -71,19 +73,38 @@ pub struct GroupConfig {
     pub spread: bool,
     /// See [`Failback`].
     pub failback: Failback,
+    /// For how long the preferred node must have been alive and fit for [`Failback::Auto`], ns; at least two seconds in any
+    /// case.
+    pub failback_delay: u64,
+    /// It has services that must be stopped before another node may have it: it is released by [`crate::Action::Stop`] and
+    /// `Command::Stopped`, never at once.
+    pub orderly: bool,
+    /// It must be on the node of this group. A chain is followed to its end; a circle or an unknown group counts for nothing.
+    pub with: Option<u8>,
+    /// It is kept from these groups' nodes as long as another node is fit. Said on either side, it holds for both.
+    pub apart: Set,
+    /// How much of a node's capacity it takes.
+    pub need: u32,
 }
 
 impl Default for GroupConfig {
     fn default() -> Self {
-        GroupConfig {
-            prefer: [0; MAX_NODES],
-            spread: false,
-            failback: Failback::Manual,
-        }
+        GroupConfig::NONE
     }
 }
 
 impl GroupConfig {
+    const NONE: GroupConfig = GroupConfig {
+        prefer: [0; MAX_NODES],
+        spread: false,
+        failback: Failback::Manual,
+        failback_delay: 0,
+        orderly: false,
+        with: None,
+        apart: Set::EMPTY,
+        need: 0,
+    };
+
     /// A group that prefers these nodes in this order.
     pub fn preferring(ids: &[u8]) -> GroupConfig {
         let mut g = GroupConfig::default();
@@ -160,7 +181,8 @@ impl CoreConfig {
             .is_some_and(|n| n.witness)
     }
     /// A group's settings, or the defaults.
-    pub fn group(&self, g: u8) -> GroupConfig {
-        self.groups[g as usize].unwrap_or_default()
+    pub fn settings(&self, g: u8) -> &GroupConfig {
+        const NONE: &GroupConfig = &GroupConfig::NONE;
+        self.groups[usize::from(g)].as_ref().unwrap_or(NONE)
     }
 }

@@ -14,10 +14,13 @@ use agent_common::{
 use crate::{
     action::{Action, Event},
     claimant::Pending,
-    command::{Command, CommandError, Fitness},
+    command::{Fitness, Phase},
     config::CoreConfig,
     detector::Health,
     generation::Next,
+    links::Links,
+    orderly::Stop,
+    placement::plan::Plans,
     rng::Rng,
     soft::{Key, Soft},
 };
@@ -64,6 +67,13 @@ pub struct Core<S: Deref<Target = Shared>> {
     pub(crate) free_since: Box<[u64; MAX_GROUPS]>,
     pub(crate) last_owner: Box<[u8; MAX_GROUPS]>,
     pub(crate) move_since: Box<[u64; MAX_GROUPS]>,
+    pub(crate) stop: Box<[Stop; MAX_GROUPS]>,
+    /// Something has changed that may change where orderly groups should be.
+    pub(crate) look: bool,
+    pub(crate) links: Links,
+    pub(crate) plans: Box<Plans>,
+    /// Since when each node has said what it says of each group, by id - 1.
+    pub(crate) fit_since: Box<[[u64; MAX_GROUPS]; MAX_NODES]>,
     pub(crate) reask: Option<u64>,
     pub(crate) parked: [Option<Parked>; MAX_NODES],
     pub(crate) health: [Health; MAX_NODES],
@@ -101,6 +111,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
     pub fn new(cfg: CoreConfig, sh: S, now: Now) -> Core<S> {
         let seed = cfg.seed ^ u64::from(cfg.me) << 32;
         let groups = cfg.group_set();
+        let links = Links::new(&cfg);
         let mut core = Core {
             cfg,
             sh,
@@ -114,6 +125,11 @@ impl<S: Deref<Target = Shared>> Core<S> {
             free_since: Box::new([0; MAX_GROUPS]),
             last_owner: Box::new([0; MAX_GROUPS]),
             move_since: Box::new([0; MAX_GROUPS]),
+            stop: Box::new([Stop::default(); MAX_GROUPS]),
+            look: true,
+            links,
+            plans: Box::default(),
+            fit_since: Box::new([[0; MAX_GROUPS]; MAX_NODES]),
             reask: None,
             parked: [None; MAX_NODES],
             health: [Health::NeverSeen; MAX_NODES],
@@ -172,7 +188,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
         self.follow_message(m, now);
         self.see_epoch(m.epoch);
         if m.flags & flags::SOFT != 0 {
-            self.merge_soft(m);
+            self.merge_soft(m, now);
         }
         match Kind::from_u8(m.kind) {
             Some(Kind::Heartbeat) => self.on_heartbeat(m, now),
@@ -225,95 +241,13 @@ impl<S: Deref<Target = Shared>> Core<S> {
         }
     }
 
-    /// A command of a person or of another part of the agent.
-    ///
-    /// # Errors
-    /// It names what does not exist or cannot be done now; nothing has changed then.
-    pub fn handle_command(&mut self, c: Command, now: Now) -> Result<(), CommandError> {
-        self.check_lease(now);
-        let known = |id: u8, core: &Self| core.cfg.node_ids().any(|n| n == id);
-        match c {
-            Command::Move { group, node } => {
-                if !self.groups.has(group) {
-                    return Err(CommandError::UnknownGroup);
-                }
-                if !known(node, self) {
-                    return Err(CommandError::UnknownNode);
-                }
-                if self.cfg.is_witness(node) {
-                    return Err(CommandError::Witness);
-                }
-                if self.is_paused() {
-                    return Err(CommandError::Paused);
-                }
-                let c = self.candidate(node, group, now.boot);
-                if !c.alive || c.waiting {
-                    return Err(CommandError::NotAlive);
-                }
-                if c.drained || c.leaving {
-                    return Err(CommandError::Drained);
-                }
-                // Where all doubt, doubt is no reason.
-                let able = self.decision(group, now.boot).rank(node).is_some();
-                if c.fitness != Fitness::Fit && !able {
-                    return Err(CommandError::Unfit);
-                }
-                self.set_soft(Key::Wish(group), node, now);
-                self.event(Event::Wished { group, node });
-            }
-            Command::Drain { node, on } => {
-                if !known(node, self) {
-                    return Err(CommandError::UnknownNode);
-                }
-                self.set_soft(Key::Drain(node), u8::from(on), now);
-                self.event(Event::Drained { node, on });
-            }
-            Command::Pause(on) => {
-                self.set_soft(Key::Pause, u8::from(on), now);
-                self.event(Event::Paused(on));
-            }
-            Command::Fit { group, fit: true } => self.set_fitness(group, Fitness::Fit, now),
-            Command::Fit { group, fit: false } => self.set_fitness(group, Fitness::Unfit, now),
-            Command::Doubt { group } => self.set_fitness(group, Fitness::Doubtful, now),
-            Command::PreparePause { promise } => {
-                let longest = self.cfg.timing.max_promise;
-                let promise = if self.rules.hold(Rule::PromiseBounded) {
-                    promise.min(longest)
-                } else {
-                    promise
-                };
-                self.planned = Some(Planned {
-                    promise,
-                    give_up: now.boot + promise,
-                    told: false,
-                });
-                self.heartbeat(now);
-            }
-            Command::Leave => {
-                self.leaving = true;
-                self.heartbeat(now);
-            }
-        }
-        self.advance(now);
-        Ok(())
-    }
-
-    fn set_fitness(&mut self, group: u8, fitness: Fitness, now: Now) {
-        let key = Key::Unfit {
-            node: self.cfg.me,
-            group,
-        };
-        if self.soft.get(key) != fitness as u8 {
-            self.set_soft(key, fitness as u8, now);
-        }
-    }
-
     /// Time has come to [`Core::deadline`], or simply passed.
     pub fn handle_timeout(&mut self, now: Now) {
         self.check_lease(now);
         self.check_peers(now);
         self.check_own_state(now);
         self.check_generation(now);
+        self.look = true;
         self.advance(now);
         if now.boot >= self.next_heartbeat {
             let hb = self.cfg.timing.heartbeat;
@@ -351,6 +285,9 @@ impl<S: Deref<Target = Shared>> Core<S> {
         self.check_lease(now);
         self.groups = cfg.group_set();
         std::mem::swap(&mut self.cfg, cfg);
+        self.links.follow(&self.cfg);
+        self.plans.forget();
+        self.look = true;
         self.give_up(self.sh.run_set.load().minus(self.groups), now);
         self.advance(now);
     }
@@ -383,7 +320,10 @@ impl<S: Deref<Target = Shared>> Core<S> {
     }
 
     pub(crate) fn see_epoch(&mut self, epoch: u64) {
-        if epoch > self.sh.epoch_max.load() {
+        // Who followed an epoch that no clock comes to in four million years would soon have none left to gain by: the
+        // address thread takes a gain only with a later epoch than the loss.
+        let sane = epoch >> 63 == 0;
+        if sane && epoch > self.sh.epoch_max.load() {
             self.sh.epoch_max.store(epoch);
         }
     }
@@ -476,21 +416,52 @@ impl<S: Deref<Target = Shared>> Core<S> {
         self.push(Action::Broadcast(m));
     }
 
-    fn merge_soft(&mut self, m: &Message) {
-        match self.soft.merge(m.soft, m.soft_version) {
-            Some((Key::Drain(node), v)) => self.event(Event::Drained { node, on: v != 0 }),
-            Some((Key::Pause, v)) => self.event(Event::Paused(v != 0)),
-            Some((Key::Wish(group), node)) => {
-                if node != 0 {
-                    self.event(Event::Wished { group, node });
+    fn merge_soft(&mut self, m: &Message, now: Now) {
+        let changed = Key::of_word(m.soft).map(|k| (k, self.soft.get(k)));
+        let Some((key, value)) = self.soft.merge(m.soft, m.soft_version) else {
+            return;
+        };
+        self.look = true;
+        self.note_fitness(key, now);
+        match key {
+            Key::Drain(node) => self.event(Event::Drained {
+                node,
+                on: value != 0,
+            }),
+            Key::Pause => self.event(Event::Paused(value != 0)),
+            Key::Wish(group) => {
+                if value != 0 {
+                    self.event(Event::Wished { group, node: value });
                 }
             }
-            Some((Key::Unfit { .. }, _)) | None => {}
+            Key::Unfit { node, group } => {
+                let failed = changed.is_some_and(|(_, v)| v == Fitness::Failed as u8);
+                if node == self.cfg.me && value == Fitness::Fit as u8 && failed {
+                    self.event(Event::Cleared { group });
+                }
+            }
+            Key::Phase(group) => {
+                let before = changed.map_or(0, |(_, v)| match Phase::of(v) {
+                    (node, Phase::Stuck) => node,
+                    _ => 0,
+                });
+                self.stuck_changed(group, before);
+            }
         }
     }
 
     pub(crate) fn set_soft(&mut self, key: Key, value: u8, now: Now) {
         self.soft.set(key, value, now.wall_ms, self.cfg.me);
+        self.look = true;
+        self.note_fitness(key, now);
         self.heartbeat(now);
+    }
+
+    fn note_fitness(&mut self, key: Key, now: Now) {
+        if let Key::Unfit { node, group } = key
+            && let Some(of) = self.fit_since.get_mut(usize::from(node).wrapping_sub(1))
+        {
+            of[usize::from(group)] = now.boot;
+        }
     }
 }

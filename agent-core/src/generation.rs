@@ -360,8 +360,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
         self.shut_gates(concerned);
         self.sh.run_set.store(self.sh.run_set.load().minus(lost));
         for group in lost.iter() {
-            let epoch = self.sh.group_epoch[group as usize].load();
-            self.push(Action::Lose { group, epoch });
+            self.lose(group);
         }
         // A fresh version first: an ack of the old generation that the kernel is just counting finds another lease word,
         // whichever voters and majority it has read.
@@ -375,6 +374,9 @@ impl<S: Deref<Target = Shared>> Core<S> {
         self.heard_since = 0;
         self.held_back = self.held_back.union(concerned);
         self.groups = self.cfg.group_set();
+        self.links.follow(&self.cfg);
+        self.plans.forget();
+        self.look = true;
         self.sh.digest.store(u64::from(self.cfg.digest));
         self.sh.voters.store(u64::from(self.cfg.voters()));
         self.sh.majority.store(u64::from(self.cfg.majority()));

@@ -19,23 +19,28 @@
 pub mod action;
 pub mod claimant;
 pub mod command;
+mod commands;
 pub mod config;
 pub mod core;
 pub mod detector;
 pub mod generation;
 pub mod history;
+mod intent;
+pub mod links;
+mod orderly;
 pub mod placement;
 mod rng;
 #[cfg(feature = "broken-rules")]
 pub mod saved;
 pub mod soft;
+mod stamp;
 mod upkeep;
 pub mod view;
 mod voter;
 mod withdraw;
 
 pub use action::{Action, Event, GainReason, Phases};
-pub use command::{Command, CommandError, Fitness};
+pub use command::{Command, CommandError, Fitness, Phase};
 pub use config::{CoreConfig, Failback, GroupConfig, NodeConfig, Timing};
 pub use core::{Core, Now};
 pub use detector::Health;

@@ -1,17 +1,31 @@
-//! Who should own a group: one pure function of soft state and health. Who may is the lease's affair alone.
+//! Who should own a group: one pure function of configuration, soft state and health. Who may is the lease's affair alone.
+//!
+//! Health is a hard gate, preference a soft score. A node is *able* if nothing excludes it; where no node is, those that
+//! doubt count as able, and where there are none of them either and the owner is gone, those on which the group failed.
+//! Among the able it counts, in this order: how many groups that follow this one could not run there, how many are there
+//! that it should be kept from, a wish, staying where it is, groups there (`spread`), and the order of preference.
+//!
+//! Most groups depend on nothing but nodes and are decided alone ([`Cluster::alone`]). Those that depend on others are decided
+//! together, by id, each with the places of those before it known ([`plan`]).
 
-use agent_common::{MAX_NODES, node_bit};
+mod judge;
+pub mod plan;
 
-use crate::{
-    command::Fitness,
-    config::{Failback, GroupConfig},
-};
+use agent_common::{MAX_GROUPS, MAX_NODES};
+
+use crate::{command::Fitness, config::CoreConfig, links::Links};
+pub use plan::Plan;
+
+/// How long a node must have been alive to be given groups that are well elsewhere, ns.
+pub const SETTLED: u64 = 2_000_000_000;
 
 /// A node as placement sees it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Candidate {
     /// A configured member that is not a witness.
     pub member: bool,
+    /// A configured member that never owns.
+    pub witness: bool,
     /// Heard lately, or this node itself.
     pub alive: bool,
     /// Drained on request.
@@ -20,18 +34,18 @@ pub struct Candidate {
     pub leaving: bool,
     /// Still waits under rule 1.
     pub waiting: bool,
-    /// What it says of itself and this group.
-    pub fitness: Fitness,
-    /// Alive for long enough to be given a group back.
-    pub settled: bool,
+    /// Alive for so long, ns.
+    pub alive_for: u64,
     /// Groups that it owns now.
     pub load: u16,
 }
 
 impl Candidate {
-    /// Why the node cannot own the group; `None` if it can.
+    /// Why the node can own nothing; `None` if it can.
     pub fn excluded(&self) -> Option<Exclusion> {
-        if !self.member {
+        if self.witness {
+            Some(Exclusion::Witness)
+        } else if !self.member {
             Some(Exclusion::NotAMember)
         } else if !self.alive {
             Some(Exclusion::NotAlive)
@@ -42,11 +56,7 @@ impl Candidate {
         } else if self.waiting {
             Some(Exclusion::Waiting)
         } else {
-            match self.fitness {
-                Fitness::Fit => None,
-                Fitness::Unfit => Some(Exclusion::Unfit),
-                Fitness::Doubtful => Some(Exclusion::Doubtful),
-            }
+            None
         }
     }
 }
@@ -54,8 +64,12 @@ impl Candidate {
 /// Why a node cannot own a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exclusion {
-    /// Not configured, or a witness.
+    /// Not configured.
     NotAMember,
+    /// It votes and never owns.
+    Witness,
+    /// The group names its nodes, and this one is not among them.
+    NotListed,
     /// Not heard lately.
     NotAlive,
     /// Drained on request.
@@ -68,23 +82,93 @@ pub enum Exclusion {
     Unfit,
     /// It said that it should not run the group as long as another can.
     Doubtful,
+    /// The group failed there.
+    Failed,
+    /// Its capacity does not suffice beside what is there.
+    NoRoom,
+    /// The group must be with another one, and that is not there.
+    Follows,
 }
 
 /// Why a node should own a group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reason {
     /// Somebody asked for it.
     Wished,
-    /// It owns the group, and nothing speaks against it.
+    /// It owns the group, and nothing speaks against it (or there is nothing better).
     Stays,
+    /// It owns the group, and the cluster is paused.
+    Paused,
     /// The group goes back to the node it prefers.
     FailsBack,
     /// First of those that can.
     Preferred,
     /// It has the fewest groups.
     LeastLoaded,
+    /// The group goes with the one that it must be with.
+    Follows,
+    /// More of the groups that follow this one can run there.
+    ForFollowers,
+    /// It is not with a group that it should be kept from.
+    KeptApart,
+    /// It failed there, but there is nowhere else.
+    LastResort,
     /// Nobody can own the group.
+    #[default]
     Nobody,
+    /// It cannot be stopped where it is.
+    Stuck,
+}
+
+/// How a node does as the place of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Score {
+    /// Why it cannot have the group; `None` if it can. What doubts or has failed may still have it where nobody is better.
+    pub excluded: Option<Exclusion>,
+    /// So many of the groups that follow this one cannot run there.
+    pub unable: u8,
+    /// So many groups are there that this one (with those that follow it) should be kept from.
+    pub apart: u8,
+    /// Groups that it owns, or is about to.
+    pub load: u16,
+    /// Place in the order of preference, from 1; 0: not in it.
+    pub preference: u8,
+}
+
+impl Score {
+    const NONE: Score = Score {
+        excluded: Some(Exclusion::NotAMember),
+        unable: 0,
+        apart: 0,
+        load: 0,
+        preference: 0,
+    };
+
+    /// 0 where nothing is in the way, then what comes after it; `None`: never.
+    fn class(&self) -> Option<usize> {
+        match self.excluded {
+            None => Some(0),
+            Some(Exclusion::Doubtful) => Some(1),
+            Some(Exclusion::Failed) => Some(2),
+            Some(
+                Exclusion::NotAMember
+                | Exclusion::Witness
+                | Exclusion::NotListed
+                | Exclusion::NotAlive
+                | Exclusion::Drained
+                | Exclusion::Leaving
+                | Exclusion::Waiting
+                | Exclusion::Unfit
+                | Exclusion::NoRoom
+                | Exclusion::Follows,
+            ) => None,
+        }
+    }
+
+    /// What counts before wishes and staying.
+    fn company(&self) -> (u8, u8) {
+        (self.unable, self.apart)
+    }
 }
 
 /// A decision for one group.
@@ -96,9 +180,18 @@ pub struct Decision {
     pub reason: Reason,
     /// All nodes that can own it, best first, ended by 0. The first is the target.
     pub ranked: [u8; MAX_NODES],
+    /// How each node does, by id - 1.
+    pub scores: [Score; MAX_NODES],
 }
 
 impl Decision {
+    const NOBODY: Decision = Decision {
+        target: 0,
+        reason: Reason::Nobody,
+        ranked: [0; MAX_NODES],
+        scores: [Score::NONE; MAX_NODES],
+    };
+
     /// Place of a node among those that can own the group.
     pub fn rank(&self, id: u8) -> Option<usize> {
         self.ranked
@@ -106,199 +199,112 @@ impl Decision {
             .take_while(|r| **r != 0)
             .position(|r| *r == id)
     }
-}
 
-/// Decides where a group should be.
-///
-/// * `owner`: who owns it now, 0 for nobody.
-/// * `wish`: who was asked for, 0 for nobody.
-/// * `paused`: hands off: whoever owns it keeps it.
-/// * `nodes`: by id - 1.
-pub fn place(
-    group: &GroupConfig,
-    owner: u8,
-    wish: u8,
-    paused: bool,
-    nodes: &[Candidate; MAX_NODES],
-) -> Decision {
-    let mut ranked = [0u8; MAX_NODES];
-    let mut n = rank(group, nodes, None, &mut ranked);
-    if n == 0 {
-        // Where all doubt, nobody is worse than the others: a dead target must not take the service down.
-        n = rank(group, nodes, Some(Exclusion::Doubtful), &mut ranked);
+    /// How a node does.
+    pub fn score(&self, id: u8) -> Score {
+        self.scores
+            .get(usize::from(id).wrapping_sub(1))
+            .copied()
+            .unwrap_or(Score::NONE)
     }
-    let able = &mut ranked[..n];
-    if group.spread {
-        // Stable: equal loads keep the order of preference.
-        able.sort_by_key(|id| nodes[usize::from(*id) - 1].load);
-    }
-    let owner_alive = owner != 0 && nodes.get(usize::from(owner) - 1).is_some_and(|c| c.alive);
-    let first = able.first().copied().unwrap_or(0);
-    let (target, reason) = if paused && owner_alive {
-        (owner, Reason::Stays)
-    } else if wish != 0 && able.contains(&wish) {
-        (wish, Reason::Wished)
-    } else if able.contains(&owner) {
-        let better = group.failback == Failback::Auto
-            && !group.spread
-            && first != owner
-            && nodes[usize::from(first) - 1].settled;
-        if better {
-            (first, Reason::FailsBack)
-        } else {
-            (owner, Reason::Stays)
-        }
-    } else if first == 0 {
-        // A drained owner keeps what nobody else can have.
-        if owner_alive {
-            (owner, Reason::Stays)
-        } else {
-            (0, Reason::Nobody)
-        }
-    } else {
-        (
-            first,
-            if group.spread {
-                Reason::LeastLoaded
-            } else {
-                Reason::Preferred
-            },
-        )
-    };
-    if let Some(at) = able.iter().position(|id| *id == target) {
-        able[..=at].rotate_right(1);
-    }
-    Decision {
-        target,
-        reason,
-        ranked,
-    }
-}
 
-/// Enters those whom nothing but `but` excludes, in order of preference; returns how many.
-fn rank(
-    group: &GroupConfig,
-    nodes: &[Candidate; MAX_NODES],
-    but: Option<Exclusion>,
-    ranked: &mut [u8; MAX_NODES],
-) -> usize {
-    let mut n = 0;
-    let mut taken = 0u32;
-    let named = group.prefer.iter().copied().take_while(|id| *id != 0);
-    // A list says who may own the group; without one everybody may, by id.
-    let anybody = (1..=MAX_NODES as u8).filter(|_| group.prefer[0] == 0);
-    for id in named.chain(anybody) {
-        let Some(c) = nodes.get(usize::from(id).wrapping_sub(1)) else {
-            continue;
+    /// Would the group go to this node if somebody asked for it?
+    pub fn would_go(&self, id: u8) -> bool {
+        let best = self
+            .ranked
+            .iter()
+            .take_while(|r| **r != 0)
+            .map(|r| self.score(*r).company())
+            .min();
+        self.rank(id).is_some() && Some(self.score(id).company()) == best
+    }
+
+    /// Everything about one node alone.
+    fn only(id: u8, reason: Reason, scores: [Score; MAX_NODES]) -> Decision {
+        let mut d = Decision {
+            target: id,
+            reason,
+            scores,
+            ..Decision::NOBODY
         };
-        if taken & node_bit(id) == 0 && c.excluded() == but {
-            taken |= node_bit(id);
-            ranked[n] = id;
-            n += 1;
-        }
+        d.ranked[0] = id;
+        d
     }
-    n
+
+    /// The target goes to the front.
+    fn target_first(mut self) -> Decision {
+        if let Some(at) = self.rank(self.target) {
+            self.ranked[..=at].rotate_right(1);
+        }
+        self
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// What nodes and people have said.
+pub trait Facts {
+    /// What a node says of itself and a group.
+    fn fitness(&self, node: u8, group: u8) -> Fitness;
+    /// How long it has said that, ns.
+    fn fit_for(&self, node: u8, group: u8) -> u64;
+    /// Where somebody wants a group; 0: nowhere special.
+    fn wish(&self, group: u8) -> u8;
+    /// Where a group cannot be stopped; 0: nowhere.
+    fn stuck(&self, group: u8) -> u8;
+}
 
-    fn three() -> [Candidate; MAX_NODES] {
-        let mut n = [Candidate::default(); MAX_NODES];
-        for c in n.iter_mut().take(3) {
-            *c = Candidate {
-                member: true,
-                alive: true,
-                settled: true,
-                ..Candidate::default()
-            };
+/// All that placement looks at.
+#[derive(Clone, Copy, Debug)]
+pub struct Cluster<'a, F> {
+    /// The configuration.
+    pub cfg: &'a CoreConfig,
+    /// What follows from it.
+    pub links: &'a Links,
+    /// By id - 1.
+    pub nodes: &'a [Candidate; MAX_NODES],
+    /// Who owns each group, 0 for nobody known.
+    pub owner: &'a [u8; MAX_GROUPS],
+    /// Hands off?
+    pub paused: bool,
+    /// Soft state.
+    pub facts: F,
+}
+
+impl<F: Facts> Cluster<'_, F> {
+    fn node(&self, id: u8) -> Candidate {
+        self.nodes
+            .get(usize::from(id).wrapping_sub(1))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    fn owner(&self, group: u8) -> u8 {
+        self.owner[usize::from(group)]
+    }
+
+    /// Its owner, if that is alive.
+    fn living_owner(&self, group: u8) -> Option<u8> {
+        let owner = self.owner(group);
+        self.node(owner).alive.then_some(owner)
+    }
+
+    /// Where it is stuck, if it is to be kept there: once somebody else has it that is no use any more.
+    fn stuck(&self, group: u8) -> Option<u8> {
+        let at = self.facts.stuck(group);
+        let owner = self.owner(group);
+        (at != 0 && self.node(at).alive && (owner == at || owner == 0)).then_some(at)
+    }
+
+    /// The decision for one group.
+    pub fn decide(&self, group: u8) -> Decision {
+        if self.links.placed_together.has(group) {
+            plan::decide(self, group)
+        } else {
+            self.alone(group)
         }
-        n
     }
 
-    #[test]
-    fn preference_then_id() {
-        let d = place(&GroupConfig::preferring(&[2, 3]), 0, 0, false, &three());
-        assert_eq!((d.target, d.reason), (2, Reason::Preferred));
-        assert_eq!(d.ranked[..3], [2, 3, 0]);
-        assert_eq!(d.rank(3), Some(1));
-        assert_eq!(d.rank(1), None, "not in the list");
-        assert_eq!(
-            place(&GroupConfig::default(), 0, 0, false, &three()).ranked[..4],
-            [1, 2, 3, 0]
-        );
-    }
-
-    #[test]
-    fn sticky_unless_auto() {
-        let mut g = GroupConfig::preferring(&[1, 2, 3]);
-        assert_eq!(place(&g, 3, 0, false, &three()).target, 3);
-        g.failback = Failback::Auto;
-        assert_eq!(place(&g, 3, 0, false, &three()).reason, Reason::FailsBack);
-        let mut n = three();
-        n[0].settled = false;
-        assert_eq!(
-            place(&g, 3, 0, false, &n).target,
-            3,
-            "not before the node has settled"
-        );
-    }
-
-    #[test]
-    fn wishes_drains_and_pause() {
-        let g = GroupConfig::preferring(&[1, 2, 3]);
-        let mut n = three();
-        assert_eq!(place(&g, 1, 3, false, &n).reason, Reason::Wished);
-        assert_eq!(place(&g, 1, 3, true, &n).target, 1, "paused");
-        n[0].drained = true;
-        assert_eq!(place(&g, 1, 0, false, &n).target, 2);
-        n[1].fitness = Fitness::Unfit;
-        n[2].leaving = true;
-        assert_eq!(place(&g, 1, 0, false, &n).target, 1, "nobody else can");
-        n[0].alive = false;
-        assert_eq!(place(&g, 1, 0, false, &n).reason, Reason::Nobody);
-    }
-
-    #[test]
-    fn doubt_counts_where_another_has_none() {
-        let g = GroupConfig::preferring(&[1, 2, 3]);
-        let mut n = three();
-        n[0].fitness = Fitness::Doubtful;
-        let d = place(&g, 1, 0, false, &n);
-        assert_eq!((d.target, d.reason), (2, Reason::Preferred));
-        assert_eq!(d.ranked[..3], [2, 3, 0], "who doubts is no candidate");
-        n[1].fitness = Fitness::Doubtful;
-        n[2].fitness = Fitness::Doubtful;
-        let d = place(&g, 3, 0, false, &n);
-        assert_eq!((d.target, d.reason), (3, Reason::Stays), "all doubt");
-        n[2].alive = false;
-        let d = place(&g, 3, 0, false, &n);
-        assert_eq!(
-            (d.target, d.reason),
-            (1, Reason::Preferred),
-            "all doubt, the owner is gone"
-        );
-        n[0].fitness = Fitness::Unfit;
-        assert_eq!(
-            place(&g, 1, 0, false, &n).target,
-            2,
-            "doubt is better than no carrier"
-        );
-        n[1].fitness = Fitness::Unfit;
-        n[2].fitness = Fitness::Unfit;
-        assert_eq!(place(&g, 0, 0, false, &n).reason, Reason::Nobody);
-    }
-
-    #[test]
-    fn spread_takes_the_emptiest() {
-        let mut g = GroupConfig::preferring(&[1, 2, 3]);
-        g.spread = true;
-        let mut n = three();
-        n[0].load = 2;
-        n[1].load = 1;
-        n[2].load = 1;
-        let d = place(&g, 0, 0, false, &n);
-        assert_eq!((d.target, d.reason), (2, Reason::LeastLoaded));
+    /// The decision for a group that depends on no other.
+    pub fn alone(&self, group: u8) -> Decision {
+        judge::lead(self, None, group)
     }
 }

@@ -9,6 +9,7 @@ use crate::{
     claimant::Pending,
     core::{Core, Parked, Planned},
     detector::Health,
+    orderly::Stop,
     rng::Rng,
 };
 
@@ -19,6 +20,7 @@ struct OfGroup {
     free_since: u64,
     last_owner: u8,
     move_since: u64,
+    stop: Stop,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -51,7 +53,7 @@ pub struct Saved {
 
 impl<S: Deref<Target = Shared>> Core<S> {
     /// What it remembers about the first nodes and groups; the others must not be configured.
-    pub fn save(&self, nodes: u8, groups: u8) -> Saved {
+    pub fn save(&self, nodes: u8, groups: u16) -> Saved {
         // Named one by one: a field that is added must be thought of here.
         let Core {
             cfg: _,
@@ -66,6 +68,12 @@ impl<S: Deref<Target = Shared>> Core<S> {
             free_since,
             last_owner,
             move_since,
+            stop,
+            // Looked at on every timeout.
+            look: _,
+            links: _,
+            plans: _,
+            fit_since: _,
             reask,
             parked,
             health,
@@ -100,6 +108,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
                     free_since: free_since[g],
                     last_owner: last_owner[g],
                     move_since: move_since[g],
+                    stop: stop[g],
                 })
                 .collect(),
             nodes: (0..usize::from(nodes).min(MAX_NODES))
@@ -132,6 +141,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
             self.free_since[g] = of.free_since;
             self.last_owner[g] = of.last_owner;
             self.move_since[g] = of.move_since;
+            self.stop[g] = of.stop;
         }
         for (i, of) in s.nodes.iter().enumerate() {
             self.parked[i] = of.parked;
@@ -142,6 +152,8 @@ impl<S: Deref<Target = Shared>> Core<S> {
             self.twin[i] = of.twin;
         }
         self.pend = s.pend;
+        self.look = true;
+        self.plans.forget();
         self.reask = s.reask;
         self.started = s.started;
         self.planned = s.planned;

@@ -1,6 +1,8 @@
-//! Soft state: wishes, drains, pause, fitness. Gossiped, last writer wins, never bears safety.
+//! Soft state: wishes, drains, pause, fitness, phases. Gossiped, last writer wins, never bears safety.
 
-use agent_common::{MAX_GROUPS, MAX_NODES};
+use agent_common::{MAX_GROUPS, MAX_NODES, Set};
+
+use crate::stamp::stamp;
 
 /// What a record is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,10 +20,13 @@ pub enum Key {
         /// The group.
         group: u8,
     },
+    /// What do the group's services do, and where? See [`crate::command::Phase::at`].
+    Phase(u8),
 }
 
 const NODES: usize = MAX_NODES;
-const SIZE: usize = NODES + 1 + MAX_GROUPS + NODES * MAX_GROUPS;
+const PHASES: usize = NODES + 1 + MAX_GROUPS + NODES * MAX_GROUPS;
+const SIZE: usize = PHASES + MAX_GROUPS;
 
 impl Key {
     fn index(self) -> Option<usize> {
@@ -33,6 +38,7 @@ impl Key {
             Key::Unfit { node: n, group } => {
                 NODES + 1 + MAX_GROUPS + node(n)? * MAX_GROUPS + usize::from(group)
             }
+            Key::Phase(g) => PHASES + usize::from(g),
         })
     }
     fn from_index(i: usize) -> Key {
@@ -42,6 +48,8 @@ impl Key {
             Key::Pause
         } else if i < NODES + 1 + MAX_GROUPS {
             Key::Wish((i - NODES - 1) as u8)
+        } else if i >= PHASES {
+            Key::Phase((i - PHASES) as u8)
         } else {
             let r = i - NODES - 1 - MAX_GROUPS;
             Key::Unfit {
@@ -56,8 +64,13 @@ impl Key {
             Key::Pause => (2, 0, 0),
             Key::Wish(g) => (3, g, 0),
             Key::Unfit { node, group } => (4, node, group),
+            Key::Phase(g) => (5, g, 0),
         };
         kind | u64::from(a) << 8 | u64::from(b) << 16 | u64::from(value) << 24
+    }
+    /// What a record from another node is about.
+    pub(crate) fn of_word(w: u64) -> Option<Key> {
+        Key::unpack(w).map(|(key, _)| key)
     }
     fn unpack(w: u64) -> Option<(Key, u8)> {
         let (a, b, value) = ((w >> 8) as u8, (w >> 16) as u8, (w >> 24) as u8);
@@ -66,6 +79,7 @@ impl Key {
             2 => Key::Pause,
             3 => Key::Wish(a),
             4 => Key::Unfit { node: a, group: b },
+            5 => Key::Phase(a),
             _ => return None,
         };
         key.index().map(|_| (key, value))
@@ -82,7 +96,11 @@ pub struct Soft {
     value: Vec<u8>,
     /// Records that changed lately, with the sends left.
     hot: [Option<(u16, u8)>; 32],
+    /// Sends left of each group's phase: after a takeover of many groups all of them change at once.
+    phases: Box<[u8; MAX_GROUPS]>,
+    hot_phases: Set,
     next: usize,
+    changes: u64,
 }
 
 impl Default for Soft {
@@ -91,7 +109,10 @@ impl Default for Soft {
             version: vec![0; SIZE],
             value: vec![0; SIZE],
             hot: [None; 32],
+            phases: Box::new([0; MAX_GROUPS]),
+            hot_phases: Set::EMPTY,
             next: 0,
+            changes: 0,
         }
     }
 }
@@ -105,9 +126,10 @@ impl Soft {
     /// Sets a record here; versions are wall-clock ms and the node id, so that later writers win.
     pub fn set(&mut self, key: Key, value: u8, wall_ms: u64, me: u8) {
         let Some(i) = key.index() else { return };
-        let version = wall_ms.max((self.version[i] >> 6) + 1) << 6 | u64::from(me & 63);
+        let version = stamp(self.version[i], wall_ms, me);
         self.version[i] = version;
         self.value[i] = value;
+        self.changes += 1;
         self.heat(i);
     }
 
@@ -121,7 +143,13 @@ impl Soft {
         self.version[i] = version;
         let changed = self.value[i] != value;
         self.value[i] = value;
+        self.changes += u64::from(changed);
         changed.then_some((key, value))
+    }
+
+    /// Counts changes: what was derived from the table holds while this stays the same.
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// The record to send now: one that changed lately, else (if `slow`) the next one in turn.
@@ -132,6 +160,10 @@ impl Soft {
                 let i = usize::from(i);
                 return Some((Key::from_index(i).pack(self.value[i]), self.version[i]));
             }
+        }
+        if let Some(g) = self.next_phase() {
+            let i = PHASES + usize::from(g);
+            return Some((Key::Phase(g).pack(self.value[i]), self.version[i]));
         }
         if !slow {
             return None;
@@ -149,12 +181,31 @@ impl Soft {
         None
     }
 
+    /// The group with most sends of its phase left, so that each is said once before any is repeated.
+    fn next_phase(&mut self) -> Option<u8> {
+        let g = self
+            .hot_phases
+            .iter()
+            .max_by_key(|g| (self.phases[usize::from(*g)], std::cmp::Reverse(*g)))?;
+        let left = &mut self.phases[usize::from(g)];
+        *left = left.saturating_sub(1);
+        if *left == 0 {
+            self.hot_phases = self.hot_phases.without(g);
+        }
+        Some(g)
+    }
+
     /// Is a recent change still to be sent?
     pub fn is_hot(&self) -> bool {
-        self.hot.iter().any(Option::is_some)
+        self.hot.iter().any(Option::is_some) || !self.hot_phases.is_empty()
     }
 
     fn heat(&mut self, i: usize) {
+        if i >= PHASES {
+            self.phases[i - PHASES] = REPEATS;
+            self.hot_phases = self.hot_phases.with((i - PHASES) as u8);
+            return;
+        }
         let entry = Some((i as u16, REPEATS));
         if let Some(h) = self
             .hot
@@ -182,6 +233,31 @@ mod tests {
         }
         assert_eq!(Key::unpack(1), None, "node 0");
         assert_eq!(Key::unpack(99), None, "unknown kind");
+    }
+
+    /// All groups change their phase at once: each is told before any is repeated.
+    #[test]
+    fn phases_of_many_groups_are_told_in_turn() {
+        let mut s = Soft::default();
+        for g in 0..=255 {
+            s.set(Key::Phase(g), 2, 100, 1);
+        }
+        let mut told = Set::EMPTY;
+        for _ in 0..256 {
+            let (word, _) = s.next(false).unwrap();
+            let Some((Key::Phase(g), 2)) = Key::unpack(word) else {
+                panic!("{word:x}")
+            };
+            told = told.with(g);
+        }
+        assert_eq!(told.len(), 256);
+        s.set(Key::Wish(1), 2, 100, 1);
+        let (word, _) = s.next(false).unwrap();
+        assert_eq!(Key::unpack(word), Some((Key::Wish(1), 2)), "wishes first");
+        for _ in 0..2 * 256 + 2 {
+            assert!(s.next(false).is_some());
+        }
+        assert!(!s.is_hot() && s.next(false).is_none());
     }
 
     #[test]

@@ -9,24 +9,85 @@ use agent_common::{
 };
 
 use crate::{
-    command::Fitness,
+    command::{Fitness, Phase},
+    config::CoreConfig,
     core::Core,
     detector::{self, Health},
-    placement::{Candidate, Decision},
-    soft::Key,
+    links::Links,
+    placement::{Candidate, Cluster, Decision, Facts},
+    soft::{Key, Soft},
     voter::held_by,
 };
-
-/// How long a node must have been alive to be given groups back, ns.
-const SETTLED: u64 = 2_000_000_000;
 
 /// Nodes and owners as seen from here.
 #[derive(Clone, Debug)]
 pub struct View {
-    /// By id - 1; `fitness` is filled in per group.
+    /// When, boot ns.
+    pub at: u64,
+    /// By id - 1.
     pub nodes: [Candidate; MAX_NODES],
     /// Who owns each group, 0 for nobody known.
     pub owner: [u8; MAX_GROUPS],
+}
+
+/// What nodes and people have said, as far as known here.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Said<'a> {
+    soft: &'a Soft,
+    fit_since: &'a [[u64; MAX_GROUPS]; MAX_NODES],
+    now: u64,
+}
+
+impl View {
+    pub(crate) fn cluster<'a>(
+        &'a self,
+        cfg: &'a CoreConfig,
+        links: &'a Links,
+        said: Said<'a>,
+    ) -> Cluster<'a, Said<'a>> {
+        Cluster {
+            cfg,
+            links,
+            nodes: &self.nodes,
+            owner: &self.owner,
+            paused: said.soft.get(Key::Pause) != 0,
+            facts: said,
+        }
+    }
+}
+
+impl<'a> Said<'a> {
+    pub(crate) fn new(
+        soft: &'a Soft,
+        fit_since: &'a [[u64; MAX_GROUPS]; MAX_NODES],
+        now: u64,
+    ) -> Said<'a> {
+        Said {
+            soft,
+            fit_since,
+            now,
+        }
+    }
+}
+
+impl Facts for Said<'_> {
+    fn fitness(&self, node: u8, group: u8) -> Fitness {
+        Fitness::from_u8(self.soft.get(Key::Unfit { node, group }))
+    }
+    fn fit_for(&self, node: u8, group: u8) -> u64 {
+        let i = usize::from(node).wrapping_sub(1);
+        let since = self.fit_since.get(i).map_or(0, |of| of[usize::from(group)]);
+        self.now.saturating_sub(since)
+    }
+    fn wish(&self, group: u8) -> u8 {
+        self.soft.get(Key::Wish(group))
+    }
+    fn stuck(&self, group: u8) -> u8 {
+        match Phase::of(self.soft.get(Key::Phase(group))) {
+            (node, Phase::Stuck) => node,
+            _ => 0,
+        }
+    }
 }
 
 impl<S: Deref<Target = Shared>> Core<S> {
@@ -39,6 +100,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
     /// The view now.
     pub fn view(&self, now: u64) -> View {
         let mut v = View {
+            at: now,
             nodes: [Candidate::default(); MAX_NODES],
             owner: [0; MAX_GROUPS],
         };
@@ -91,6 +153,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
         let f = self.sh.peer(id).seen_flags.load() as u8;
         Candidate {
             member: self.cfg.nodes[i].is_some_and(|n| !n.witness),
+            witness: self.cfg.nodes[i].is_some_and(|n| n.witness),
             alive: self.is_alive(id, now),
             drained: self.soft.get(Key::Drain(id)) != 0,
             leaving: if me {
@@ -105,25 +168,13 @@ impl<S: Deref<Target = Shared>> Core<S> {
                 let seen = self.sh.peer(id).seen_config.load() as u32;
                 f & flags::WAITING != 0 || seen != self.cfg.generation
             },
-            fitness: Fitness::Fit,
-            settled: now.saturating_sub(if me {
+            alive_for: now.saturating_sub(if me {
                 self.started
             } else {
                 self.alive_since[i]
-            }) > SETTLED,
+            }),
             load: 0,
         }
-    }
-
-    /// A node as a candidate for one group.
-    pub fn candidate(&self, id: u8, group: u8, now: u64) -> Candidate {
-        let mut c = if id >= 1 && usize::from(id) <= MAX_NODES {
-            self.node(id, now)
-        } else {
-            Candidate::default()
-        };
-        c.fitness = self.fitness(id, group);
-        c
     }
 
     /// What a node says of itself and a group.
@@ -144,6 +195,12 @@ impl<S: Deref<Target = Shared>> Core<S> {
     /// Who owns a group as far as known here, 0 for nobody.
     pub fn owner_of(&self, group: u8, now: u64) -> u8 {
         self.view(now).owner[group as usize]
+    }
+
+    /// All that placement looks at.
+    pub(crate) fn cluster<'a>(&'a self, view: &'a View) -> Cluster<'a, Said<'a>> {
+        let said = Said::new(&self.soft, &self.fit_since, view.at);
+        view.cluster(&self.cfg, &self.links, said)
     }
 
     /// The health of a peer at the last look.

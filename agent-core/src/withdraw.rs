@@ -9,7 +9,7 @@ use agent_common::{
 };
 
 use crate::{
-    action::{Action, Event},
+    action::Event,
     core::{Core, Now},
 };
 
@@ -37,8 +37,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
         self.shut_gates(Set([u64::MAX; 4]));
         self.sh.run_set.store(Set::EMPTY);
         for group in set.iter() {
-            let epoch = self.sh.group_epoch[group as usize].load();
-            self.push(Action::Lose { group, epoch });
+            self.lose(group);
         }
         self.bump(now);
         if tell && !set.is_empty() {
@@ -55,8 +54,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
         self.shut_gates(set);
         self.sh.run_set.store(self.sh.run_set.load().minus(set));
         for group in set.iter() {
-            let epoch = self.sh.group_epoch[group as usize].load();
-            self.push(Action::Lose { group, epoch });
+            self.lose(group);
         }
         self.bump(now);
         self.heartbeat(now);

@@ -457,3 +457,26 @@ fn a_cold_start_honours_the_preference() {
     b.run(400);
     assert!(b.open(1, 0), "{:?}", b.events(2));
 }
+
+/// Epochs wrapped at the end of all numbers: the next gain looked older than all before it, and its addresses never came.
+#[test]
+fn an_epoch_out_of_all_measure_is_not_followed() {
+    for epoch in [u64::MAX, u64::MAX - 63, 1 << 63, (1 << 63) - 1] {
+        let mut b = Bench::new(3, 1);
+        b.run(30);
+        let mut last = [0, b.sh(1).group_epoch[0].load(), 0];
+        let mut m = says(&b, 3, b.sh(3).run_cv.load(), Set::EMPTY, None);
+        m.epoch = epoch;
+        for id in [1, 2] {
+            b.call(id, |c, now| c.handle_message(&m, now));
+        }
+        for to in [2, 1, 2, 1] {
+            b.command(1, Command::Move { group: 0, node: to });
+            b.run(200);
+            assert!(b.open(to, 0), "{epoch:#x}");
+            let gained = b.sh(to).group_epoch[0].load();
+            let before = std::mem::replace(&mut last[usize::from(to)], gained);
+            assert!(gained > before, "{epoch:#x}: {gained:#x} after {before:#x}");
+        }
+    }
+}

@@ -18,7 +18,7 @@ fn config(b: &Bench, me: u8, generation: u32, members: &[u8], groups: u8) -> Cor
     c.generation = generation;
     c.digest = generation;
     for id in members {
-        c.nodes[usize::from(*id) - 1] = Some(NodeConfig { witness: false });
+        c.nodes[usize::from(*id) - 1] = Some(NodeConfig::default());
     }
     for g in 0..groups {
         c.groups[usize::from(g)] = Some(GroupConfig::preferring(members));
@@ -371,4 +371,47 @@ fn a_change_is_called_off() {
             .next
             .is_none()
     );
+}
+
+/// What README assumes, and what comes of it where it does not hold: two files with one generation, two lists, and a network
+/// that parts in the wrong moment. Should this fail because nobody, or one side only, owns the group: change README.
+#[test]
+fn two_lists_of_one_generation_are_two_majorities() {
+    let mut b = Bench::new(4, 1);
+    for id in 1..=4u8 {
+        b.nodes[usize::from(id) - 1].core = None;
+    }
+    for id in 1..=2 {
+        start(&mut b, id, 1, &[1, 2], 1, true);
+    }
+    b.run(60);
+    settle(&mut b);
+    // One file for nodes 1 and 3, another for 2 and 4, who do not hear each other.
+    let lists: [&[u8]; 2] = [&[1, 2, 3], &[1, 2, 4]];
+    let digest = |c: &mut CoreConfig, list: usize| c.digest = 100 + list as u32;
+    let there = |b: &mut Bench, id: u8| {
+        let list = lists[usize::from(id - 1) % 2];
+        start(b, id, 2, list, 1, false);
+        b.sh(id).digest.store(100 + u64::from(id - 1) % 2);
+        let mut cfg = config(b, id, 2, list, 1);
+        digest(&mut cfg, usize::from(id - 1) % 2);
+        let sh = Rc::clone(&b.nodes[usize::from(id) - 1].sh);
+        b.nodes[usize::from(id) - 1].core = Some(Core::new(cfg, sh, b.now()));
+    };
+    there(&mut b, 3);
+    there(&mut b, 4);
+    b.pass = |from, to, _| from % 2 == to % 2;
+    for id in 1..=2u8 {
+        let list = usize::from(id - 1);
+        let mut cfg = config(&b, id, 2, lists[list], 1);
+        digest(&mut cfg, list);
+        let next = Box::new(Next::new(cfg, vec![]));
+        b.call(id, |c, now| assert!(c.stage(next, now).is_ok()));
+    }
+    let seen = (0..2 * b.timing.max_promise / MS).any(|_| {
+        b.run(1);
+        let open = (1..=4).filter(|id| b.open(*id, 0));
+        open.count() == 2
+    });
+    assert!(seen, "{:?} {:?}", waits(&b, 1), waits(&b, 2));
 }

@@ -18,13 +18,12 @@ pub fn handle(ctx: &XdpContext) -> Result<u32, Short> {
         maps::count(Counter::NoState);
     }
     // What goes to a gateway's virtual MAC is for others as often as not: no address in it tells, only the MAC does.
-    if let Ok(mac) = packet::at::<[u8; 6]>(ctx, 0) {
-        // SAFETY: bounds checked by at().
-        if let Some(group) = maps::vmac(unsafe { &*mac })
-            && gate(open(sh, group), None) == xdp_action::XDP_DROP
-        {
-            return Ok(xdp_action::XDP_DROP);
-        }
+    let mac = packet::at::<[u8; 6]>(ctx, 0)?;
+    // SAFETY: bounds checked by at().
+    if let Some(group) = maps::vmac(unsafe { &*mac })
+        && gate(open(sh, group), None) == xdp_action::XDP_DROP
+    {
+        return Ok(xdp_action::XDP_DROP);
     }
     let (proto, offset) = packet::network(ctx)?;
     match proto {

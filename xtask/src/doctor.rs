@@ -197,6 +197,17 @@ fn tools(facts: &Facts) -> Vec<Finding> {
             commands(facts, Need::LAB),
         ));
     }
+    if facts.missing_services.is_empty() {
+        found.push(good(
+            "programs the tests of services call: nginx, unbound, freeradius, kamailio, monitoring plugins",
+        ));
+    } else {
+        // Only the tests need them, and they install them themselves.
+        found.push(Finding::Note(format!(
+            "the tests of services call {}; cargo xtask test installs them",
+            facts.missing_services.join(", ")
+        )));
+    }
     if facts.missing_bench.is_empty() {
         found.push(good(
             "programs the bench calls: keepalived, stress-ng, rsvg-convert",

@@ -306,8 +306,14 @@ fn advice(tail: &str) -> &'static str {
         .map_or("", |(_, advice)| advice)
 }
 
-/// Packages that bring a service, and its name: the lab runs these programs itself.
-const SERVICES: [(&str, &str); 2] = [("nginx-light", "nginx"), ("keepalived", "keepalived")];
+/// Packages that bring a service, and its name: the lab and the tests run these programs themselves.
+const SERVICES: [(&str, &str); 5] = [
+    ("nginx-light", "nginx"),
+    ("keepalived", "keepalived"),
+    ("unbound", "unbound"),
+    ("freeradius", "freeradius"),
+    ("kamailio", "kamailio"),
+];
 
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 const POLICY_TEXT: &str = "#!/bin/sh\n# Put here by Heartline's xtask while it installs packages, so that none of \
@@ -330,7 +336,8 @@ impl NoServices {
             if !forbids {
                 bail!(
                     "{POLICY} lets packages start services, and this must not start any: install nginx-light \
-                     (for the bench keepalived, too) by hand, stop and disable it, then run this again"
+                     (for the bench keepalived, for the tests unbound, freeradius and kamailio, too) by hand, stop \
+                     and disable them, then run this again"
                 );
             }
             return Ok(Self { ours: None });

@@ -49,7 +49,7 @@ pub struct Options {
 pub enum Suite {
     /// Formatting, lints, documentation, tidiness
     Verify,
-    /// Unit tests of the crates
+    /// Unit tests of the crates; probes against real servers
     Unit,
     /// The simulator: many cores on virtual time; the model checker, bounded
     Sim,
@@ -77,7 +77,13 @@ impl Suite {
     fn packages(self) -> &'static [&'static str] {
         match self {
             Self::Verify => &[],
-            Self::Unit => &["agent-common", "agent-core", "heartline", "xtask"],
+            Self::Unit => &[
+                "agent-common",
+                "agent-core",
+                "agent-services",
+                "heartline",
+                "xtask",
+            ],
             Self::Sim => &["heartline-sim", "heartline-model"],
             Self::Bpf => &["heartline-bpf-tests"],
             Self::Fuzz => &["heartline-fuzz", "heartline-ebpf-host"],
@@ -152,7 +158,8 @@ fn plain(line: &str) -> String {
 
 /// Runs the suites. Exit status 1 if anything failed.
 pub fn run(options: &Options, policy: Policy) -> Result<ExitCode> {
-    install::ensure(Need::FUZZ.and(Need::LAB).and(Need::LINTS), policy)?;
+    let need = Need::FUZZ.and(Need::LAB).and(Need::SERVICES);
+    install::ensure(need.and(Need::LINTS), policy)?;
     let chosen: Vec<Suite> = Suite::value_variants()
         .iter()
         .copied()

@@ -43,6 +43,19 @@ const BENCH_PROGRAMS: &[(&str, &str)] = &[
     ("stress-ng", "stress-ng"),
     ("rsvg-convert", "librsvg2-bin"),
 ];
+/// What the tests of the services call beyond the lab's: the servers that probes ask, and the plugins that are probes.
+const SERVICE_PROGRAMS: &[(&str, &str)] = &[
+    ("nginx", "nginx-light"),
+    ("unbound", "unbound"),
+    ("freeradius", "freeradius"),
+    ("kamailio", "kamailio"),
+    (
+        "/usr/lib/nagios/plugins/check_http",
+        "monitoring-plugins-basic",
+    ),
+    ("sysctl", "procps"),
+];
+
 /// What libFuzzer is compiled with, and the Debian package that brings it.
 const CXX: (&str, &str) = ("c++", "g++");
 
@@ -55,6 +68,8 @@ pub struct Need {
     pub lab: bool,
     /// What the bench compares with, and loads the machine with.
     pub bench: bool,
+    /// The servers that the services' tests ask.
+    pub services: bool,
     /// clippy and rustfmt.
     pub lints: bool,
     /// A C++ compiler, for libFuzzer.
@@ -67,6 +82,7 @@ impl Need {
         ebpf: true,
         lab: false,
         bench: false,
+        services: false,
         lints: false,
         cxx: false,
     };
@@ -75,6 +91,7 @@ impl Need {
         ebpf: false,
         lab: true,
         bench: false,
+        services: false,
         lints: false,
         cxx: false,
     };
@@ -83,6 +100,7 @@ impl Need {
         ebpf: false,
         lab: true,
         bench: true,
+        services: false,
         lints: false,
         cxx: false,
     };
@@ -91,6 +109,7 @@ impl Need {
         ebpf: false,
         lab: false,
         bench: false,
+        services: false,
         lints: true,
         cxx: false,
     };
@@ -99,8 +118,19 @@ impl Need {
         ebpf: true,
         lab: false,
         bench: false,
+        services: false,
         lints: false,
         cxx: true,
+    };
+
+    /// Running the services' tests.
+    pub const SERVICES: Self = Self {
+        ebpf: false,
+        lab: false,
+        bench: false,
+        services: true,
+        lints: false,
+        cxx: false,
     };
 
     /// Both.
@@ -109,6 +139,7 @@ impl Need {
             ebpf: self.ebpf || other.ebpf,
             lab: self.lab || other.lab,
             bench: self.bench || other.bench,
+            services: self.services || other.services,
             lints: self.lints || other.lints,
             cxx: self.cxx || other.cxx,
         }
@@ -169,6 +200,8 @@ pub struct Facts {
     pub missing_programs: Vec<&'static str>,
     /// Programs of the bench that are not here.
     pub missing_bench: Vec<&'static str>,
+    /// Programs of the services' tests that are not here.
+    pub missing_services: Vec<&'static str>,
     /// Is there a C++ compiler?
     pub cxx: bool,
     /// cargo-clippy, cargo-fmt: those that are not here.
@@ -369,6 +402,12 @@ pub fn plan(facts: &Facts, need: Need) -> Plan {
             &facts.missing_bench,
             "the bench",
         ),
+        (
+            need.services,
+            SERVICE_PROGRAMS,
+            &facts.missing_services,
+            "the tests of services",
+        ),
     ];
     for (needed, known, missing, who) in programs {
         if !needed || missing.is_empty() {
@@ -380,11 +419,16 @@ pub fn plan(facts: &Facts, need: Need) -> Plan {
             .copied()
             .unzip();
         if facts.apt {
-            packages.extend(debs.into_iter().map(str::to_owned));
-            whys.push(if who == "the lab" {
-                "the lab calls them"
-            } else {
-                "the bench compares, loads and draws with them"
+            for deb in debs {
+                // Two of these lists may name the same one.
+                if !packages.iter().any(|p| p == deb) {
+                    packages.push(deb.to_owned());
+                }
+            }
+            whys.push(match who {
+                "the lab" => "the lab calls them",
+                "the bench" => "the bench compares, loads and draws with them",
+                _ => "the tests of services ask them",
             });
         } else {
             plan.problem(

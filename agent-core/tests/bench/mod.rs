@@ -10,7 +10,9 @@ use agent_common::{
     state::Shared,
     wire::Message,
 };
-use agent_core::{Action, Command, Core, CoreConfig, Event, GroupConfig, NodeConfig, Now, Timing};
+use agent_core::{
+    Action, Command, CommandError, Core, CoreConfig, Event, GroupConfig, NodeConfig, Now, Timing,
+};
 
 pub const MS: u64 = 1_000_000;
 
@@ -34,11 +36,18 @@ pub struct Bench {
     pub kept: Vec<(u8, Message)>,
     /// Called with true before the core is, and with false after.
     pub around: fn(bool),
+    /// Changes the settings of a group.
+    pub settings: fn(u8, &mut GroupConfig),
 }
 
 impl Bench {
     /// `n` nodes that may vote at once, `groups` groups that prefer node 1, then 2, ...
     pub fn new(n: u8, groups: u8) -> Bench {
+        Bench::with(n, groups, |_, _| {})
+    }
+
+    /// The same with other settings.
+    pub fn with(n: u8, groups: u8, settings: fn(u8, &mut GroupConfig)) -> Bench {
         let mut b = Bench {
             t: 1_000_000 * MS,
             timing: Timing::LAN,
@@ -47,6 +56,7 @@ impl Bench {
             pass: |_, _, _| true,
             kept: Vec::new(),
             around: |_| {},
+            settings,
         };
         for id in 1..=n {
             let sh = Shared::default();
@@ -75,11 +85,13 @@ impl Bench {
     fn core(&self, id: u8, n: u8, groups: u8) -> Core<Rc<Shared>> {
         let mut c = CoreConfig::new(id, self.timing);
         for i in 0..n {
-            c.nodes[i as usize] = Some(NodeConfig { witness: false });
+            c.nodes[i as usize] = Some(NodeConfig::default());
         }
         let ids: Vec<u8> = (1..=n).collect();
         for g in 0..groups {
-            c.groups[g as usize] = Some(GroupConfig::preferring(&ids));
+            let mut group = GroupConfig::preferring(&ids);
+            (self.settings)(g, &mut group);
+            c.groups[g as usize] = Some(group);
         }
         Core::new(c, Rc::clone(&self.nodes[id as usize - 1].sh), self.now())
     }
@@ -172,6 +184,21 @@ impl Bench {
         around(true);
         n.timer = core.deadline(now);
         around(false);
+    }
+
+    /// What a core asks its agent to stop or start again, since the last look.
+    pub fn asked(&mut self, id: u8) -> Vec<Action> {
+        let actions = &mut self.nodes[id as usize - 1].actions;
+        let asked = |a: &mut Action| matches!(a, Action::Stop { .. } | Action::Resume { .. });
+        actions.extract_if(.., asked).collect()
+    }
+
+    /// A command that is refused.
+    pub fn refused(&mut self, id: u8, c: Command) -> CommandError {
+        let mut error = None;
+        self.call(id, |core, now| error = core.handle_command(c, now).err());
+        self.settle();
+        error.expect("it is taken")
     }
 
     pub fn command(&mut self, id: u8, c: Command) {

@@ -150,6 +150,27 @@ fn refusal(e: CommandError, node: &str, group: &str) -> Refusal {
             "the cluster is paused".into(),
             Some("heartline resume"),
         ),
+        CommandError::Failed => (
+            Code::Refused,
+            format!("{group} failed on {node}"),
+            Some("heartline clear it first"),
+        ),
+        CommandError::Stuck => (
+            Code::Refused,
+            format!("{group} could not be stopped where it is"),
+            Some("stop it by hand, then `heartline clear`"),
+        ),
+        CommandError::Elsewhere => (
+            Code::Refused,
+            format!("{group} may not be on {node}: no room, or it belongs with or apart from another group"),
+            Some("see `heartline explain`"),
+        ),
+        CommandError::NotOwned => (Code::Refused, format!("{group} does not run here"), None),
+        CommandError::Stale => (
+            Code::Refused,
+            format!("that was about an earlier run of {group}"),
+            None,
+        ),
     };
     let r = Refusal::new(code, text);
     match help {

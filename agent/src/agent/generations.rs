@@ -9,7 +9,7 @@ use std::{
 };
 
 use agent_core::{History, Next, StartError, Waits};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -140,6 +140,7 @@ pub(super) struct Staged {
 impl Supervisor {
     /// Stages a configuration of a later generation.
     pub(super) fn stage(&mut self, new: Config) -> Result<()> {
+        ensure!(self.rt.has_room(2), "the real-time thread is busy");
         let before = self.history;
         self.history.next = self.history.next.max(new.generation);
         write(&self.args.state_dir, self.history)?;
@@ -206,14 +207,14 @@ impl Supervisor {
     }
 
     fn follow(&mut self, new: Config) -> Result<()> {
-        let both = setup::both_vips(&self.config, &new);
-        self.gate_vips(new.cluster_id, &both)?;
+        let both = setup::and_still(&self.gated, &new);
+        self.gate_vips(new.cluster_id, both)?;
         let net = setup::net_config(&new)?;
         self.net
             .control
             .send(NetControl::Reconfigure(Box::new(net)))
             .map_err(|_| anyhow::anyhow!("the address thread is busy"))?;
-        crate::cli::logging::apply_config_level(&new.log)?;
+        self.set_log_level(&new.log);
         self.narrator.names = Names::of(&new);
         self.config = new;
         self.set_targets();

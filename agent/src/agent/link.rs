@@ -58,6 +58,8 @@ pub struct LinkSender {
     port: u16,
     socket: Option<OwnedFd>,
     peers: Peers,
+    /// Who of them is there: the list is long and mostly empty, and is gone through at each heartbeat.
+    mask: u32,
     /// Messages that the kernel did not take.
     pub refused: u64,
 }
@@ -77,6 +79,7 @@ impl LinkSender {
                     device: link.device.clone(),
                     port: config.port,
                     socket: None,
+                    mask: mask(&peers),
                     peers,
                     refused: 0,
                 };
@@ -128,6 +131,7 @@ impl LinkSender {
     /// Speaks to other nodes from now on; the old list comes back for freeing.
     pub fn set_peers(&mut self, peers: &mut Peers) {
         std::mem::swap(&mut self.peers, peers);
+        self.mask = mask(&self.peers);
     }
 
     /// Sends one message to the nodes in the mask, with one system call. Never waits.
@@ -138,11 +142,10 @@ impl LinkSender {
             iov_len: bytes.len(),
         };
         let mut messages: ArrayVec<libc::mmsghdr, MAX_NODES> = ArrayVec::new();
-        for (i, peer) in self.peers.iter().enumerate() {
-            let Some(peer) = peer else { continue };
-            if to & node_bit(i as u8 + 1) == 0 {
+        for i in bits(to & self.mask) {
+            let Some(Some(peer)) = self.peers.get(i) else {
                 continue;
-            }
+            };
             // SAFETY: all zero is a valid mmsghdr.
             let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
             message.msg_hdr.msg_name = peer.as_ptr().cast_mut().cast();
@@ -193,18 +196,27 @@ impl LinkSender {
         }
     }
 
-    /// The nodes that it leads to.
-    fn mask(&self) -> u32 {
-        (1..=32)
-            .zip(&self.peers)
-            .filter(|(_, peer)| peer.is_some())
-            .fold(0, |mask, (id, _)| mask | node_bit(id))
-    }
-
     /// Closes the socket, so that the next [`LinkSender::open`] binds to a device that has returned.
     pub fn close(&mut self) {
         self.socket = None;
     }
+}
+
+/// The nodes that are there.
+fn mask(peers: &Peers) -> u32 {
+    (1..=32)
+        .zip(peers)
+        .filter(|(_, peer)| peer.is_some())
+        .fold(0, |mask, (id, _)| mask | node_bit(id))
+}
+
+/// The places of the ones in a mask: ids - 1.
+fn bits(mut mask: u32) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let i = (mask != 0).then(|| mask.trailing_zeros() as usize)?;
+        mask &= mask - 1;
+        Some(i)
+    })
 }
 
 /// Signs a message for each link and sends it there, to a node or to all if `to` is 0: to each in the version that
@@ -219,13 +231,14 @@ pub fn broadcast(
 ) {
     let to = if to == 0 { u32::MAX } else { node_bit(to) };
     for (i, link) in links.iter_mut().enumerate() {
-        let mut left = to & link.mask();
+        let mut left = to & link.mask;
         // Once for each version that is spoken; mostly that is one.
         while left != 0 {
             let version = versions(left.trailing_zeros() as u8 + 1).min(newest);
-            let same = (1..=32)
+            let same = bits(left)
+                .map(|i| i as u8 + 1)
                 .filter(|id| versions(*id).min(newest) == version)
-                .fold(0, |mask, id| mask | node_bit(id) & left);
+                .fold(0, |mask, id| mask | node_bit(id));
             left &= !same;
             let mut m = m;
             m.link = i as u8;
@@ -254,11 +267,14 @@ mod tests {
             port: 0,
             socket: None,
             peers: [None; MAX_NODES],
+            mask: 0,
             refused: 0,
         };
+        let mut list: Peers = [None; MAX_NODES];
         for (i, address) in peers {
-            link.peers[*i] = Some((*address).into());
+            list[*i] = Some((*address).into());
         }
+        link.set_peers(&mut list);
         link.open().expect("this test needs root (SO_BINDTODEVICE)");
         link
     }

@@ -1,13 +1,14 @@
 //! The daemon: starts the parts, supervises them, stops or replaces itself without harm.
 //!
 //! ```text
-//! run() -- setup.rs: configuration, lock        main task (tokio): supervise.rs
+//! run() -- start.rs, setup.rs: all that is first  main task (tokio): supervise.rs
 //!   |      datapath: programs, maps, pins          |- control socket  -> backend.rs -> Ask
 //!   |-- rt.rs: real-time thread (core)  <--queues--|- devices.rs: gates, each second
 //!   `-- net: address thread             <--queues--|- narrate.rs: events for people
 //!                                                  `- signals, reload, restart, sd_notify
 //! ```
 
+mod apply;
 mod asks;
 mod backend;
 mod choose;
@@ -21,6 +22,7 @@ mod rotation;
 mod rt;
 mod setup;
 mod snapshot;
+mod start;
 mod status;
 mod supervise;
 mod track;
@@ -53,7 +55,7 @@ pub fn run(args: &AgentArgs) -> Result<ExitCode> {
             .enable_all()
             .build()
             .context("starting tokio")?;
-        let end = runtime.block_on(supervise::run(args));
+        let end = runtime.block_on(start::run(args));
         runtime.shutdown_timeout(std::time::Duration::from_millis(100));
         end?
     };

@@ -67,6 +67,19 @@ impl Narrator {
         let n = &self.names;
         let d = |kind, text: String| Draft::new(kind, text).at(at);
         let one = match e {
+            CoreEvent::Stuck { group, node, on } => {
+                let (name, node) = (n.group(group), n.node(node));
+                let text = if on {
+                    format!("{name} cannot be stopped on {node}: it starts nowhere else")
+                } else {
+                    format!("{name} is not stuck on {node} any more")
+                };
+                d(EventKind::Note, text).group(name)
+            }
+            CoreEvent::Cleared { group } => {
+                let name = n.group(group);
+                d(EventKind::Note, format!("the failures of {name} here are forgotten")).group(name)
+            }
             CoreEvent::Gained(gain) => {
                 let p = gain.phases;
                 let phases = Phases {
@@ -328,6 +341,10 @@ impl Narrator {
             Fitness::Unfit => (
                 EventKind::Unfit,
                 format!("this node cannot run {name}: {}", c.reason),
+            ),
+            Fitness::Failed => (
+                EventKind::Unfit,
+                format!("{name} failed on this node: {}", c.reason),
             ),
             Fitness::Doubtful => (
                 EventKind::Unfit,

@@ -1,10 +1,9 @@
 //! Reading the configuration again: what differs is changed, all or nothing.
 
-use std::net::IpAddr;
-
 use anyhow::Result;
 
 use super::{
+    apply::{Gated, Parts, Places, Rekey},
     rotation,
     rt::{self, RtCommand},
     setup::{self, Names},
@@ -15,7 +14,6 @@ use crate::{
     control::proto::{Code, Refusal, ReloadReply},
     datapath::{AnyPath, socket::first_of_each},
     events::{Draft, EventKind},
-    net::NetControl,
 };
 
 impl Supervisor {
@@ -61,10 +59,8 @@ impl Supervisor {
                     changed.push(format!("generation {staged} is taken back"));
                 }
             } else if !changed.is_empty() {
-                if !same_text {
-                    self.apply(new).map_err(|e| bad(format!("{e:#}")))?;
-                }
-                self.rekey(key).map_err(|e| bad(format!("{e:#}")))?;
+                self.apply((!same_text).then_some(new), key)
+                    .map_err(|e| bad(format!("{e:#}")))?;
             }
             Ok(ReloadReply {
                 generation: u64::from(self.config.generation),
@@ -92,24 +88,43 @@ impl Supervisor {
         answer
     }
 
-    fn apply(&mut self, new: Config) -> Result<()> {
-        // New VIPs are gated before anybody can put them anywhere; old ones until their addresses are gone.
-        self.gate_vips(new.cluster_id, &setup::both_vips(&self.config, &new))?;
-        let net = setup::net_config(&new)?;
-        let core = setup::core_config(&new, self.me);
-        self.net
-            .control
-            .send(NetControl::Reconfigure(Box::new(net)))
-            .map_err(|_| anyhow::anyhow!("the address thread is busy"))?;
-        self.rt
-            .send(RtCommand::Reconfigure(Box::new(core)))
-            .map_err(|_| anyhow::anyhow!("the real-time thread is busy"))?;
-        self.table.digest.store(u64::from(new.digest()));
-        crate::cli::logging::apply_config_level(&new.log)?;
-        self.narrator.names = Names::of(&new);
-        self.config = new;
-        self.set_targets();
+    /// Makes both changes, or neither.
+    fn apply(&mut self, new: Option<Config>, key: KeyFile) -> Result<()> {
+        let parts = match &new {
+            Some(new) => Some(Parts::of(&self.gated, new, self.me)?),
+            None => None,
+        };
+        let keys = (self.key != key).then(|| Rekey {
+            old: self.key.keys(),
+            new: Box::new(key.keys()),
+        });
+        let gated = Places {
+            datapath: &mut self.datapath,
+            rt: &mut self.rt,
+            net: &self.net.control,
+        }
+        .change(parts, keys)?;
+        // From here on nothing can fail.
+        self.key = key;
+        self.gated = gated.unwrap_or_else(|| std::mem::take(&mut self.gated));
+        if let Some(new) = new {
+            self.table.digest.store(u64::from(new.digest()));
+            self.set_log_level(&new.log);
+            self.narrator.names = Names::of(&new);
+            self.config = new;
+            self.set_targets();
+        }
         Ok(())
+    }
+
+    /// The configuration's own check has read the level already; a subscriber that is gone is no reason to refuse a file.
+    pub(super) fn set_log_level(&mut self, level: &str) {
+        if let Err(e) = crate::cli::logging::apply_config_level(level) {
+            self.record(vec![Draft::new(
+                EventKind::Note,
+                format!("log level: {e:#}"),
+            )]);
+        }
     }
 
     /// May a later generation be staged here? What makes it unsafe the core refuses; this is what people get wrong.
@@ -150,19 +165,6 @@ impl Supervisor {
         })
     }
 
-    /// What is accepted first, then what signs.
-    fn rekey(&mut self, key: KeyFile) -> Result<()> {
-        if self.key == key {
-            return Ok(());
-        }
-        self.datapath.set_keys(&key.keys())?;
-        self.rt
-            .send(RtCommand::Rekey(Box::new(key.keys())))
-            .map_err(|_| anyhow::anyhow!("the real-time thread is busy"))?;
-        self.key = key;
-        Ok(())
-    }
-
     /// May a new process start from the file as it is now? One that changes what all nodes must change together may not:
     /// two nodes with different members could each have a majority.
     pub(super) fn may_restart(&self) -> Result<(), Refusal> {
@@ -201,20 +203,21 @@ impl Supervisor {
     }
 
     /// Tells the gate its VIPs: the rules, and who opens and shuts them.
-    pub(super) fn gate_vips(&mut self, cluster: u32, vips: &[(IpAddr, u8, bool)]) -> Result<()> {
-        self.datapath.set_gated(cluster, vips)?;
+    pub(super) fn gate_vips(&mut self, cluster: u32, vips: Gated) -> Result<()> {
+        self.datapath.set_gated(cluster, &vips)?;
         if let AnyPath::Socket(_) = self.datapath {
             self.rt
-                .send(RtCommand::Vips(first_of_each(vips)))
+                .send(RtCommand::Vips(first_of_each(&vips)))
                 .map_err(|_| anyhow::anyhow!("the real-time thread is busy"))?;
         }
+        self.gated = vips;
         Ok(())
     }
 
     /// The address thread has taken the new configuration: what is no VIP any more needs no gate.
     pub(super) fn ungate_removed(&mut self) {
         let vips = setup::vips(&self.config);
-        if let Err(e) = self.gate_vips(self.config.cluster_id, &vips) {
+        if let Err(e) = self.gate_vips(self.config.cluster_id, vips) {
             self.record(vec![Draft::new(EventKind::Note, e.to_string())]);
         }
     }

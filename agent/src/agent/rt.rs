@@ -49,7 +49,7 @@ const REPORTS: usize = 4096;
 /// Datagrams taken from one link before the others and the timer have their turn.
 const RECEIVE_AT_ONCE: usize = 64;
 /// How often the snapshot is renewed while nothing happens, ns.
-const SNAPSHOT_EVERY: u64 = 50_000_000;
+const SNAPSHOT_EVERY: u64 = 200_000_000;
 /// How often it is renewed at most, ns: it must not cost more than what it shows.
 const SNAPSHOT_AT_MOST: u64 = 1_000_000;
 
@@ -141,6 +141,11 @@ impl RtHandle {
         let r = self.commands.push(c).map_err(|rtrb::PushError::Full(c)| c);
         let _ = self.wake.write(1);
         r
+    }
+
+    /// Is there room for so many commands? It stays, as the holder of this handle alone fills the queue.
+    pub fn has_room(&self, commands: usize) -> bool {
+        self.commands.slots() >= commands
     }
 }
 
@@ -272,7 +277,10 @@ impl RtThread {
             self.settle();
             self.notify();
             self.publish(t.boot);
-            let t = now();
+            let t = Now {
+                boot: boottime_ns(),
+                ..t
+            };
             deadline = self.parts.core.deadline(t);
             woken = self.sleep(deadline.saturating_sub(t.boot));
         }
@@ -473,6 +481,8 @@ impl RtThread {
                     self.parts.net.send(NetCommand::Lose { group, epoch });
                     self.tell(RtReport::Lost(boottime_ns(), group, epoch));
                 }
+                // Not wired to services yet: nothing runs, so nothing is in the way.
+                Action::Stop { .. } | Action::Resume { .. } => {}
                 Action::Announce { group } => self.parts.net.send(NetCommand::Announce { group }),
                 Action::PauseReady { until: _ } => self.tell(RtReport::PauseReady),
                 Action::Left => self.tell(RtReport::Left),

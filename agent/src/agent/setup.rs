@@ -197,6 +197,7 @@ pub fn core_config(c: &Config, me: u8) -> CoreConfig {
         if let Some(slot) = core.nodes.get_mut(usize::from(n.id).wrapping_sub(1)) {
             *slot = Some(NodeConfig {
                 witness: n.role == config::Role::Witness,
+                ..NodeConfig::default()
             });
         }
     }
@@ -230,11 +231,10 @@ pub fn voters(c: &Config) -> u32 {
     c.nodes.iter().fold(0, |m, n| m | node_bit(n.id))
 }
 
-/// All VIPs with their groups, those of the new configuration first: one that stays nowhere is gated until its address is
-/// gone.
-pub fn both_vips(old: &Config, new: &Config) -> Vec<(IpAddr, u8, bool)> {
+/// VIPs of a configuration, and those that are gated besides: one that is removed is gated until its address is gone.
+pub fn and_still(gated: &[(IpAddr, u8, bool)], new: &Config) -> Vec<(IpAddr, u8, bool)> {
     let mut all = vips(new);
-    let gone: Vec<_> = vips(old).into_iter().filter(|v| !all.contains(v)).collect();
+    let gone: Vec<_> = gated.iter().filter(|v| !all.contains(v)).copied().collect();
     all.extend(gone);
     all
 }

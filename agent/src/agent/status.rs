@@ -255,8 +255,8 @@ fn group(s: &Sources<'_>, g: &config::Group) -> GroupStatus {
                 let there = match s.snapshot.fitness(n.id, g.id) {
                     Fitness::Fit => return None,
                     Fitness::Unfit => "its device has no carrier, or no gate",
-                    Fitness::Doubtful => "a target that it must reach does not answer it",
                     Fitness::Failed => "it failed there",
+                    Fitness::Doubtful => "a target that it must reach does not answer it",
                 };
                 let own = (n.id == s.me).then(|| s.fitness.reason(g.id)).flatten();
                 Some(Unfit {

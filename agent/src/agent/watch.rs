@@ -2,11 +2,7 @@
 
 use agent_core::{Command, Fitness};
 
-use super::{
-    rt::RtCommand,
-    setup,
-    supervise::{Supervisor, clock_source},
-};
+use super::{rt::RtCommand, setup, start::clock_source, supervise::Supervisor};
 use crate::{
     events::{Draft, EventKind},
     net::{NetControl, NetEvent, rt::boottime_ns},

@@ -1,5 +1,6 @@
 //! What is known of each group and VIP.
 
+use super::announcer::Delivered;
 use super::devices::Known;
 use super::extras::Extra;
 use super::frames::{Frames, announcement};
@@ -136,13 +137,31 @@ pub(crate) fn grow(backoff: u64) -> u64 {
     }
 }
 
+/// How long a gain waits for announcements that were handed over, after the last of them, ns.
+const PATIENCE: u64 = 100 * MS;
+
 /// A gain that is being carried out.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pass {
+    /// When it began, which no other gain of the group did.
+    pub begun: u64,
+    /// Parcels of announcements that the announcing thread has not delivered yet.
+    pub handed: u32,
     pub t_decided: u64,
     pub t_up: u64,
     pub t_sent: u64,
     pub frames: u32,
+}
+
+impl Pass {
+    /// Until when it waits for what was handed over; 0 if for nothing.
+    pub fn patient_until(&self) -> u64 {
+        if self.handed == 0 {
+            0
+        } else {
+            self.t_up.saturating_add(PATIENCE)
+        }
+    }
 }
 
 /// A round of announcements on its way.
@@ -196,6 +215,8 @@ impl Group {
         self.owned = Some(epoch);
         self.down = None;
         self.pass = Some(Pass {
+            begun: now,
+            handed: 0,
             t_decided,
             t_up: now,
             t_sent: now,
@@ -273,9 +294,20 @@ impl Group {
     pub fn settle(&mut self) {
         let due = self.vips.iter().map(Vip::due).min().unwrap_or(NEVER);
         let extras = self.extras.iter().map(Extra::due).min().unwrap_or(NEVER);
-        let due = due.min(extras);
+        let pass = self.pass.map_or(NEVER, |pass| pass.patient_until());
         let ended = self.down.is_some() && self.is_clean();
-        self.due = if self.pass.is_some() || ended { 0 } else { due };
+        self.due = if ended { 0 } else { due.min(extras).min(pass) };
+    }
+
+    /// Announcements of a gain that were handed over are out.
+    pub fn delivered(&mut self, delivered: Delivered) {
+        let Some(pass) = self.pass.as_mut().filter(|p| p.begun == delivered.gain) else {
+            return;
+        };
+        pass.handed = pass.handed.saturating_sub(1);
+        pass.frames = pass.frames.saturating_add(delivered.frames);
+        pass.t_sent = pass.t_sent.max(delivered.t_ns);
+        self.settle();
     }
 
     /// When the next thing of any kind is to be done.

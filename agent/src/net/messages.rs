@@ -74,6 +74,14 @@ pub(crate) fn set_sequence(request: &mut [u8], seq: u32) {
     }
 }
 
+/// Whether the kernel shall answer a serialized request also when it is done (it always answers a refused one).
+pub(crate) fn want_ack(request: &mut [u8], wanted: bool) {
+    if let Some([low, high]) = request.get_mut(6..8) {
+        let flags = u16::from_ne_bytes([*low, *high]) & !NLM_F_ACK;
+        [*low, *high] = (flags | if wanted { NLM_F_ACK } else { 0 }).to_ne_bytes();
+    }
+}
+
 /// The label that shows who put an IPv4 address there; a long device name loses its tail, not our mark.
 fn label(device: &str) -> String {
     let mut text: String = device.to_owned();

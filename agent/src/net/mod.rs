@@ -22,6 +22,7 @@
 //! Absent: any right to own. The gate in the kernel decides who passes traffic; this thread only
 //! makes the addresses follow.
 
+mod announcer;
 mod config;
 mod devices;
 mod events;

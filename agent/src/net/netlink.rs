@@ -78,6 +78,8 @@ pub(crate) struct Requester {
     seq: u32,
     first: u32,
     out: Vec<u8>,
+    /// Where in `out` the last request begins.
+    last: usize,
     input: Vec<u8>,
     answers: ArrayVec<Answer, BATCH>,
     text: Option<Text>,
@@ -97,6 +99,7 @@ impl Requester {
             seq: 1,
             first: 1,
             out: Vec::with_capacity(BATCH * 160),
+            last: 0,
             input: Vec::with_capacity(RECEIVE),
             answers: ArrayVec::new(),
             text: None,
@@ -116,19 +119,27 @@ impl Requester {
         if self.answers.try_push(Answer::Silent).is_err() {
             return false;
         }
-        let at = self.out.len();
+        self.last = self.out.len();
         self.out.extend_from_slice(request);
-        if let Some(copy) = self.out.get_mut(at..) {
+        if let Some(copy) = self.out.get_mut(self.last..) {
             messages::set_sequence(copy, self.seq);
+            messages::want_ack(copy, false);
         }
         self.seq = self.seq.wrapping_add(1);
         true
     }
 
-    /// Sends the batch and reads its answers, one per request in order.
+    /// Sends the batch and reads what became of it, one answer per request in order.
+    ///
+    /// The kernel carries requests out in order, always answers a refused one, and one that was done only if asked to
+    /// (netlink(7): NLM_F_ACK). Only the last asks: once it is answered, those before it that were not refused are done.
+    /// That holds because an answer that finds no room makes the next read fail (ENOBUFS), never the answers vanish.
     pub fn finish(&mut self) -> ArrayVec<Answer, BATCH> {
-        if self.answers.is_empty() {
+        let Some(last) = self.answers.len().checked_sub(1) else {
             return ArrayVec::new();
+        };
+        if let Some(request) = self.out.get_mut(self.last..) {
+            messages::want_ack(request, true);
         }
         if let Err(e) = self.socket.send(&self.out, libc::MSG_DONTWAIT) {
             let errno = errno_of(&e);
@@ -138,8 +149,8 @@ impl Requester {
             return self.answers.clone();
         }
         let deadline = boottime_ns().saturating_add(ANSWER_DEADLINE_NS);
-        let mut open = self.answers.len();
-        while open > 0 {
+        let mut complete = false;
+        while !complete {
             match receive(&self.socket, &mut self.input) {
                 Ok(Some(())) => {}
                 Ok(None) if wait(&self.socket, deadline) => continue,
@@ -155,17 +166,20 @@ impl Requester {
                 let Some(slot) = self.answers.get_mut(index) else {
                     continue;
                 };
-                if *slot == Answer::Silent {
-                    open -= 1;
-                }
                 *slot = if errno == 0 {
                     Answer::Done
                 } else {
                     Answer::Refused(Errno::from_raw(errno))
                 };
+                complete |= index == last;
                 if self.text.is_none() {
                     self.text = text;
                 }
+            }
+        }
+        if complete {
+            for slot in self.answers.iter_mut().filter(|a| **a == Answer::Silent) {
+                *slot = Answer::Done;
             }
         }
         self.answers.clone()

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use nix::errno::Errno;
 
+use super::announcer::Announcer;
 use super::devices::Devices;
 use super::extras::Extra;
-use super::groups::{Group, Round, State, Vip};
+use super::groups::{Group, Pass, Round, State, Vip};
 use super::netlink::{Answer, BATCH, Requester};
 use super::packet::{Outgoing, PacketSocket, SLICE};
 use super::parse::{AddrInfo, bounded};
@@ -18,6 +19,9 @@ use super::{NetEvent, NetStats, RENEW_INTERVAL_NS, Text, messages};
 
 /// Rest between two slices of work that is not urgent: other threads and other traffic get through.
 const PACE_NS: u64 = 1_000_000;
+/// Rest between two batches of removals of a lost group, ns. Nothing waits for them, since the gate is shut; the kernel's
+/// RTNL lock, which they hold, others wait for.
+const REMOVAL_PACE_NS: u64 = 4_000_000;
 /// How often a slice is tried on a full transmit queue before it is left out.
 const FULL_TRIES: u32 = 50;
 
@@ -30,6 +34,8 @@ type Picked = ArrayVec<usize, BATCH>;
 pub(crate) struct Io {
     pub requester: Requester,
     pub packets: PacketSocket,
+    /// None where it would not help: on one processor.
+    pub announcer: Option<Announcer>,
     pub events: EventSender,
     pub stats: Arc<NetStats>,
     pub takeover: u64,
@@ -147,6 +153,18 @@ impl Io {
             .flatten();
         (result.sent, full)
     }
+
+    /// Has the first frames of some VIPs sent by the other thread, so that the next ones are added meanwhile. False if
+    /// that cannot be.
+    fn hand(&mut self, group: u8, pass: &Pass, vips: &[Vip], which: &Picked, on: &Devices) -> bool {
+        let Some(announcer) = &mut self.announcer else {
+            return false;
+        };
+        let vips = which.iter().filter_map(|index| vips.get(*index));
+        let ready = vips.filter(|vip| vip.state == State::Up && on.is_up(vip.ifindex));
+        let frames = ready.filter_map(|vip| vip.frames.first().map(|frame| (vip.ifindex, frame)));
+        announcer.hand(group, pass.begun, frames)
+    }
 }
 
 /// The address, or its device, is not there.
@@ -192,6 +210,14 @@ impl Group {
                 Answer::Silent => vip.fail(now),
             }
         }
+        if self.down.is_some() {
+            let rest = self
+                .vips
+                .iter_mut()
+                .filter(|vip| vip.state == State::Leaving);
+            let after = now.saturating_add(REMOVAL_PACE_NS);
+            rest.for_each(|vip| vip.retry_at = vip.retry_at.max(after));
+        }
         if self.pick(State::Leaving, now).is_empty() {
             self.remove_extras(io, now);
         }
@@ -213,36 +239,41 @@ impl Group {
 
     /// Adds a batch, and announces it at once where this is part of a gain. In a group of several batches each VIP gets
     /// one frame first, so that the last one is not kept waiting by the others' second frames: those come with the
-    /// repetition after 10 ms.
+    /// repetition after 10 ms. All batches but the last are handed to the announcing thread, and the gain is reported
+    /// when it has sent them.
     pub fn step_adds(&mut self, io: &mut Io, devices: &Devices, now: u64) {
         let picked = self.pick(State::Wanted, now);
         if !picked.is_empty() {
             self.add(io, &picked, now);
             let t_up = boottime_ns();
-            if self.pick(State::Wanted, now).is_empty() {
+            let last = self.pick(State::Wanted, now).is_empty();
+            if last {
                 // Before others are told: what they send then has to find its way.
                 self.add_extras(io, now);
             }
-            let forms = if self.vips.len() > BATCH {
-                1
-            } else {
-                ALL_FORMS
-            };
+            let large = self.vips.len() > BATCH;
             if let Some(pass) = &mut self.pass {
-                let which = picked.iter().copied();
-                let (frames, full) = io.announce(&self.vips, which, forms, devices);
-                // A full queue here is made good by the repetition after 10 ms.
-                NetStats::add(&io.stats.frames_failed, u64::from(full.is_some()));
-                pass.frames = pass.frames.saturating_add(frames);
                 pass.t_up = t_up;
-                pass.t_sent = boottime_ns();
+                if large && !last && io.hand(self.id, pass, &self.vips, &picked, devices) {
+                    pass.handed += 1;
+                } else {
+                    let forms = if large { 1 } else { ALL_FORMS };
+                    let which = picked.iter().copied();
+                    let (frames, full) = io.announce(&self.vips, which, forms, devices);
+                    // A full queue here is made good by the repetition after 10 ms.
+                    NetStats::add(&io.stats.frames_failed, u64::from(full.is_some()));
+                    pass.frames = pass.frames.saturating_add(frames);
+                    pass.t_sent = boottime_ns();
+                }
             }
         }
         if self.pick(State::Wanted, now).is_empty() {
             if picked.is_empty() {
                 self.add_extras(io, now);
             }
-            self.finish_pass(io);
+            if self.pass.is_some_and(|pass| pass.patient_until() <= now) {
+                self.finish_pass(io);
+            }
         }
         self.settle();
     }

@@ -13,6 +13,7 @@ use nix::sys::eventfd::EventFd;
 use nix::sys::time::TimeSpec;
 use rtrb::Consumer;
 
+use super::announcer::Announcer;
 use super::devices::Devices;
 use super::extras::Extra;
 use super::groups::{Group, State, Vip};
@@ -43,7 +44,8 @@ pub struct Start {
     /// Room for kernel notices not read yet, bytes; 4 MiB if none is given. What does not fit is
     /// made good by reading everything anew.
     pub monitor_buffer: Option<usize>,
-    /// SCHED_FIFO priority, or none. A refusal is an event, not an error.
+    /// SCHED_FIFO priority of what announces, or none; what adds addresses runs one below, so that on a busy machine
+    /// those that are there are announced before others are added. A refusal is an event, not an error.
     pub priority: Option<u8>,
 }
 
@@ -76,7 +78,12 @@ pub fn spawn(config: &NetConfig, start: Start) -> Result<NetHandle, NetError> {
     let control = ControlSender::new(control, Arc::clone(&wake));
     // The monitor first: what changes between the first dump and the first notice must not be missed.
     let monitor = Monitor::open(start.monitor_buffer)?;
+    let several = std::thread::available_parallelism().is_ok_and(|n| n.get() > 1);
+    let announcer = several
+        .then(|| Announcer::spawn(start.priority, Arc::clone(&wake), Arc::clone(&stats)))
+        .transpose()?;
     let io = Io {
+        announcer,
         requester: Requester::open()?,
         packets: PacketSocket::open()?,
         events,
@@ -108,7 +115,8 @@ pub fn spawn(config: &NetConfig, start: Start) -> Result<NetHandle, NetError> {
     let thread = std::thread::Builder::new()
         .name("hl-address".into())
         .spawn(move || {
-            if let Some(Err(RtError::Priority { errno, .. })) = start.priority.map(set_realtime) {
+            let priority = start.priority.map(|p| p.saturating_sub(1).max(1));
+            if let Some(Err(RtError::Priority { errno, .. })) = priority.map(set_realtime) {
                 worker.io.events.emit(NetEvent::RealtimeRefused {
                     errno: errno as i32,
                 });
@@ -196,6 +204,11 @@ impl Worker {
 
     fn take_commands(&mut self) {
         let _ = self.wake.read();
+        while let Some(delivered) = self.io.announcer.as_mut().and_then(Announcer::collect) {
+            if let Some(group) = self.groups.get_mut(&delivered.group) {
+                group.delivered(delivered);
+            }
+        }
         while let Ok(command) = self.commands.pop() {
             self.command(command);
         }

@@ -9,6 +9,8 @@ use std::{
 };
 
 const BPF_MAP_CREATE: libc::c_long = 0;
+const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
@@ -71,6 +73,24 @@ struct TestRun {
     cpu: u32,
     batch_size: u32,
     pad: u32,
+}
+
+/// Runs a TC program with these first words of `struct __sk_buff` (linux/bpf.h).
+///
+/// # Errors
+/// What bpf(2) says.
+pub fn run_with(prog: i32, frame: &[u8], skb: &[u32; 9]) -> io::Result<u32> {
+    let mut attr = TestRun {
+        prog_fd: prog as u32,
+        data_size_in: frame.len() as u32,
+        data_in: frame.as_ptr() as u64,
+        repeat: 1,
+        ctx_size_in: size_of_val(skb) as u32,
+        ctx_in: skb.as_ptr() as u64,
+        ..TestRun::default()
+    };
+    bpf(BPF_PROG_TEST_RUN, &mut attr)?;
+    Ok(attr.retval)
 }
 
 /// Runs a program `repeat` times on one frame; an XDP program sees it arrive on `ifindex`.
@@ -142,6 +162,118 @@ pub fn pin_array(path: &Path, value_size: u32) -> io::Result<()> {
         },
     )?);
     pin(map.as_raw_fd(), path)
+}
+
+#[repr(C)]
+struct MapUpdate {
+    map_fd: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ProgLoad {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    rest: [u32; 26],
+}
+
+/// A program that puts a VLAN tag beside the frame, as the kernel does for devices that insert it themselves, and then goes
+/// on with another one.
+pub struct Tagger {
+    prog: OwnedFd,
+    // The array is emptied with its last descriptor.
+    _array: OwnedFd,
+}
+
+/// What [`Tagger`] returns if the tag or the other program was refused.
+pub const NOT_TAGGED: u32 = 77;
+
+impl Tagger {
+    /// Of this TPID and TCI, before the TC program `next`.
+    ///
+    /// # Errors
+    /// What bpf(2) says.
+    pub fn new(next: i32, tpid: u16, tci: u16) -> io::Result<Tagger> {
+        const BPF_MAP_TYPE_PROG_ARRAY: u32 = 3;
+        const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
+        let array = fd(bpf(
+            BPF_MAP_CREATE,
+            &mut MapCreate {
+                map_type: BPF_MAP_TYPE_PROG_ARRAY,
+                key_size: 4,
+                value_size: 4,
+                max_entries: 1,
+                ..MapCreate::default()
+            },
+        )?);
+        let key = 0u32;
+        bpf(
+            BPF_MAP_UPDATE_ELEM,
+            &mut MapUpdate {
+                map_fd: array.as_raw_fd() as u32,
+                pad: 0,
+                key: &raw const key as u64,
+                value: &raw const next as u64,
+                flags: 0,
+            },
+        )?;
+        // code, dst | src << 4, offset, immediate: struct bpf_insn, little-endian.
+        let insn = |code: u8, regs: u8, off: i16, imm: i32| {
+            u64::from(code)
+                | u64::from(regs) << 8
+                | u64::from(off as u16) << 16
+                | u64::from(imm as u32) << 32
+        };
+        const MOV_REG: u8 = 0xbf;
+        const MOV: u8 = 0xb7;
+        const CALL: u8 = 0x85;
+        const EXIT: u8 = 0x95;
+        const JNE: u8 = 0x55;
+        const LD_IMM64: u8 = 0x18;
+        let array_fd = array.as_raw_fd();
+        let program = [
+            insn(MOV_REG, 0x16, 0, 0),                // r6 = ctx
+            insn(MOV, 2, 0, i32::from(tpid.to_be())), // r2 = TPID, network order
+            insn(MOV, 3, 0, i32::from(tci)),          // r3 = TCI
+            insn(CALL, 0, 0, 18),                     // bpf_skb_vlan_push
+            insn(JNE, 0, 5, 0),                       // refused: to the end
+            insn(MOV_REG, 0x61, 0, 0),                // r1 = ctx
+            insn(LD_IMM64, 0x12, 0, array_fd),        // r2 = array
+            0,
+            insn(MOV, 3, 0, 0),   // r3 = its first program
+            insn(CALL, 0, 0, 12), // bpf_tail_call
+            insn(MOV, 0, 0, NOT_TAGGED as i32),
+            insn(EXIT, 0, 0, 0),
+        ];
+        let prog = fd(bpf(
+            BPF_PROG_LOAD,
+            &mut ProgLoad {
+                prog_type: BPF_PROG_TYPE_SCHED_CLS,
+                insn_cnt: program.len() as u32,
+                insns: program.as_ptr() as u64,
+                license: c"GPL".as_ptr() as u64,
+                ..ProgLoad::default()
+            },
+        )?);
+        Ok(Tagger {
+            prog,
+            _array: array,
+        })
+    }
+
+    /// Runs both on a frame.
+    ///
+    /// # Errors
+    /// What bpf(2) says.
+    pub fn run(&self, frame: &[u8]) -> io::Result<Run> {
+        run(self.prog.as_raw_fd(), frame, None, 1)
+    }
 }
 
 /// Pins whatever this descriptor is.

@@ -13,6 +13,8 @@ pub mod frame;
 mod pins;
 mod rig;
 
-pub use bpf::{ProgramStats, Run, StatsGuard, pin, pin_array, program_stats, run};
+pub use bpf::{
+    NOT_TAGGED, ProgramStats, Run, StatsGuard, Tagger, pin, pin_array, program_stats, run, run_with,
+};
 pub use pins::PinDir;
 pub use rig::{Action, KEY, Rig, Snapshot, boot_ns, consts, datagram, over_ipv4, over_ipv6};

@@ -322,6 +322,16 @@ impl Rig {
         (action, r.data)
     }
 
+    /// The XDP program.
+    pub fn xdp_fd(&self) -> i32 {
+        self.xdp
+    }
+
+    /// The TC program.
+    pub fn egress_fd(&self) -> i32 {
+        self.egress
+    }
+
     /// The XDP program, to run on other threads meanwhile: true if it sent the frame back.
     pub fn hammer(&self) -> impl Fn(&[u8]) -> bool + Send + Sync + use<> {
         let xdp = self.xdp;

@@ -205,8 +205,10 @@ fn neighbour_messages_behind_extension_headers() {
     rig.delta();
     assert_eq!(rig.xdp(&behind(&other, chains[5])).0, Action::Pass);
     let target = 14 + 40 + 8 * (1 + 2 + 3 + 4) + 24;
+    let long_out = behind(&advertise, chains[5]);
     for len in 54..target {
         assert_eq!(rig.xdp(&long[..len]).0, Action::Pass, "cut to {len}");
+        assert_eq!(rig.egress(&long_out[..len]), Action::Pass, "cut to {len}");
     }
     assert_eq!(rig.delta(), []);
     assert_eq!(rig.xdp(&long[..target]).0, Action::Drop);

@@ -49,7 +49,7 @@ struct World {
 fn config(u: &mut Unstructured<'_>) -> Result<CoreConfig> {
     let mut c = CoreConfig::new(ME, Timing::LAN);
     for id in 0..5u8 {
-        c.nodes[usize::from(id)] = Some(NodeConfig { witness: id == 4 });
+        c.nodes[usize::from(id)] = Some(NodeConfig { witness: id == 4, ..NodeConfig::default() });
     }
     let groups = 1 + (u8::arbitrary(u)? & 7);
     for g in 0..groups {
@@ -182,7 +182,7 @@ impl World {
                 {
                     *node = match node {
                         Some(_) => None,
-                        None => Some(NodeConfig { witness: false }),
+                        None => Some(NodeConfig::default()),
                     };
                 }
                 let moved = match choice >> 6 {
@@ -274,6 +274,8 @@ impl World {
                 Action::Gain(_)
                 | Action::Lose { .. }
                 | Action::Announce { .. }
+                | Action::Stop { .. }
+                | Action::Resume { .. }
                 | Action::PauseReady { .. }
                 | Action::Left
                 | Action::Entered { .. }

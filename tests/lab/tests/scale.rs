@@ -1,7 +1,7 @@
 //! Many nodes, many groups, many addresses. Needs root, and fails without. HEARTLINE_TEST_ALL=1: 32 nodes instead of 8.
 //!
 //! All nodes share this machine: 32 of them send 100,000 heartbeats a second with the profile `lan`, and get as many acks.
-//! HEARTLINE_LAB_NODES and HEARTLINE_LAB_PROFILE choose others. tests/sim has 32 nodes on virtual time, too.
+//! HEARTLINE_LAB_NODES and HEARTLINE_LAB_PROFILE choose others. The simulator carries 32 nodes and 256 groups.
 
 use std::{fmt::Write as _, net::Ipv4Addr, process::Command, time::Duration};
 

@@ -64,7 +64,7 @@ impl Setup {
     pub fn config(&self, me: u8) -> CoreConfig {
         let mut c = CoreConfig::new(me, TIMING);
         for node in c.nodes.iter_mut().take(NODES) {
-            *node = Some(NodeConfig { witness: false });
+            *node = Some(NodeConfig::default());
         }
         for g in 0..self.groups {
             let ids: Vec<u8> = (0..NODES as u8)

@@ -112,7 +112,7 @@ fn with<T>(
         } = run;
         for i in 0..NODES {
             s.nodes[i].table = Table::of(&rig.tables[i]);
-            s.nodes[i].core = alive[i].then(|| rig.cores[i].save(NODES as u8, setup.groups));
+            s.nodes[i].core = alive[i].then(|| rig.cores[i].save(NODES as u8, setup.groups.into()));
         }
         (s, out)
     })
@@ -444,6 +444,8 @@ impl Run<'_> {
                 ) => taken = true,
                 Action::Event(_)
                 | Action::Announce { .. }
+                | Action::Stop { .. }
+                | Action::Resume { .. }
                 | Action::PauseReady { .. }
                 | Action::Entered { .. }
                 | Action::Left => {}
@@ -533,7 +535,7 @@ impl Run<'_> {
             to: m.to,
             incarnation: m.re_incarnation,
             cv,
-            set: set.0[0],
+            set,
             until: t + until.saturating_sub(now) * 1_000_000 / rate,
         };
         let lives: Vec<Life> = (0..NODES)

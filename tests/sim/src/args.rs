@@ -37,7 +37,7 @@ pub struct Args {
     pub witnesses: u32,
     /// Groups
     #[arg(long, default_value_t = 2)]
-    pub groups: u8,
+    pub groups: u16,
     /// Links
     #[arg(long, default_value_t = 1)]
     pub links: u8,

@@ -110,7 +110,7 @@ impl World {
                 Action::Entered { generation } => {
                     say!(self, "n{} ENTERS generation {generation}", i + 1);
                 }
-                Action::Announce { .. } => {}
+                Action::Announce { .. } | Action::Stop { .. } | Action::Resume { .. } => {}
                 Action::Event(e) => {
                     match e {
                         CoreEvent::ClaimFailed { .. } => failed = true,

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use agent_common::{
-    MAX_NODES,
+    MAX_NODES, Set,
     rules::Rules,
     state::{PromiseWord, Shared},
     wire::Message,
@@ -11,7 +11,7 @@ use agent_common::{
 
 use crate::{
     node::Node,
-    options::{GROUPS, MS, Options, Outage, Shape, Strict},
+    options::{MS, Options, Outage, Shape, Strict},
 };
 
 /// What was broken.
@@ -59,7 +59,7 @@ struct Seen {
     incarnation: u64,
     run_cv: u64,
     /// Versions sent lately with their sets.
-    sent: [(u64, u64); 32],
+    sent: [(u64, Set); 32],
     next: usize,
     words: [(u64, u64); MAX_NODES],
 }
@@ -67,7 +67,8 @@ struct Seen {
 /// The checks' memory.
 pub struct Check {
     nodes: usize,
-    groups: u8,
+    /// The groups that there are.
+    all: Set,
     /// Is what only holds while no rule is left out checked, too?
     pub strict: bool,
     dual_allowed: u64,
@@ -75,13 +76,16 @@ pub struct Check {
     outage: Option<Outage>,
     /// VIPs change their groups: a voter then stands by the new group for the old one's owner as well.
     pub(crate) vips_move: bool,
-    last_owner: [u8; GROUPS],
-    used: [[(u64, u64); MAX_NODES]; GROUPS],
+    last_owner: Vec<u8>,
+    /// By group and node: the claim that it owned by.
+    used: Vec<[(u64, u64); MAX_NODES]>,
+    /// The gates of each node when they were last looked at.
+    opens: Vec<Set>,
     seen: Vec<Seen>,
     /// Since when nobody has owned each group, true time; `u64::MAX` while owned.
-    pub unowned_since: [u64; GROUPS],
+    pub unowned_since: Vec<u64>,
     /// Changes of owner per group.
-    pub changes: [u32; GROUPS],
+    pub changes: Vec<u32>,
     /// Sum of owned time over all groups, ns.
     pub owned: u64,
     /// Longest time without owner since the last [`Check::forget_outages`], ns.
@@ -100,17 +104,18 @@ impl Check {
         };
         Check {
             nodes: nodes as usize,
-            groups,
+            all: o.shape.group_ids().fold(Set::EMPTY, Set::with),
             strict,
             dual_allowed: o.dual_allowed,
             dual_since: u64::MAX,
             outage: o.outage,
             vips_move: false,
-            last_owner: [0; GROUPS],
-            used: [[(0, 0); MAX_NODES]; GROUPS],
+            last_owner: vec![0; groups.into()],
+            used: vec![[(0, 0); MAX_NODES]; groups.into()],
+            opens: vec![Set::EMPTY; nodes.into()],
             seen: vec![Seen::default(); nodes as usize],
-            unowned_since: [0; GROUPS],
-            changes: [0; GROUPS],
+            unowned_since: vec![0; groups.into()],
+            changes: vec![0; groups.into()],
             owned: 0,
             longest_outage: 0,
             last: 0,
@@ -120,7 +125,7 @@ impl Check {
     /// Starts counting outages and changes anew.
     pub fn forget_outages(&mut self, t: u64) {
         self.longest_outage = 0;
-        self.changes = [0; GROUPS];
+        self.changes.fill(0);
         for u in &mut self.unowned_since {
             if *u != u64::MAX {
                 *u = t;
@@ -128,26 +133,33 @@ impl Check {
         }
     }
 
-    /// The gates of all nodes at true time `t`.
+    /// The gates of all nodes at true time `t`, after an event at node `at` (its place; no place: perhaps at all).
     #[inline]
-    pub fn gates(&mut self, nodes: &[Node], t: u64) -> Result<(), Violation> {
-        let mut once = 0u64;
-        let mut twice = 0u64;
-        for n in nodes {
+    pub fn gates(&mut self, nodes: &[Node], at: usize, t: u64) -> Result<(), Violation> {
+        let mut once = Set::EMPTY;
+        let mut twice = Set::EMPTY;
+        // Whose claims to look at: those of the node where something happened, and of gates that have changed.
+        let mut changed = Set::EMPTY;
+        for (i, (n, seen)) in nodes.iter().zip(&mut self.opens).enumerate() {
             let open = n.open(t);
-            twice |= once & open;
-            once |= open;
+            twice = twice.union(once.and(open));
+            once = once.union(open);
+            if i == at || at >= nodes.len() || open != *seen {
+                changed = changed.union(open).union(*seen);
+                *seen = open;
+            }
         }
-        if twice == 0 {
+        if twice.is_empty() {
             self.dual_since = u64::MAX;
         } else if self.dual_since == u64::MAX {
             self.dual_since = t;
         }
-        if twice != 0 && t - self.dual_since >= self.dual_allowed {
-            let g = twice.trailing_zeros();
+        if let Some(g) = twice.iter().next()
+            && t - self.dual_since >= self.dual_allowed
+        {
             let who: Vec<String> = nodes
                 .iter()
-                .filter(|n| n.open(t) >> g & 1 == 1)
+                .filter(|n| n.open(t).has(g))
                 .map(|n| format!("n{}", n.id))
                 .collect();
             return Err(violation(
@@ -166,27 +178,28 @@ impl Check {
         }
         let dt = t - self.last;
         self.last = t;
-        for g in 0..self.groups {
+        self.owned += dt * u64::from(once.len());
+        for g in self.all.minus(once).iter() {
             let i = g as usize;
-            if once >> g & 1 == 0 {
-                if self.unowned_since[i] == u64::MAX {
-                    self.unowned_since[i] = t;
-                }
-                self.longest_outage = self.longest_outage.max(t - self.unowned_since[i]);
-                if let Some(Outage { from, until, limit }) = self.outage
-                    && (from + limit..until).contains(&t)
-                    && t - self.unowned_since[i].max(from) > limit
-                {
-                    let text = format!("group {g} has no owner for {} ms", limit / MS);
-                    return Err(violation(Broken::Outage, t, text));
-                }
-                continue;
+            if self.unowned_since[i] == u64::MAX {
+                self.unowned_since[i] = t;
             }
-            self.owned += dt;
+            self.longest_outage = self.longest_outage.max(t - self.unowned_since[i]);
+            if let Some(Outage { from, until, limit }) = self.outage
+                && (from + limit..until).contains(&t)
+                && t - self.unowned_since[i].max(from) > limit
+            {
+                let text = format!("group {g} has no owner for {} ms", limit / MS);
+                return Err(violation(Broken::Outage, t, text));
+            }
+        }
+        for g in once.and(changed).iter() {
+            let i = g as usize;
             self.unowned_since[i] = u64::MAX;
-            let Some(n) = nodes.iter().find(|n| n.open(t) >> g & 1 == 1) else {
+            let Some(place) = self.opens.iter().position(|open| open.has(g)) else {
                 continue;
             };
+            let n = &nodes[place];
             let claim = n.claim_of(g, t);
             let (last, used) = (self.last_owner[i], &mut self.used[i][n.id as usize - 1]);
             if last != n.id {
@@ -259,22 +272,23 @@ impl Check {
             }
             seen.words[x] = (word.0, p.incarnation.load());
             if word.stands(now) {
-                let mut held = 0;
+                let mut held = Set::EMPTY;
                 for c in &p.claim {
                     if c.cv.load() != 0 {
-                        held |= c.set.0[0].load();
+                        held = held.union(c.set.load());
                     }
                 }
-                if held & stood != 0 && !self.vips_move {
+                let twice = held.and(stood);
+                if !twice.is_empty() && !self.vips_move {
                     let text = format!(
-                        "n{} stands by groups {:#x} for n{} and another",
+                        "n{} stands by groups {} for n{} and another",
                         n.id,
-                        held & stood,
+                        hex(twice),
                         x + 1
                     );
                     return Err(violation(Broken::DoubleGrant, t, text));
                 }
-                stood |= held;
+                stood = stood.union(held);
             }
         }
         Ok(())
@@ -293,14 +307,15 @@ impl Check {
                 ..Seen::default()
             };
         }
-        for (cv, set) in [(m.cv, m.set.0[0]), (m.ask_cv, m.ask_set.0[0])] {
+        for (cv, set) in [(m.cv, m.set), (m.ask_cv, m.ask_set)] {
             if cv == 0 {
                 continue;
             }
             match seen.sent.iter().find(|s| s.0 == cv) {
                 Some(s) if s.1 == set => {}
                 Some(s) => {
-                    let text = format!("n{}: version {cv} names {:#x} and {:#x}", m.from, s.1, set);
+                    let (one, other) = (hex(s.1), hex(set));
+                    let text = format!("n{}: version {cv} names {one} and {other}", m.from);
                     return Err(violation(Broken::Version, t, text));
                 }
                 None => {
@@ -313,12 +328,19 @@ impl Check {
     }
 }
 
-fn open_of_own(sh: &Shared, now: u64) -> u64 {
+fn open_of_own(sh: &Shared, now: u64) -> Set {
     if sh.lease().holds(now) {
-        sh.gate.0[0].load()
+        sh.gate.load()
     } else {
-        0
+        Set::EMPTY
     }
+}
+
+/// Groups as one number, bit by bit.
+pub(crate) fn hex(s: Set) -> String {
+    let all: String = s.0.iter().rev().map(|w| format!("{w:016x}")).collect();
+    let short = all.trim_start_matches('0');
+    format!("0x{}", if short.is_empty() { "0" } else { short })
 }
 
 /// A violation.

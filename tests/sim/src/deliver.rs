@@ -7,6 +7,7 @@ use agent_common::{
 };
 
 use crate::{
+    check::hex,
     node::RING,
     queue::What,
     world::{World, say},
@@ -139,14 +140,14 @@ impl World {
 fn describe(m: &Message) -> String {
     let kind = agent_common::wire::Kind::from_u8(m.kind);
     format!(
-        "{kind:?} seq {} clock {:.3} inc {} cv {} set {:x} ask {} set {:x} promise {} ms flags {:x} re {}",
+        "{kind:?} seq {} clock {:.3} inc {} cv {} set {} ask {} set {} promise {} ms flags {:x} re {}",
         m.seq,
         m.clock as f64 / 1e6,
         m.incarnation / 1_000_000 % 1_000_000,
         m.cv,
-        m.set.0[0],
+        hex(m.set),
         m.ask_cv,
-        m.ask_set.0[0],
+        hex(m.ask_set),
         m.promise_us / 1000,
         m.flags,
         m.re_seq

@@ -286,7 +286,7 @@ impl Mix {
                 both: false,
             },
             2 => Fault::Mend,
-            3 => Fault::Partition(r.next() as u32 & ((1 << s.nodes) - 1)),
+            3 => Fault::Partition((r.next() & ((1 << s.nodes) - 1)) as u32),
             4 => Fault::Loss(r.pick(&[20, 20, 300])),
             5 => {
                 let kind = r.pick(&[

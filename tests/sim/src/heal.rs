@@ -39,7 +39,7 @@ impl World {
             }
         }
         for i in 0..self.nodes.len() {
-            for g in 0..self.o.shape.groups {
+            for g in self.o.shape.group_ids() {
                 self.command(
                     i,
                     Command::Fit {

@@ -1,13 +1,13 @@
 //! What voters have told others, kept outside of their tables: promises in true time, which no reboot forgets.
 
 use agent_common::{
-    MAX_NODES,
+    MAX_NODES, Set,
     state::PromiseWord,
     wire::{Kind, Message},
 };
 
 use crate::{
-    check::{Broken, Violation, violation},
+    check::{Broken, Violation, hex, violation},
     node::Node,
     world::{World, say},
 };
@@ -22,7 +22,7 @@ pub struct Told {
     /// claim version,
     pub cv: u64,
     /// and its groups.
-    pub set: u64,
+    pub set: Set,
     /// Until when the voter stands by it, true time.
     pub until: u64,
 }
@@ -48,7 +48,11 @@ impl Ledger {
             if same_node && p.cv == new.cv {
                 p.until = p.until.max(new.until);
                 known = true;
-            } else if !same_node && p.set & new.set != 0 && !abandoned(p) && !abandoned(&new) {
+            } else if !same_node
+                && !p.set.and(new.set).is_empty()
+                && !abandoned(p)
+                && !abandoned(&new)
+            {
                 return Err(*p);
             }
         }
@@ -111,7 +115,7 @@ impl World {
             to: m.to,
             incarnation: m.re_incarnation,
             cv,
-            set: set.0[0],
+            set,
             until: self.t + n.clock.true_span(until.saturating_sub(now)),
         };
         if self.o.trace {
@@ -128,13 +132,13 @@ impl World {
             })
             .map_err(|over| {
                 let text = format!(
-                    "n{} promises groups {:#x} to n{} (version {cv}) while its word to n{} (version {}, groups {:#x}) stands for {:.3} ms",
+                    "n{} promises groups {} to n{} (version {cv}) while its word to n{} (version {}, groups {}) stands for {:.3} ms",
                     i + 1,
-                    told.set,
+                    hex(told.set),
                     told.to,
                     over.to,
                     over.cv,
-                    over.set,
+                    hex(over.set),
                     (over.until - t) as f64 / 1e6
                 );
                 violation(Broken::GrantOverPromise, t, text)
@@ -151,7 +155,7 @@ mod tests {
             to,
             incarnation: 7,
             cv,
-            set,
+            set: Set([0, 0, 0, set]),
             until,
         }
     }

@@ -11,7 +11,7 @@ use agent_core::{CoreConfig, GroupConfig, History, Next, NodeConfig, StartError}
 use crate::{
     check::{Broken, violation},
     node::Node,
-    options::{GROUPS, Options},
+    options::{HOMES, Options},
     queue::What,
     rng::Rng,
     world::{World, say},
@@ -22,15 +22,15 @@ use crate::{
 pub struct Generation {
     /// Its members, one bit each.
     pub members: u32,
-    /// The group of each VIP; there are as many VIPs as groups.
-    pub home: [u8; GROUPS],
+    /// The group of each VIP; there are as many VIPs as groups, and those of later groups stay where they are.
+    pub home: [u8; HOMES],
 }
 
 /// VIP *n* in group *n*.
-pub const AT_HOME: [u8; GROUPS] = {
-    let mut home = [0; GROUPS];
+pub const AT_HOME: [u8; HOMES] = {
+    let mut home = [0; HOMES];
     let mut i = 0;
-    while i < GROUPS {
+    while i < HOMES {
         home[i] = i as u8;
         i += 1;
     }
@@ -45,9 +45,9 @@ pub struct Disk {
     /// Its record of generations.
     pub history: History,
     /// The gate's map.
-    pub home: [u8; GROUPS],
+    pub home: [u8; HOMES],
     /// The map of the old table, while its gate still stands.
-    pub ghost_home: [u8; GROUPS],
+    pub ghost_home: [u8; HOMES],
 }
 
 impl Default for Disk {
@@ -91,7 +91,7 @@ impl Options {
 }
 
 /// A sequence of generations, each one step from the one before. Ids are never used again.
-fn walk(r: &mut Rng, machines: u8, start: u32, groups: u8) -> Vec<Generation> {
+fn walk(r: &mut Rng, machines: u8, start: u32, groups: u16) -> Vec<Generation> {
     let mut all = vec![Generation {
         members: start,
         home: AT_HOME,
@@ -127,11 +127,12 @@ pub(crate) fn config(me: u8, o: &Options, g: u32) -> CoreConfig {
     for id in (1..=n).filter(|id| members & node_bit(*id) != 0) {
         c.nodes[id as usize - 1] = Some(NodeConfig {
             witness: o.shape.witnesses >> (id - 1) & 1 == 1,
+            ..NodeConfig::default()
         });
     }
-    for g in 0..o.shape.groups {
+    for g in o.shape.group_ids() {
         let ids: Vec<u8> = (0..n)
-            .map(|i| 1 + (i + g) % n)
+            .map(|i| 1 + ((u16::from(i) + u16::from(g)) % u16::from(n)) as u8)
             .filter(|id| members & node_bit(*id) != 0)
             .collect();
         let mut group = GroupConfig::preferring(&ids);
@@ -149,13 +150,16 @@ pub(crate) fn config(me: u8, o: &Options, g: u32) -> CoreConfig {
 
 /// VIPs that pass while these groups do.
 #[inline]
-pub(crate) fn vips(groups: u64, home: &[u8; GROUPS]) -> u64 {
-    if groups == 0 || *home == AT_HOME {
+pub(crate) fn vips(groups: Set, home: &[u8; HOMES]) -> Set {
+    if *home == AT_HOME || groups.is_empty() {
         return groups;
     }
-    home.iter()
+    let [low, a, b, c] = groups.0;
+    let moved = home
+        .iter()
         .enumerate()
-        .fold(0, |m, (v, g)| m | (groups >> g & 1) << v)
+        .fold(0, |m, (v, g)| m | (low >> g & 1) << v);
+    Set([low >> HOMES << HOMES | moved, a, b, c])
 }
 
 fn in_table(sh: &Shared) -> History {
@@ -270,7 +274,7 @@ impl World {
             return;
         }
         let (old, new) = (self.o.generation(present), self.o.generation(g));
-        let moved = (0..usize::from(self.o.shape.groups))
+        let moved = (0..usize::from(self.o.shape.groups).min(HOMES))
             .filter(|v| old.home[*v] != new.home[*v])
             .map(|v| (old.home[v], new.home[v]))
             .collect();

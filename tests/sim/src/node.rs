@@ -3,6 +3,7 @@
 use std::{collections::VecDeque, rc::Rc};
 
 use agent_common::{
+    Set,
     record::Record,
     state::{LAYOUT, Shared},
 };
@@ -12,7 +13,7 @@ use crate::{
     clock::Clock,
     fault::PlannedEnd,
     members::{self, Disk},
-    options::Options,
+    options::{HOMES, Options},
 };
 
 /// Records that wait for a paused agent.
@@ -215,26 +216,24 @@ impl Node {
 
     /// Groups whose VIP traffic passes at true time `t`, through the table or an old one.
     #[inline]
-    pub fn open(&self, t: u64) -> u64 {
+    pub fn open(&self, t: u64) -> Set {
         if !self.up || t < self.stopped_until {
-            return 0;
+            return Set::EMPTY;
         }
         let now = self.clock.at(t);
-        let ghost = self
-            .ghost
-            .as_ref()
-            .map_or(0, |g| members::vips(open_of(g, now), &self.disk.ghost_home));
-        members::vips(open_of(&self.sh, now), &self.disk.home) | ghost
+        let ghost = self.ghost.as_ref().map_or(Set::EMPTY, |g| {
+            members::vips(open_of(g, now), &self.disk.ghost_home)
+        });
+        members::vips(open_of(&self.sh, now), &self.disk.home).union(ghost)
     }
 
     /// Which claim a passing VIP stands on.
     pub fn claim_of(&self, vip: u8, t: u64) -> (u64, u64) {
         let now = self.clock.at(t);
-        let group = self.disk.home[usize::from(vip)];
+        let of = |home: &[u8; HOMES]| home.get(usize::from(vip)).copied().unwrap_or(vip);
+        let group = of(&self.disk.home);
         let (sh, group) = match &self.ghost {
-            Some(g) if !self.sh.gate_open(group, now) => {
-                (g, self.disk.ghost_home[usize::from(vip)])
-            }
+            Some(g) if !self.sh.gate_open(group, now) => (g, of(&self.disk.ghost_home)),
             _ => (&self.sh, group),
         };
         (sh.incarnation.load(), sh.group_epoch[group as usize].load())
@@ -242,27 +241,29 @@ impl Node {
 }
 
 #[inline]
-fn open_of(sh: &Shared, now: u64) -> u64 {
-    let gate = sh.gate.0[0].load();
-    if gate != 0 && sh.lease().holds(now) {
+fn open_of(sh: &Shared, now: u64) -> Set {
+    let gate = sh.gate.load();
+    if !gate.is_empty() && sh.lease().holds(now) {
         gate
     } else {
-        0
+        Set::EMPTY
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use agent_common::{Set, state::LeaseWord};
+    use agent_common::state::LeaseWord;
 
     #[test]
     fn open_agrees_with_the_gate() {
         let sh = Shared::default();
-        sh.gate.store(Set::of(3));
+        sh.gate.store(Set::of(3).with(200));
         sh.lease.store(LeaseWord::until(5_000_000, 1).0);
         for now in [0, 4_000_000, 6_000_000] {
-            assert_eq!(open_of(&sh, now) >> 3 & 1 == 1, sh.gate_open(3, now));
+            for group in [2, 3, 199, 200] {
+                assert_eq!(open_of(&sh, now).has(group), sh.gate_open(group, now));
+            }
         }
     }
 }

@@ -11,8 +11,8 @@ use crate::{
     schedule::Schedule,
 };
 
-/// Most groups that the simulator looks at.
-pub const GROUPS: usize = 8;
+/// VIPs that may change their group: those of the first groups.
+pub const HOMES: usize = 8;
 
 /// One millisecond in ns.
 pub const MS: u64 = 1_000_000;
@@ -24,15 +24,15 @@ pub struct Shape {
     pub nodes: u8,
     /// Which of them are witnesses, bit id - 1.
     pub witnesses: u32,
-    /// Groups, 1 to 8.
-    pub groups: u8,
+    /// Groups, 1 to 256.
+    pub groups: u16,
     /// Links of each node.
     pub links: u8,
 }
 
 impl Shape {
     /// Members and groups, one link, no witness.
-    pub const fn new(nodes: u8, groups: u8) -> Shape {
+    pub const fn new(nodes: u8, groups: u16) -> Shape {
         Shape {
             nodes,
             witnesses: 0,
@@ -40,6 +40,14 @@ impl Shape {
             links: 1,
         }
     }
+    /// The largest that there is.
+    pub const LARGEST: Shape = Shape::new(32, 256);
+
+    /// The groups' ids.
+    pub fn group_ids(&self) -> impl Iterator<Item = u8> + use<> {
+        (0..self.groups).map(|g| g as u8)
+    }
+
     /// Shapes that random runs walk through.
     pub const SOME: [Shape; 8] = [
         Shape::new(3, 2),

@@ -125,7 +125,7 @@ fn both_promised(at: u32, rules: Rules) -> bool {
     p.word.store(PromiseWord::open(boot - 2_000, 1).0);
     let mut cfg = CoreConfig::new(3, Timing::LAN);
     for node in cfg.nodes.iter_mut().take(3) {
-        *node = Some(NodeConfig { witness: false });
+        *node = Some(NodeConfig::default());
     }
     let mut core = Core::new(cfg, Rc::clone(&sh), now);
     core.break_rules(rules);

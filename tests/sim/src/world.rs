@@ -288,7 +288,7 @@ impl World {
             }
         }
         self.mix(e.at ^ (i as u64) << 56);
-        if let Err(v) = self.check.gates(&self.nodes, self.t) {
+        if let Err(v) = self.check.gates(&self.nodes, i, self.t) {
             self.fail(v);
         } else if i < self.nodes.len()
             && let Err(v) = self.check.table(&self.nodes[i], self.t)
@@ -322,7 +322,7 @@ impl World {
     pub fn owner(&self, group: u8) -> Option<u8> {
         self.nodes
             .iter()
-            .find(|n| n.open(self.t) >> group & 1 == 1)
+            .find(|n| n.open(self.t).has(group))
             .map(|n| n.id)
     }
 }

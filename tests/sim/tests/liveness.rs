@@ -10,7 +10,7 @@ fn settled(seed: u64, shape: Shape) -> World {
     let mut w = World::new(Options::calm(seed, shape));
     w.run_until(500 * MS);
     assert!(
-        (0..shape.groups).all(|g| w.owner(g).is_some()),
+        shape.group_ids().all(|g| w.owner(g).is_some()),
         "seed {seed}, {shape:?}"
     );
     w
@@ -43,7 +43,7 @@ fn a_lasting_majority_owns_everything() {
                 let mut w = settled(seed, shape);
                 w.fault(Fault::Partition(1 << (alone - 1)));
                 w.run_until(w.t + 300 * MS);
-                for g in 0..shape.groups {
+                for g in shape.group_ids() {
                     assert!(
                         w.owner(g).is_some_and(|o| o != alone),
                         "{shape:?}, seed {seed}, n{alone} cut off, group {g}"

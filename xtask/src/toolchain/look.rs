@@ -5,7 +5,9 @@ use std::{
     process::Command,
 };
 
-use super::{BENCH_PROGRAMS, CXX, Facts, LAB_PROGRAMS, LINKER_LLVM, Linker, Offer};
+use super::{
+    BENCH_PROGRAMS, CXX, Facts, LAB_PROGRAMS, LINKER_LLVM, Linker, Offer, SERVICE_PROGRAMS,
+};
 use crate::{
     ebpf::{self, Candidate},
     run,
@@ -37,6 +39,7 @@ impl Facts {
                 .collect(),
             missing_programs: missing(LAB_PROGRAMS),
             missing_bench: missing(BENCH_PROGRAMS),
+            missing_services: missing(SERVICE_PROGRAMS),
             cxx: ebpf::find_program(CXX.0).is_some(),
             missing_lints: [("cargo-clippy", "clippy"), ("cargo-fmt", "rustfmt")]
                 .into_iter()

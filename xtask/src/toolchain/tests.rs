@@ -44,6 +44,7 @@ fn bare() -> Facts {
         llvm_dev: BTreeSet::new(),
         missing_programs: vec!["ethtool", "nginx"],
         missing_bench: vec!["keepalived", "stress-ng", "rsvg-convert"],
+        missing_services: vec!["nginx", "unbound"],
         cxx: false,
         missing_lints: Vec::new(),
     }
@@ -59,6 +60,7 @@ fn complete() -> Facts {
         llvm_dev: BTreeSet::from([22]),
         missing_programs: Vec::new(),
         missing_bench: Vec::new(),
+        missing_services: Vec::new(),
         cxx: true,
         ..bare()
     }
@@ -115,6 +117,17 @@ fn only_the_bench_installs_the_peer() {
         "{plan:?}"
     );
     assert!(super::plan(&complete(), Need::BENCH).is_empty());
+}
+
+#[test]
+fn a_package_is_installed_once() {
+    let plan = plan(&bare(), Need::LAB.and(Need::SERVICES));
+    let packages = ["ethtool", "nginx-light", "unbound"];
+    assert!(
+        matches!(&plan.steps[..], [Step::AptUpdate, Step::Apt { packages: p, .. }] if *p == packages),
+        "{plan:?}"
+    );
+    assert!(super::plan(&complete(), Need::SERVICES).is_empty());
 }
 
 #[test]

@@ -11,6 +11,8 @@ use tokio::{
     sync::{Mutex, broadcast},
     time::timeout,
 };
+
+use super::private;
 use zbus::{
     Connection, DynamicType, MatchRule, Message, MessageStream, OwnedObjectPath, OwnedVariant,
     connection::Builder, fdo, message::Type,
@@ -18,8 +20,6 @@ use zbus::{
 
 /// How long connecting may take, the bus and the socket together.
 const CONNECT: Duration = Duration::from_secs(5);
-/// Where systemd listens for root without a bus.
-const PRIVATE: &str = "unix:path=/run/systemd/private";
 /// Ends of jobs that one who waits may be behind; then it asks for its job instead.
 const JOBS: usize = 256;
 
@@ -104,8 +104,10 @@ impl Bus {
             Ok(Err(why)) => why.to_string(),
             Err(_) => format!("no answer on the system bus within {:?}", CONNECT / 2),
         };
-        Self::subscribed(Builder::address(PRIVATE).p2p())
-            .await
+        let own = async {
+            Self::subscribed(Builder::unix_stream(private::connect().await?).p2p()).await
+        };
+        own.await
             .map_err(|own| Lost::Gone(format!("by the system bus: {why}; by its own socket: {own}")))
     }
 

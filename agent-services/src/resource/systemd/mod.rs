@@ -1,6 +1,7 @@
 //! Units of systemd, by D-Bus: org.freedesktop.systemd1(5).
 
 mod bus;
+mod private;
 
 use std::time::Duration;
 
@@ -128,10 +129,11 @@ pub(super) async fn start(name: &str) -> Result<(), Failure> {
             because(&result)
         ))),
         State::Stopped => {
-            let condition = unit
-                .all
-                .get("ConditionResult")
-                .is_some_and(|v| matches!(bool::try_from(v), Ok(false)));
+            let condition = result == "done"
+                && unit
+                    .all
+                    .get("ConditionResult")
+                    .is_some_and(|v| matches!(bool::try_from(v), Ok(false)));
             Err(Failure::Failed(if condition {
                 format!("unit {name} was not started: a condition in it is not met (Condition…=)")
             } else {
