@@ -11,5 +11,6 @@
 pub mod command;
 pub mod group;
 pub mod policy;
+pub mod post;
 pub mod probe;
 pub mod resource;

@@ -125,7 +125,10 @@ mod tests {
         let (p, mut f) = (policy(4), Failures::default());
         let next: Vec<_> = (0..5).map(|n| f.failed(&p, s(n), false)).collect();
         let ms = |n| Next::Restart(Duration::from_millis(n));
-        assert_eq!(next, [ms(0), ms(500), ms(1000), ms(2000), Next::GiveUp(SLOW)]);
+        assert_eq!(
+            next,
+            [ms(0), ms(500), ms(1000), ms(2000), Next::GiveUp(SLOW)]
+        );
         assert!(f.is_given_up(&p, s(603)) && !f.is_given_up(&p, s(604)));
         assert_eq!(f.forgotten_at(&p), Some(s(604)));
         assert_eq!(

@@ -29,7 +29,12 @@ fn sh(script: String) -> Vec<String> {
 impl Place {
     fn new() -> Place {
         let (send, reports) = mpsc::channel(64);
-        Place { dir: tempfile::tempdir().unwrap(), reports, send, seen: Vec::new() }
+        Place {
+            dir: tempfile::tempdir().unwrap(),
+            reports,
+            send,
+            seen: Vec::new(),
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -41,7 +46,11 @@ impl Place {
     }
 
     fn log(&self) -> Vec<String> {
-        fs::read_to_string(self.path("log")).unwrap_or_default().lines().map(str::to_owned).collect()
+        fs::read_to_string(self.path("log"))
+            .unwrap_or_default()
+            .lines()
+            .map(str::to_owned)
+            .collect()
     }
 
     /// A resource that starts unless `NAME.nostart` is there, stops unless `NAME.nostop` is, waits while `NAME.slow` is.
@@ -83,8 +92,20 @@ impl Place {
     }
 
     fn group(&self, resources: Vec<Resource>, probes: Vec<Probe>, restarts: u32) -> Group {
-        let policy = Policy { restarts, window: LONG, failure_memory: LONG };
-        Group::spawn(1, Services { resources, probes, policy }, self.send.clone())
+        let policy = Policy {
+            restarts,
+            window: LONG,
+            failure_memory: LONG,
+        };
+        Group::spawn(
+            1,
+            Services {
+                resources,
+                probes,
+                policy,
+            },
+            self.send.clone(),
+        )
     }
 
     async fn until(&mut self, what: impl Fn(&What) -> bool) -> What {
@@ -93,7 +114,8 @@ impl Place {
                 return self.seen.remove(i);
             }
             let next = tokio::time::timeout(LONG, self.reports.recv()).await;
-            let next = next.unwrap_or_else(|_| panic!("only {:?}, log {:?}", self.seen, self.log()));
+            let next =
+                next.unwrap_or_else(|_| panic!("only {:?}, log {:?}", self.seen, self.log()));
             self.seen.push(next.unwrap().what);
         }
     }
@@ -108,7 +130,11 @@ impl Place {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        assert!(tokio::time::timeout(LONG, wait).await.is_ok(), "{:?} instead of {lines:?}", self.log());
+        assert!(
+            tokio::time::timeout(LONG, wait).await.is_ok(),
+            "{:?} instead of {lines:?}",
+            self.log()
+        );
     }
 }
 
@@ -130,13 +156,23 @@ const NOTHING: [&str; 0] = [];
 #[tokio::test]
 async fn started_in_order_and_stopped_in_reverse() {
     let mut p = Place::new();
-    let g = p.group(vec![p.resource("a"), p.resource("b"), p.resource("c")], vec![], 3);
+    let g = p.group(
+        vec![p.resource("a"), p.resource("b"), p.resource("c")],
+        vec![],
+        3,
+    );
     g.want(own(7));
     p.phase(Phase::Running).await;
     p.logged(&["start a", "start b", "start c"]).await;
     g.want(leave(7));
-    assert_eq!(p.until(|w| matches!(w, What::Stopped { .. })).await, What::Stopped { epoch: 7 });
-    p.logged(&["start a", "start b", "start c", "stop c", "stop b", "stop a"]).await;
+    assert_eq!(
+        p.until(|w| matches!(w, What::Stopped { .. })).await,
+        What::Stopped { epoch: 7 }
+    );
+    p.logged(&[
+        "start a", "start b", "start c", "stop c", "stop b", "stop a",
+    ])
+    .await;
     assert_eq!(g.view().phase, Phase::Idle);
 }
 
@@ -162,7 +198,8 @@ async fn a_group_lost_while_it_starts_is_stopped_at_once() {
     g.want(own(1));
     p.logged(&["start a", "start b"]).await;
     g.want(lose);
-    p.until(|w| matches!(w, What::Note(_, t) if t == "starting b was broken off")).await;
+    p.until(|w| matches!(w, What::Note(_, t) if t == "starting b was broken off"))
+        .await;
     fs::remove_file(p.path("b.slow")).unwrap();
     p.phase(Phase::Idle).await;
     assert!(!p.path("a").exists() && !p.path("b").exists());
@@ -225,14 +262,22 @@ async fn what_will_not_start_is_given_up_and_comes_back_when_cleared() {
 #[tokio::test]
 async fn a_stateful_stop_that_fails_is_told_and_nothing_else_follows() {
     let mut p = Place::new();
-    let stateful = Resource { stateful: true, ..p.resource("a") };
+    let stateful = Resource {
+        stateful: true,
+        ..p.resource("a")
+    };
     let g = p.group(vec![stateful, p.resource("b")], vec![], 3);
     g.want(own(5));
     p.phase(Phase::Running).await;
     p.touch("a.nostop");
     g.want(leave(5));
-    let told = p.until(|w| matches!(w, What::StopFailed { .. } | What::Stopped { .. })).await;
-    assert!(matches!(told, What::StopFailed { epoch: 5, .. }), "{told:?}");
+    let told = p
+        .until(|w| matches!(w, What::StopFailed { .. } | What::Stopped { .. }))
+        .await;
+    assert!(
+        matches!(told, What::StopFailed { epoch: 5, .. }),
+        "{told:?}"
+    );
     p.phase(Phase::Stuck).await;
     fs::remove_file(p.path("a.nostop")).unwrap();
     g.want(|w| w.clears += 1);
@@ -254,7 +299,10 @@ async fn a_stop_that_fails_of_something_without_state_holds_nobody_up() {
 #[tokio::test]
 async fn what_keeps_running_runs_on_standbys_and_outlives_a_move() {
     let mut p = Place::new();
-    let kept = Resource { keep_running: true, ..p.resource("a") };
+    let kept = Resource {
+        keep_running: true,
+        ..p.resource("a")
+    };
     let g = p.group(vec![kept, p.resource("b")], vec![], 3);
     g.want(|w| w.role = Role::Standby);
     p.logged(&["start a"]).await;
@@ -279,7 +327,10 @@ async fn a_bad_probe_restarts_and_then_moves() {
     fs::remove_file(p.path("ok")).unwrap();
     p.logged(&["start a", "stop a", "start a"]).await;
     let broken = p.until(|w| matches!(w, What::Broken(Some(_)))).await;
-    assert!(matches!(&broken, What::Broken(Some(why)) if why.starts_with("probe ok is bad")), "{broken:?}");
+    assert!(
+        matches!(&broken, What::Broken(Some(why)) if why.starts_with("probe ok is bad")),
+        "{broken:?}"
+    );
 }
 
 #[tokio::test]
@@ -307,7 +358,9 @@ async fn while_paused_no_failure_is_acted_on() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(LONG, wait).await.expect("it is not seen");
+    tokio::time::timeout(LONG, wait)
+        .await
+        .expect("it is not seen");
     assert_eq!(p.log(), ["start a"]);
     g.want(|w| w.paused = false);
     p.logged(&["start a", "start a"]).await;
@@ -320,7 +373,10 @@ async fn who_has_to_wait_starts_later() {
     g.want(|w| w.hold = Some("waits for group db".into()));
     g.want(own(1));
     p.phase(Phase::Blocked).await;
-    assert_eq!((g.view().text.as_str(), p.log().len()), ("waits for group db", 0));
+    assert_eq!(
+        (g.view().text.as_str(), p.log().len()),
+        ("waits for group db", 0)
+    );
     g.want(|w| w.hold = None);
     p.phase(Phase::Running).await;
 }
@@ -331,7 +387,10 @@ async fn a_resource_that_is_configured_no_more_is_stopped_and_the_rest_runs_on()
     let g = p.group(vec![p.resource("a"), p.resource("b")], vec![], 3);
     g.want(own(1));
     p.phase(Phase::Running).await;
-    let services = Services { resources: vec![p.resource("b")], ..Services::default() };
+    let services = Services {
+        resources: vec![p.resource("b")],
+        ..Services::default()
+    };
     g.want(|w| w.services = services.into());
     p.logged(&["start a", "start b", "stop a"]).await;
     assert!(p.path("b").exists());

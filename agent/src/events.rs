@@ -118,14 +118,51 @@ pub enum EventKind {
 
 impl EventKind {
     /// All that this program can tell, for those who choose among them.
-    pub const ALL: [EventKind; 44] = {
+    pub const ALL: [EventKind; 42] = {
         use EventKind::*;
         [
-            AgentStarted, AgentStopping, RejoinWait, Gained, Lost, ClaimFailed, PromiseExpired, LeaseLapsed, NodeAlive,
-            NodeLate, NodeSilent, GenerationChange, ForeignClaim, DuplicateId, ConfigMismatch, GateShutByHigherEpoch,
-            GateMissing, GateReturned, AddressFailed, RouteFailed, Unfit, Fit, DeviceGone, DeviceReturned, Reload,
-            Restart, Drained, Undrained, Paused, Resumed, Moved, ClockSourceChanged, PacketRejected, QueueFull,
-            StalePins, StaleAddress, Service, ServiceRecovered, ServiceTrouble, ServiceFailed, HookFailed, Note,
+            AgentStarted,
+            AgentStopping,
+            RejoinWait,
+            Gained,
+            Lost,
+            ClaimFailed,
+            PromiseExpired,
+            LeaseLapsed,
+            NodeAlive,
+            NodeLate,
+            NodeSilent,
+            GenerationChange,
+            ForeignClaim,
+            DuplicateId,
+            ConfigMismatch,
+            GateShutByHigherEpoch,
+            GateMissing,
+            GateReturned,
+            AddressFailed,
+            RouteFailed,
+            Unfit,
+            Fit,
+            DeviceGone,
+            DeviceReturned,
+            Reload,
+            Restart,
+            Drained,
+            Undrained,
+            Paused,
+            Resumed,
+            Moved,
+            ClockSourceChanged,
+            PacketRejected,
+            QueueFull,
+            StalePins,
+            StaleAddress,
+            Service,
+            ServiceRecovered,
+            ServiceTrouble,
+            ServiceFailed,
+            HookFailed,
+            Note,
         ]
     };
 

@@ -16,7 +16,7 @@ use crate::{policy::Policy, probe::Probe, resource::Resource};
 pub use view::{GroupView, ProbeView, ResourceView};
 
 /// What a group has besides its addresses.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Services {
     /// In the order of starting.
     pub resources: Vec<Resource>,

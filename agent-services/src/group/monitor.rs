@@ -59,7 +59,11 @@ impl Monitors {
             loop {
                 tick.tick().await;
                 let state = resource.status().await;
-                if send.send((round, Seen::Resource(number, state))).await.is_err() {
+                if send
+                    .send((round, Seen::Resource(number, state)))
+                    .await
+                    .is_err()
+                {
                     return;
                 }
             }
@@ -73,7 +77,11 @@ impl Monitors {
             loop {
                 tick.tick().await;
                 let verdict = probe.run().await;
-                if send.send((round, Seen::Probe(number, verdict))).await.is_err() {
+                if send
+                    .send((round, Seen::Probe(number, verdict)))
+                    .await
+                    .is_err()
+                {
                     return;
                 }
             }

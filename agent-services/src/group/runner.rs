@@ -115,7 +115,10 @@ pub(super) async fn run(
             && let Some(orphan) = r.orphans.pop()
         {
             if let Err(why) = orphan.stop().await {
-                let text = format!("{} is no longer configured and does not stop ({why}): it is left behind", orphan.name);
+                let text = format!(
+                    "{} is no longer configured and does not stop ({why}): it is left behind",
+                    orphan.name
+                );
                 r.note(Weight::Bad, text).await;
             }
             continue;
@@ -134,7 +137,13 @@ pub(super) async fn run(
                 r.marks[i] = Mark::Perhaps;
                 match unless_gone(&mut wanted, resource.start()).await {
                     Some(done) => r.start_ended(i, done).await,
-                    None => r.note(Weight::Plain, format!("starting {} was broken off", resource.name)).await,
+                    None => {
+                        r.note(
+                            Weight::Plain,
+                            format!("starting {} was broken off", resource.name),
+                        )
+                        .await
+                    }
                 }
             }
             Some(Todo::Stop(i)) => {
@@ -164,7 +173,10 @@ fn far() -> Instant {
 }
 
 /// Runs a start, unless this node is no longer to run the group before it is done.
-async fn unless_gone<T>(wanted: &mut watch::Receiver<Wanted>, start: impl Future<Output = T>) -> Option<T> {
+async fn unless_gone<T>(
+    wanted: &mut watch::Receiver<Wanted>,
+    start: impl Future<Output = T>,
+) -> Option<T> {
     let before = wanted.borrow().clone();
     tokio::pin!(start);
     loop {
@@ -192,30 +204,54 @@ impl Runner {
     /// Takes new services; `before` are the ones so far, with what is known of them.
     fn take_services(&mut self, before: &[(Resource, Mark)]) {
         let s = &self.services;
-        let gone = |r: &Resource| !s.resources.iter().any(|n| n.name == r.name && n.kind == r.kind);
+        let gone = |r: &Resource| {
+            !s.resources
+                .iter()
+                .any(|n| n.name == r.name && n.kind == r.kind)
+        };
         // What keeps running belongs to the system as well: it is left alone.
-        let orphans = before.iter().filter(|(r, m)| gone(r) && !r.keep_running && *m != Mark::Down);
+        let orphans = before
+            .iter()
+            .filter(|(r, m)| gone(r) && !r.keep_running && *m != Mark::Down);
         self.orphans.extend(orphans.map(|(r, _)| r.clone()));
         self.monitors.stop();
         self.watching = None;
         // All may be running, from before this agent began.
         let mark = |r: &Resource| {
-            let same = before.iter().find(|(b, _)| b.name == r.name && b.kind == r.kind);
+            let same = before
+                .iter()
+                .find(|(b, _)| b.name == r.name && b.kind == r.kind);
             same.map_or(Mark::Perhaps, |(_, m)| *m)
         };
         self.marks = s.resources.iter().map(mark).collect();
         self.bounce = vec![false; s.resources.len()];
-        self.judges = s.probes.iter().map(|p| Judge::new(p.rise, p.fall, 0)).collect();
-        let resources = s.resources.iter().map(|r| ResourceView { name: r.name.clone(), ..ResourceView::default() });
+        self.judges = s
+            .probes
+            .iter()
+            .map(|p| Judge::new(p.rise, p.fall, 0))
+            .collect();
+        let resources = s.resources.iter().map(|r| ResourceView {
+            name: r.name.clone(),
+            ..ResourceView::default()
+        });
         self.shown.resources = resources.collect();
-        let probes = s.probes.iter().map(|p| ProbeView { name: p.name.clone(), ..ProbeView::default() });
+        let probes = s.probes.iter().map(|p| ProbeView {
+            name: p.name.clone(),
+            ..ProbeView::default()
+        });
         self.shown.probes = probes.collect();
     }
 
     /// Takes over what has changed in what is wanted.
     fn follow(&mut self, w: &Wanted) {
         if !Arc::ptr_eq(&w.services, &self.services) {
-            let before: Vec<_> = self.services.resources.iter().cloned().zip(self.marks.iter().copied()).collect();
+            let before: Vec<_> = self
+                .services
+                .resources
+                .iter()
+                .cloned()
+                .zip(self.marks.iter().copied())
+                .collect();
             self.services = Arc::clone(&w.services);
             self.take_services(&before);
         }
@@ -236,7 +272,11 @@ impl Runner {
             self.losses = w.losses;
         }
         let policy = self.services.policy;
-        if self.failures.forgotten_at(&policy).is_some_and(|at| at <= self.now()) {
+        if self
+            .failures
+            .forgotten_at(&policy)
+            .is_some_and(|at| at <= self.now())
+        {
             self.failures.clear();
             let owner = matches!(w.role, Role::Owner { .. });
             self.broken = self.bad_probe(owner);
@@ -245,9 +285,15 @@ impl Runner {
 
     /// The first bad one of the probes that are asked.
     fn bad_probe(&self, owner: bool) -> Option<String> {
-        let list = self.judges.iter().zip(&self.services.probes).zip(&self.shown.probes);
-        let mut bad = list.filter(|((j, p), _)| j.standing() == Standing::Bad && (owner || p.on == On::All));
-        bad.next().map(|((_, p), v)| format!("probe {} is bad: {}", p.name, v.text))
+        let list = self
+            .judges
+            .iter()
+            .zip(&self.services.probes)
+            .zip(&self.shown.probes);
+        let mut bad =
+            list.filter(|((j, p), _)| j.standing() == Standing::Bad && (owner || p.on == On::All));
+        bad.next()
+            .map(|((_, p), v)| format!("probe {} is bad: {}", p.name, v.text))
     }
 
     /// The next step towards what is wanted.
@@ -258,24 +304,40 @@ impl Runner {
             Role::Standby | Role::Leaving { .. } => false,
         };
         let now = Instant::now();
-        let kept = |i: usize| self.services.resources.get(i).is_some_and(|r| r.keep_running);
+        let kept = |i: usize| {
+            self.services
+                .resources
+                .get(i)
+                .is_some_and(|r| r.keep_running)
+        };
         let down = !owner || w.losses != self.losses;
         let up = |i: &usize| self.marks[*i] != Mark::Down;
-        let stop = (0..self.marks.len()).rev().find(|i| self.bounce[*i] || down && !kept(*i) && up(i));
+        let stop = (0..self.marks.len())
+            .rev()
+            .find(|i| self.bounce[*i] || down && !kept(*i) && up(i));
         if let Some(i) = stop {
-            return self.stop_at.is_none_or(|at| at <= now).then_some(Todo::Stop(i));
+            return self
+                .stop_at
+                .is_none_or(|at| at <= now)
+                .then_some(Todo::Stop(i));
         }
-        let missing = |i: &usize| self.marks[*i] != Mark::Up && (kept(*i) || owner && w.hold.is_none());
+        let missing =
+            |i: &usize| self.marks[*i] != Mark::Up && (kept(*i) || owner && w.hold.is_none());
         let start = (0..self.marks.len()).find(missing)?;
-        self.start_at.is_none_or(|at| at <= now).then_some(Todo::Start(start))
+        self.start_at
+            .is_none_or(|at| at <= now)
+            .then_some(Todo::Start(start))
     }
 
     /// Nothing to be done now: is all as it should be, or does it wait?
     fn settle(&mut self, w: &Wanted) {
         let owner = matches!(w.role, Role::Owner { .. });
-        let all_up = self.services.resources.iter().zip(&self.marks).all(|(r, m)| {
-            *m == Mark::Up || !(owner && w.hold.is_none()) && !r.keep_running
-        });
+        let all_up = self
+            .services
+            .resources
+            .iter()
+            .zip(&self.marks)
+            .all(|(r, m)| *m == Mark::Up || !(owner && w.hold.is_none()) && !r.keep_running);
         let watch = (w.role != Role::Unknown && all_up).then_some(owner && w.hold.is_none());
         if w.paused != self.paused {
             // What was seen before the pause is old.
@@ -292,7 +354,12 @@ impl Runner {
 
     /// Does nothing of the owner's own run?
     fn is_down(&self) -> bool {
-        let own = self.services.resources.iter().zip(&self.marks).filter(|(r, _)| !r.keep_running);
+        let own = self
+            .services
+            .resources
+            .iter()
+            .zip(&self.marks)
+            .filter(|(r, _)| !r.keep_running);
         own.into_iter().all(|(_, m)| *m == Mark::Down)
     }
 
@@ -324,8 +391,15 @@ impl Runner {
 
     /// When something is to be done although nothing comes.
     fn wakes_at(&self) -> Option<Instant> {
-        let forget = self.failures.forgotten_at(&self.services.policy).map(|at| self.begun + at);
-        [self.start_at, self.stop_at, forget].into_iter().flatten().filter(|at| *at > Instant::now()).min()
+        let forget = self
+            .failures
+            .forgotten_at(&self.services.policy)
+            .map(|at| self.begun + at);
+        [self.start_at, self.stop_at, forget]
+            .into_iter()
+            .flatten()
+            .filter(|at| *at > Instant::now())
+            .min()
     }
 
     async fn start_ended(&mut self, i: usize, done: Result<(), Failure>) {
@@ -338,17 +412,22 @@ impl Runner {
             Err(why) => {
                 let state = match &why {
                     Failure::Unknown(_) => State::Unknown(why.to_string()),
-                    Failure::Misconfigured(_) | Failure::Failed(_) | Failure::TimedOut { .. } => State::Failed(why.to_string()),
+                    Failure::Misconfigured(_) | Failure::Failed(_) | Failure::TimedOut { .. } => {
+                        State::Failed(why.to_string())
+                    }
                 };
                 self.show_resource(i, &state);
                 if let Failure::Unknown(why) = &why {
                     // Nothing has failed: it could not be tried. Again soon.
                     self.start_at = Some(Instant::now() + Duration::from_secs(1));
-                    return self.note(Weight::Warn, format!("{name} cannot be started yet: {why}")).await;
+                    return self
+                        .note(Weight::Warn, format!("{name} cannot be started yet: {why}"))
+                        .await;
                 }
                 self.bounce[i] = true;
                 let hopeless = matches!(why, Failure::Misconfigured(_));
-                self.failed(format!("{name} does not start: {why}"), hopeless).await;
+                self.failed(format!("{name} does not start: {why}"), hopeless)
+                    .await;
             }
         }
     }
@@ -368,7 +447,11 @@ impl Runner {
             let text = format!("{name} does not stop: {why}");
             self.stop_at = Some(Instant::now() + SLOW);
             if self.stuck.replace(text.clone()).is_none() {
-                self.note(Weight::Bad, format!("{text}; it is not started anywhere else until it has stopped")).await;
+                self.note(
+                    Weight::Bad,
+                    format!("{text}; it is not started anywhere else until it has stopped"),
+                )
+                .await;
             }
             if let Role::Leaving { epoch } = w.role
                 && self.ended != Some(epoch)
@@ -381,7 +464,11 @@ impl Runner {
         // It keeps nothing that a second one could destroy: the rest goes on without it.
         self.marks[i] = Mark::Down;
         self.bounce[i] = false;
-        self.note(Weight::Bad, format!("{name} does not stop ({why}) and is left behind")).await;
+        self.note(
+            Weight::Bad,
+            format!("{name} does not stop ({why}) and is left behind"),
+        )
+        .await;
     }
 
     /// A failure of the whole group here.
@@ -393,14 +480,20 @@ impl Runner {
         match next {
             Next::Restart(wait) => {
                 self.start_at = Some(Instant::now() + wait);
-                let text = format!("{why}; started again here, failure {n} of at most {}", policy.restarts);
+                let text = format!(
+                    "{why}; started again here, failure {n} of at most {}",
+                    policy.restarts
+                );
                 self.note(Weight::Warn, text).await;
             }
             Next::GiveUp(wait) => {
                 self.start_at = Some(Instant::now() + wait);
                 let first = self.broken.replace(why.clone()).is_none();
                 if first {
-                    let text = format!("{why}; given up here after {n} failures, and avoided for {:?}", policy.failure_memory);
+                    let text = format!(
+                        "{why}; given up here after {n} failures, and avoided for {:?}",
+                        policy.failure_memory
+                    );
                     self.note(Weight::Bad, text).await;
                 }
             }
@@ -420,13 +513,18 @@ impl Runner {
                     State::Stopped => "has stopped".to_owned(),
                     State::Failed(why) => format!("has failed: {why}"),
                 };
-                let Some(r) = self.services.resources.get(i) else { return };
+                let Some(r) = self.services.resources.get(i) else {
+                    return;
+                };
                 let text = format!("{} {why}", r.name);
                 self.bounce_from(i, r.keep_running);
                 self.failed(text, false).await;
             }
             Seen::Probe(i, verdict) => {
-                let (Some(judge), Some(p)) = (self.judges.get_mut(i), self.services.probes.get(i)) else { return };
+                let (Some(judge), Some(p)) = (self.judges.get_mut(i), self.services.probes.get(i))
+                else {
+                    return;
+                };
                 let before = judge.standing();
                 let standing = judge.hear(verdict.clone(), 0);
                 if let Some(v) = self.shown.probes.get_mut(i) {
@@ -451,7 +549,8 @@ impl Runner {
                 match standing {
                     Standing::Unknown => {}
                     Standing::Good => {
-                        self.note(Weight::Good, format!("probe {name} is good: {text}")).await;
+                        self.note(Weight::Good, format!("probe {name} is good: {text}"))
+                            .await;
                         self.is_it_well();
                     }
                     Standing::Bad => {
@@ -482,9 +581,11 @@ impl Runner {
     /// All probes that are asked are good: what was said against this node is over, unless it is remembered.
     fn is_it_well(&mut self) {
         let owner = self.watching == Some(true);
-        let well = self.judges.iter().zip(&self.services.probes).all(|(j, p)| {
-            j.standing() == Standing::Good || !(owner || p.on == On::All)
-        });
+        let well = self
+            .judges
+            .iter()
+            .zip(&self.services.probes)
+            .all(|(j, p)| j.standing() == Standing::Good || !(owner || p.on == On::All));
         let remembered = self.failures.is_given_up(&self.services.policy, self.now());
         if well && self.broken.is_some() && (owner || !remembered) {
             // What failed lately still counts: who fails again at once is given up at once.
@@ -523,7 +624,9 @@ impl Runner {
             Role::Owner { .. } if matches!(todo, Some(Todo::Start(_))) => Phase::Starting,
             Role::Owner { .. } if todo.is_some() => Phase::Stopping,
             Role::Owner { .. } if w.hold.is_some() => Phase::Blocked,
-            Role::Owner { .. } if self.watching == Some(true) && self.broken.is_none() => Phase::Running,
+            Role::Owner { .. } if self.watching == Some(true) && self.broken.is_none() => {
+                Phase::Running
+            }
             Role::Owner { .. } => Phase::Failed,
         }
     }
@@ -533,9 +636,15 @@ impl Runner {
         let phase = self.phase_for(w, todo);
         let policy = self.services.policy;
         self.shown.phase = phase;
-        self.shown.failures = u32::try_from(self.failures.count(&policy, self.now())).unwrap_or(u32::MAX);
+        self.shown.failures =
+            u32::try_from(self.failures.count(&policy, self.now())).unwrap_or(u32::MAX);
         self.shown.given_up = self.failures.is_given_up(&policy, self.now());
-        self.shown.text = self.stuck.clone().or_else(|| self.broken.clone()).or_else(|| w.hold.clone()).unwrap_or_default();
+        self.shown.text = self
+            .stuck
+            .clone()
+            .or_else(|| self.broken.clone())
+            .or_else(|| w.hold.clone())
+            .unwrap_or_default();
         if self.broken != self.broken_told {
             self.broken_told.clone_from(&self.broken);
             self.send(What::Broken(self.broken.clone())).await;
@@ -560,6 +669,12 @@ impl Runner {
 
     /// The agent reads these as long as it lives; without it nobody wants to know.
     async fn send(&self, what: What) {
-        let _ = self.reports.send(Report { group: self.group, what }).await;
+        let _ = self
+            .reports
+            .send(Report {
+                group: self.group,
+                what,
+            })
+            .await;
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, ops::RangeInclusive};
 
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::{BodyExt as _, Full};
 use hyper::{
     Method, Request, Response, StatusCode, Uri,
     body::{Bytes, Incoming},
@@ -27,12 +27,14 @@ const ADDRESSES: usize = 8;
 const AGENT: &str = concat!("heartline/", env!("CARGO_PKG_VERSION"));
 
 /// Good: the status is one of `status`, and what is asked for beyond that is there.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Http {
     /// `http://` or `https://`, host, port if it is not the usual one, path and query.
     pub url: String,
     /// The method; with HEAD there is no body.
     pub method: String,
+    /// Sent with the request: its media type and the bytes.
+    pub send: Option<(String, Vec<u8>)>,
     /// Status codes that are good.
     pub status: Vec<RangeInclusive<u16>>,
     /// A header that must be there, and what it must contain.
@@ -59,6 +61,7 @@ impl Http {
         Http {
             url: url.to_owned(),
             method: "GET".to_owned(),
+            send: None,
             status: vec![200..=399],
             header: None,
             body: None,
@@ -173,7 +176,17 @@ impl Http {
             .header(header::USER_AGENT, AGENT)
             .header(header::ACCEPT, "*/*")
             .header(header::CONNECTION, "close")
-            .body(Empty::<Bytes>::new())
+            .header(
+                header::CONTENT_LENGTH,
+                self.send.as_ref().map_or(0, |s| s.1.len()),
+            )
+            .header(
+                header::CONTENT_TYPE,
+                self.send.as_ref().map_or("text/plain", |s| s.0.as_str()),
+            )
+            .body(Full::new(Bytes::from(
+                self.send.as_ref().map_or_else(Vec::new, |s| s.1.clone()),
+            )))
             .map_err(|e| No::unknown(e.to_string()))?;
         let exchange = async {
             let answer = sender.send_request(request).await.map_err(|e| failed(&e))?;

@@ -77,7 +77,7 @@ pub enum On {
 }
 
 /// A question that is asked again and again.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probe {
     /// Name, unique within the group.
     pub name: String,
@@ -96,8 +96,11 @@ pub struct Probe {
 }
 
 /// What is asked.
-#[derive(Clone, Debug, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "there are few, and they are not moved about")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there are few, and they are not moved about"
+)]
 pub enum Kind {
     /// A TCP connection, and what is said on it.
     Tcp(Tcp),

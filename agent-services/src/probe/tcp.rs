@@ -16,7 +16,7 @@ use super::{
 const KEPT: usize = 16 * 1024;
 
 /// Good: the connection is made; with `expect`, the answer contains that in its first 16 KiB.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tcp {
     /// Where the service listens.
     pub address: SocketAddr,

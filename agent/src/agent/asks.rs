@@ -125,26 +125,6 @@ fn refusal(e: CommandError, node: &str, group: &str) -> Refusal {
             format!("{node} cannot run {group} (no carrier or no gate on its device)"),
             Some("see `heartline explain`"),
         ),
-        CommandError::Failed => (
-            Code::Refused,
-            format!("{group} has failed on {node}"),
-            Some("see `heartline explain`; `heartline clear` forgets the failure"),
-        ),
-        CommandError::Stuck => (
-            Code::Refused,
-            format!("{group} is stuck: a stop has failed, and it must not start elsewhere"),
-            Some("see `heartline status`; stop it by hand, then `heartline clear`"),
-        ),
-        CommandError::Elsewhere => (
-            Code::Refused,
-            format!("{node} has no room for {group}, or another group keeps it away"),
-            Some("see `heartline explain`"),
-        ),
-        CommandError::NotOwned | CommandError::Stale => (
-            Code::Refused,
-            format!("{group} has moved meanwhile"),
-            None,
-        ),
         CommandError::Paused => (
             Code::Refused,
             "the cluster is paused".into(),
@@ -162,7 +142,9 @@ fn refusal(e: CommandError, node: &str, group: &str) -> Refusal {
         ),
         CommandError::Elsewhere => (
             Code::Refused,
-            format!("{group} may not be on {node}: no room, or it belongs with or apart from another group"),
+            format!(
+                "{group} may not be on {node}: no room, or it belongs with or apart from another group"
+            ),
             Some("see `heartline explain`"),
         ),
         CommandError::NotOwned => (Code::Refused, format!("{group} does not run here"), None),

@@ -2,7 +2,10 @@
 
 use std::{fs, path::PathBuf};
 
-use agent_core::{Command, Event as CoreEvent, Gain, GainReason};
+use agent_core::{
+    Command, Event as CoreEvent,
+    action::{Gain, GainReason},
+};
 use agent_services::group::{Phase, Report, What};
 
 use super::{services, supervise::Supervisor};
@@ -10,7 +13,21 @@ use crate::events::{Draft, EventKind};
 
 impl Supervisor {
     /// The groups of the configuration, at the start and after a change.
-    pub(super) fn set_services(&mut self, owned: impl Fn(u8) -> Option<u64>) {
+    /// What runs already is the owner's affair: found running, it is not started again.
+    pub(super) fn set_services(&mut self, at_start: bool) {
+        let table = self.table;
+        let kept = table.run_set.load();
+        let owned = move |group: u8| {
+            kept.has(group)
+                .then(|| table.group_epoch[usize::from(group)].load())
+        };
+        if at_start {
+            for group in kept.iter() {
+                if let Ok(text) = fs::read_to_string(self.doubt_file(group)) {
+                    self.unproven.insert(group, text);
+                }
+            }
+        }
         self.services.set(&self.config, self.me, owned);
         self.hooks.set(&self.config.hooks, &self.log);
         self.review_holds();
@@ -29,7 +46,13 @@ impl Supervisor {
     }
 
     fn gained(&mut self, gain: &Gain) {
-        let Gain { group, epoch, reason, from, .. } = *gain;
+        let Gain {
+            group,
+            epoch,
+            reason,
+            from,
+            ..
+        } = *gain;
         if self.services.is_stateful(group) && !self.is_proven(group, reason) {
             self.doubt(group, from);
         }
@@ -44,9 +67,16 @@ impl Supervisor {
             GainReason::Move => true,
             GainReason::OwnerLost => false,
             GainReason::Start => {
-                let Some(group) = self.config.groups.iter().find(|g| g.id == group) else { return false };
+                let Some(group) = self.config.groups.iter().find(|g| g.id == group) else {
+                    return false;
+                };
                 let nodes = &self.rt.snapshot.read().nodes;
-                let heard = |id: &u8| *id == self.me || nodes.get(usize::from(*id).wrapping_sub(1)).is_some_and(|n| n.alive());
+                let heard = |id: &u8| {
+                    *id == self.me
+                        || nodes
+                            .get(usize::from(*id).wrapping_sub(1))
+                            .is_some_and(|n| n.alive)
+                };
                 group.prefer.iter().all(heard)
             }
         }
@@ -58,7 +88,11 @@ impl Supervisor {
     }
 
     fn doubt(&mut self, group: u8, from: u8) {
-        let who = if from == 0 { "another node".to_owned() } else { self.narrator.names.node(from) };
+        let who = if from == 0 {
+            "another node".to_owned()
+        } else {
+            self.narrator.names.node(from)
+        };
         let name = self.narrator.names.group(group);
         let text = format!(
             "{who} has not said that {name} is stopped there, and two of it at once would destroy data; once it is certain: heartline clear {name} --stopped-elsewhere"
@@ -66,17 +100,10 @@ impl Supervisor {
         if let Err(e) = fs::write(self.doubt_file(group), &text) {
             tracing::warn!("{}: {e}", self.doubt_file(group).display());
         }
-        self.record(vec![Draft::new(EventKind::ServiceFailed, format!("not started: {text}")).group(name)]);
+        self.record(vec![
+            Draft::new(EventKind::ServiceFailed, format!("not started: {text}")).group(name),
+        ]);
         self.unproven.insert(group, text);
-    }
-
-    /// What an earlier run of this agent was not sure of.
-    pub(super) fn remember_doubts(&mut self, owned: &[u8]) {
-        for group in owned {
-            if let Ok(text) = fs::read_to_string(self.doubt_file(*group)) {
-                self.unproven.insert(*group, text);
-            }
-        }
     }
 
     /// Somebody says that it is stopped elsewhere, or the group is not here any more.
@@ -90,16 +117,30 @@ impl Supervisor {
         if let Some(text) = self.unproven.get(&group) {
             return Some(text.clone());
         }
-        let after = self.config.groups.iter().find(|g| g.id == group)?.near.after.clone();
+        let after = self
+            .config
+            .groups
+            .iter()
+            .find(|g| g.id == group)?
+            .near
+            .after
+            .clone();
         let waits = |other: &u8| {
             let (_, phase) = self.rt.snapshot.read().phases[usize::from(*other)];
             // A group without services has no phase: its owner is enough.
-            let services = self.config.groups.iter().any(|g| g.id == *other && !g.services.is_empty());
+            let services = self
+                .config
+                .groups
+                .iter()
+                .any(|g| g.id == *other && !g.services.is_empty());
             let owned = self.rt.snapshot.read().owner[usize::from(*other)] != 0;
             (!(owned && (!services || phase == agent_core::Phase::Running))).then_some(*other)
         };
         let other = after.iter().find_map(waits)?;
-        Some(format!("waits for group {}", self.narrator.names.group(other)))
+        Some(format!(
+            "waits for group {}",
+            self.narrator.names.group(other)
+        ))
     }
 
     /// What groups wait for may have come, or gone: what runs already goes on.
@@ -107,7 +148,10 @@ impl Supervisor {
         let held: Vec<_> = self.services.held().collect();
         for (group, before) in held {
             let now = self.hold_for(group);
-            let runs = matches!(self.services.phase(group), Some(Phase::Running | Phase::Starting | Phase::Failed));
+            let runs = matches!(
+                self.services.phase(group),
+                Some(Phase::Running | Phase::Starting | Phase::Failed)
+            );
             if now != before && !(now.is_some() && runs) {
                 self.services.hold(group, now);
             }
@@ -115,10 +159,36 @@ impl Supervisor {
     }
 
     /// This node is to give a group up: its services are stopped first.
-    pub(super) fn stop_services(&mut self, group: u8, epoch: u64) {
+    pub(super) fn stop_services(&mut self, group: u8, epoch: u64, to: u8) {
         if !self.services.leave(group, epoch) {
             // Nothing to stop.
-            self.command(Command::Stopped { group, epoch }, Box::new(|_| {}));
+            return self.say(Command::Stopped { group, epoch });
+        }
+        let name = self.narrator.names.group(group);
+        let whither = if to == 0 {
+            "nobody else can have it".into()
+        } else {
+            format!("for {}", self.narrator.names.node(to))
+        };
+        let text = format!("stopping the services of {name}: {whither}");
+        self.record(vec![
+            Draft::new(EventKind::Service, text)
+                .group(name)
+                .epoch(epoch),
+        ]);
+    }
+
+    /// Tells the core; again, should its queue be full.
+    fn say(&mut self, command: Command) {
+        if !self.command(command, Box::new(|_| {})) {
+            self.unsent.push(command);
+        }
+    }
+
+    /// What could not be told so far.
+    pub(super) fn say_unsent(&mut self) {
+        for command in std::mem::take(&mut self.unsent) {
+            self.say(command);
         }
     }
 
@@ -141,16 +211,23 @@ impl Supervisor {
         let name = self.narrator.names.group(group);
         match report.what {
             What::Phase(phase) => {
-                let command = Command::Phase { group, phase: core_phase(phase) };
-                self.command(command, Box::new(|_| {}));
+                let command = Command::Phase {
+                    group,
+                    phase: core_phase(phase),
+                };
+                self.say(command);
                 let text = format!("services of {name}: {}", phase.name());
-                self.record(vec![Draft::new(EventKind::Service, text).group(name).with("phase", phase.name())]);
+                self.record(vec![
+                    Draft::new(EventKind::Service, text)
+                        .group(name)
+                        .with("phase", phase.name()),
+                ]);
             }
             What::Stopped { epoch } => {
-                self.command(Command::Stopped { group, epoch }, Box::new(|_| {}));
+                self.say(Command::Stopped { group, epoch });
             }
             What::StopFailed { epoch, why: _ } => {
-                self.command(Command::StopFailed { group, epoch }, Box::new(|_| {}));
+                self.say(Command::StopFailed { group, epoch });
             }
             What::Broken(_) => self.check_fitness(),
             What::Note(weight, text) => {
@@ -171,5 +248,18 @@ fn core_phase(phase: Phase) -> agent_core::Phase {
         Phase::Failed => agent_core::Phase::Failed,
         Phase::Blocked => agent_core::Phase::Blocked,
         Phase::Stuck => agent_core::Phase::Stuck,
+    }
+}
+
+/// The same words, from the core's side.
+pub fn service_phase(phase: agent_core::Phase) -> Phase {
+    match phase {
+        agent_core::Phase::Idle => Phase::Idle,
+        agent_core::Phase::Starting => Phase::Starting,
+        agent_core::Phase::Running => Phase::Running,
+        agent_core::Phase::Stopping => Phase::Stopping,
+        agent_core::Phase::Failed => Phase::Failed,
+        agent_core::Phase::Blocked => Phase::Blocked,
+        agent_core::Phase::Stuck => Phase::Stuck,
     }
 }

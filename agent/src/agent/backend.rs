@@ -118,7 +118,10 @@ impl Backend for AgentBackend {
             };
             Ok(Done {
                 changed: true,
-                text: format!("failures of {} are forgotten on all nodes{what}", group.name),
+                text: format!(
+                    "failures of {} are forgotten on all nodes{what}",
+                    group.name
+                ),
                 moving: Vec::new(),
             })
         })

@@ -218,6 +218,7 @@ impl Supervisor {
         self.narrator.names = Names::of(&new);
         self.config = new;
         self.set_targets();
+        self.set_services(false);
         self.mapping = true;
         self.shrink_peers_at = boottime_ns() + 5_000_000_000;
         Ok(())

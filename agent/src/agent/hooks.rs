@@ -31,7 +31,8 @@ impl Hooks {
         self.tasks = JoinSet::new();
         for hook in hooks {
             let (_, follower) = log.follow(None, 0);
-            self.tasks.spawn(follow(hook.clone(), Arc::clone(log), follower));
+            self.tasks
+                .spawn(follow(hook.clone(), Arc::clone(log), follower));
         }
     }
 }
@@ -44,11 +45,24 @@ async fn follow(hook: Hook, log: Arc<EventLog>, mut follower: Follower) {
                 let wanted = event.kind != EventKind::HookFailed
                     && (hook.events.is_empty() || hook.events.contains(&event.kind));
                 if wanted && let Err(why) = tell(&hook, &event).await {
-                    failed(&hook, &log, format!("hook {} was not told of event {} ({}): {why}", hook.name, event.seq, event.kind.name()));
+                    failed(
+                        &hook,
+                        &log,
+                        format!(
+                            "hook {} was not told of event {} ({}): {why}",
+                            hook.name,
+                            event.seq,
+                            event.kind.name()
+                        ),
+                    );
                 }
             }
             Followed::Missed(n) => {
-                failed(&hook, &log, format!("hook {} is too slow and has missed {n} events", hook.name));
+                failed(
+                    &hook,
+                    &log,
+                    format!("hook {} is too slow and has missed {n} events", hook.name),
+                );
             }
             Followed::Closed => return,
         }
@@ -72,7 +86,11 @@ async fn tell(hook: &Hook, event: &Event) -> Result<(), String> {
                 return Ok(());
             }
             let line = ended.first_line();
-            Err(if line.is_empty() { ended.how() } else { format!("{}: {line}", ended.how()) })
+            Err(if line.is_empty() {
+                ended.how()
+            } else {
+                format!("{}: {line}", ended.how())
+            })
         }
         Tell::Url(url) => post::json(url, body, hook.timeout).await,
     }
@@ -95,7 +113,12 @@ mod tests {
 
     fn hook(name: &str, script: &str, events: Vec<EventKind>, timeout: Duration) -> Hook {
         let argv = ["sh", "-c", script].map(str::to_owned).to_vec();
-        Hook { name: name.into(), tell: Tell::Command(argv), events, timeout }
+        Hook {
+            name: name.into(),
+            tell: Tell::Command(argv),
+            events,
+            timeout,
+        }
     }
 
     #[tokio::test]
@@ -105,7 +128,15 @@ mod tests {
         let log = EventLog::new("n1");
         let mut hooks = Hooks::default();
         let script = format!("cat >> {}", file.display());
-        hooks.set(&[hook("h", &script, vec![EventKind::Gained, EventKind::Lost], Duration::from_secs(20))], &log);
+        hooks.set(
+            &[hook(
+                "h",
+                &script,
+                vec![EventKind::Gained, EventKind::Lost],
+                Duration::from_secs(20),
+            )],
+            &log,
+        );
         for kind in [EventKind::Gained, EventKind::Note, EventKind::Lost] {
             log.push(Draft::new(kind, "x").group("web"));
         }
@@ -114,7 +145,10 @@ mod tests {
             (text.lines().count() == 2).then_some(text)
         })
         .await;
-        let kinds: Vec<_> = lines.lines().map(|l| serde_json::from_str::<Event>(l).unwrap().kind).collect();
+        let kinds: Vec<_> = lines
+            .lines()
+            .map(|l| serde_json::from_str::<Event>(l).unwrap().kind)
+            .collect();
         assert_eq!(kinds, [EventKind::Gained, EventKind::Lost]);
     }
 
@@ -126,20 +160,53 @@ mod tests {
         let mut hooks = Hooks::default();
         let good = format!("cat >> {}", file.display());
         let all = [
-            hook("hangs", "sleep 1000", Vec::new(), Duration::from_millis(300)),
-            hook("fails", "echo no pager >&2; exit 3", Vec::new(), Duration::from_secs(20)),
+            hook(
+                "hangs",
+                "sleep 1000",
+                Vec::new(),
+                Duration::from_millis(300),
+            ),
+            hook(
+                "fails",
+                "echo no pager >&2; exit 3",
+                Vec::new(),
+                Duration::from_secs(20),
+            ),
             hook("good", &good, Vec::new(), Duration::from_secs(20)),
         ];
         hooks.set(&all, &log);
         log.push(Draft::new(EventKind::Gained, "x"));
-        until(|| std::fs::read_to_string(&file).ok().filter(|t| !t.is_empty())).await;
+        until(|| {
+            std::fs::read_to_string(&file)
+                .ok()
+                .filter(|t| !t.is_empty())
+        })
+        .await;
         let told = until(|| {
-            let texts: Vec<_> = log.page(None, 99).events.into_iter().filter(|e| e.kind == EventKind::HookFailed).map(|e| e.text).collect();
+            let texts: Vec<_> = log
+                .page(None, 99)
+                .events
+                .into_iter()
+                .filter(|e| e.kind == EventKind::HookFailed)
+                .map(|e| e.text)
+                .collect();
             (texts.len() >= 2).then_some(texts)
         })
         .await;
-        assert!(told.iter().any(|t| t.contains("hangs") && t.contains("did not end")), "{told:?}");
-        assert!(told.iter().any(|t| t.contains("fails") && t.contains("ended with 3: no pager")), "{told:?}");
-        assert_eq!(std::fs::read_to_string(&file).unwrap().lines().count(), 1, "failures of hooks are not told to hooks");
+        assert!(
+            told.iter()
+                .any(|t| t.contains("hangs") && t.contains("did not end")),
+            "{told:?}"
+        );
+        assert!(
+            told.iter()
+                .any(|t| t.contains("fails") && t.contains("ended with 3: no pager")),
+            "{told:?}"
+        );
+        assert_eq!(
+            std::fs::read_to_string(&file).unwrap().lines().count(),
+            1,
+            "failures of hooks are not told to hooks"
+        );
     }
 }

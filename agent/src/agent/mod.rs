@@ -10,16 +10,19 @@
 
 mod apply;
 mod asks;
+mod attend;
 mod backend;
 mod choose;
 mod devices;
 mod fitness;
 pub(crate) mod generations;
+mod hooks;
 mod link;
 mod narrate;
 mod reload;
 mod rotation;
 mod rt;
+mod services;
 mod setup;
 mod snapshot;
 mod start;

@@ -113,6 +113,7 @@ impl Supervisor {
             self.narrator.names = Names::of(&new);
             self.config = new;
             self.set_targets();
+            self.set_services(false);
         }
         Ok(())
     }

@@ -90,6 +90,10 @@ pub enum RtReport {
     Done(u64, Result<(), CommandError>),
     /// A group was given up, at this boot time.
     Lost(u64, u8, u64),
+    /// The services of a group are to be stopped, in this epoch, so that this node can have it.
+    Stop(u8, u64, u8),
+    /// The group stays here after all.
+    Resume(u8, u64),
     /// The long lease of a planned pause holds.
     PauseReady,
     /// The timer was this late, ns: for so long the agent did not run. With the boot time.
@@ -482,7 +486,10 @@ impl RtThread {
                     self.tell(RtReport::Lost(boottime_ns(), group, epoch));
                 }
                 // Not wired to services yet: nothing runs, so nothing is in the way.
-                Action::Stop { .. } | Action::Resume { .. } => {}
+                Action::Stop { group, epoch, to } => {
+                    self.tell(RtReport::Stop(group, epoch, to));
+                }
+                Action::Resume { group, epoch } => self.tell(RtReport::Resume(group, epoch)),
                 Action::Announce { group } => self.parts.net.send(NetCommand::Announce { group }),
                 Action::PauseReady { until: _ } => self.tell(RtReport::PauseReady),
                 Action::Left => self.tell(RtReport::Left),

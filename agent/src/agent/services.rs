@@ -47,7 +47,12 @@ impl ServicesBook {
             let group = config.groups.iter().find(|g| g.id == id)?;
             (group.prefer.contains(&me) && !group.services.is_empty()).then_some(group)
         };
-        let gone: Vec<u8> = self.entries.keys().copied().filter(|id| mine(*id).is_none()).collect();
+        let gone: Vec<u8> = self
+            .entries
+            .keys()
+            .copied()
+            .filter(|id| mine(*id).is_none())
+            .collect();
         for id in gone {
             if let Some(entry) = self.entries.remove(&id) {
                 retire(entry.group);
@@ -72,7 +77,11 @@ impl ServicesBook {
                         w.role = role;
                         w.paused = paused;
                     });
-                    let entry = Entry { group: handle, services: group.services.clone(), broken: None };
+                    let entry = Entry {
+                        group: handle,
+                        services: group.services.clone(),
+                        broken: None,
+                    };
                     self.entries.insert(group.id, entry);
                 }
             }
@@ -122,7 +131,9 @@ impl ServicesBook {
 
     /// It is to be stopped, so that another can have it. False if nothing here has to be stopped.
     pub fn leave(&self, group: u8, epoch: u64) -> bool {
-        let Some(entry) = self.entries.get(&group) else { return false };
+        let Some(entry) = self.entries.get(&group) else {
+            return false;
+        };
         entry.group.want(|w| w.role = Role::Leaving { epoch });
         true
     }
@@ -134,7 +145,9 @@ impl ServicesBook {
 
     /// What each group waits for.
     pub fn held(&self) -> impl Iterator<Item = (u8, Option<String>)> + '_ {
-        self.entries.iter().map(|(id, e)| (*id, e.group.wanted().hold))
+        self.entries
+            .iter()
+            .map(|(id, e)| (*id, e.group.wanted().hold))
     }
 
     /// Forgets the failures of a group. False if there is no such group here.
@@ -154,6 +167,15 @@ impl ServicesBook {
         }
     }
 
+    /// How long stopping may take at most; groups stop side by side.
+    pub fn longest_stop(&self) -> std::time::Duration {
+        self.entries
+            .values()
+            .map(|e| e.services.stop_timeout())
+            .max()
+            .unwrap_or_default()
+    }
+
     /// Why a group does not work on this node.
     pub fn broken(&self, group: u8) -> Option<&str> {
         self.entries.get(&group)?.broken.as_deref()
@@ -171,7 +193,9 @@ impl ServicesBook {
 
     /// Is there something that must not run twice?
     pub fn is_stateful(&self, group: u8) -> bool {
-        self.entries.get(&group).is_some_and(|e| e.services.is_stateful())
+        self.entries
+            .get(&group)
+            .is_some_and(|e| e.services.is_stateful())
     }
 }
 

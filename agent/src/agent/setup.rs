@@ -9,7 +9,7 @@ use std::{
     path::Path,
 };
 
-use agent_common::{MAX_NODES, node_bit};
+use agent_common::{MAX_NODES, Set, node_bit};
 use agent_core::{CoreConfig, Failback, GroupConfig, NodeConfig, Timing};
 use anyhow::{Context, Result, bail};
 use nix::{
@@ -197,7 +197,7 @@ pub fn core_config(c: &Config, me: u8) -> CoreConfig {
         if let Some(slot) = core.nodes.get_mut(usize::from(n.id).wrapping_sub(1)) {
             *slot = Some(NodeConfig {
                 witness: n.role == config::Role::Witness,
-                ..NodeConfig::default()
+                capacity: n.capacity,
             });
         }
     }
@@ -208,6 +208,15 @@ pub fn core_config(c: &Config, me: u8) -> CoreConfig {
             config::Failback::Manual => Failback::Manual,
             config::Failback::Auto => Failback::Auto,
         };
+        group.failback_delay = g.near.failback_delay_ns;
+        group.orderly = g.services.is_orderly();
+        group.with = g.near.with;
+        group.apart = g
+            .near
+            .apart
+            .iter()
+            .fold(Set::EMPTY, |set, id| set.with(*id));
+        group.need = g.near.need;
         core.groups[usize::from(g.id)] = Some(group);
     }
     core

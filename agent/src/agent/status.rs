@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use agent_common::record::Counter;
 use agent_core::{Fitness, Health, detector};
 
-use super::{devices::Gates, fitness::FitnessBook, rotation, services::ServicesBook, setup::Names, snapshot::Snapshot};
+use super::{
+    attend::service_phase, devices::Gates, fitness::FitnessBook, rotation, services::ServicesBook,
+    setup::Names, snapshot::Snapshot,
+};
 use crate::{
     config::{self, Config, KeyFile, show_ns},
     control::proto::*,
@@ -276,16 +279,36 @@ fn services(s: &Sources<'_>, group: u8) -> Option<ServicesStatus> {
     let owned = s.snapshot.owned.has(group);
     let (_, phase) = s.snapshot.phases[usize::from(group)];
     Some(ServicesStatus {
-        phase: if owned { here.phase.name() } else { phase.name() }.into(),
+        phase: if owned {
+            here.phase
+        } else {
+            service_phase(phase)
+        }
+        .name()
+        .into(),
         phase_here: here.phase.name().into(),
         text: here.text,
         failures: here.failures,
         given_up: here.given_up,
-        resources: here.resources.into_iter().map(|r| ResourceStatus { name: r.name, state: r.state.into(), text: r.text }).collect(),
+        resources: here
+            .resources
+            .into_iter()
+            .map(|r| ResourceStatus {
+                name: r.name,
+                state: r.state.into(),
+                text: r.text,
+            })
+            .collect(),
         probes: here
             .probes
             .into_iter()
-            .map(|p| ProbeStatus { name: p.name, standing: p.standing.into(), text: p.text, performance: p.performance, took_ms: p.took_ms })
+            .map(|p| ProbeStatus {
+                name: p.name,
+                standing: p.standing.into(),
+                text: p.text,
+                performance: p.performance,
+                took_ms: p.took_ms,
+            })
             .collect(),
     })
 }
@@ -315,7 +338,10 @@ fn warnings(s: &Sources<'_>, nodes: &[NodeStatus]) -> Vec<Warning> {
         let (code, text) = match fitness {
             Fitness::Fit => continue,
             Fitness::Unfit => ("unfit", format!("this node cannot run {name}: {reason}")),
-            Fitness::Failed => ("failed", format!("{name} does not work on this node: {reason}")),
+            Fitness::Failed => (
+                "failed",
+                format!("{name} does not work on this node: {reason}"),
+            ),
             Fitness::Doubtful => (
                 "doubtful",
                 format!("this node runs {name} only where all others are as badly off: {reason}"),

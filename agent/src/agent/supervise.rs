@@ -23,8 +23,10 @@ use super::{
     devices::Gates,
     fitness::FitnessBook,
     generations::Staged,
+    hooks::Hooks,
     narrate::Narrator,
     rt::{RtCommand, RtHandle, RtReport},
+    services::ServicesBook,
     status,
     track::Targets,
 };
@@ -79,6 +81,13 @@ pub(super) struct Supervisor {
     pub(super) present: [u64; 4],
     pub(super) fitness: FitnessBook,
     pub(super) targets: Targets,
+    /// What stands behind the groups.
+    pub(super) services: ServicesBook,
+    pub(super) hooks: Hooks,
+    /// Groups that are not started because they may still run elsewhere, with what people are told.
+    pub(super) unproven: BTreeMap<u8, String>,
+    /// Commands for the core that found its queue full.
+    pub(super) unsent: Vec<Command>,
     pub(super) rejected: BTreeMap<&'static str, u64>,
     pub(super) clock_source: String,
     pub(super) rounds: u64,
@@ -141,6 +150,7 @@ impl Supervisor {
         let mut quick = interval(Duration::from_millis(200));
         quick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.set_targets();
+        self.set_services(true);
         self.notifier.ready(format!(
             "node {} of {}",
             self.narrator.names.node(self.me),
@@ -169,6 +179,7 @@ impl Supervisor {
                     self.net_events();
                 }
                 () = self.targets.hear() => self.check_fitness(),
+                report = self.services.news() => self.service_news(report),
                 ask = asked.recv() => {
                     if let Some(ask) = ask {
                         self.ask(ask, &mut ending);
@@ -259,10 +270,14 @@ impl Supervisor {
         while let Ok(r) = self.rt.reports.pop() {
             match r {
                 RtReport::Event(at, e) => {
+                    self.attend(&e);
                     let drafts = self.narrator.core(at, e);
                     self.record(drafts);
                 }
+                RtReport::Stop(group, epoch, to) => self.stop_services(group, epoch, to),
+                RtReport::Resume(group, epoch) => self.resume_services(group, epoch),
                 RtReport::Lost(at, group, epoch) => {
+                    self.lose_services(group);
                     let drafts = self.narrator.lost(at, group, epoch);
                     self.record(drafts);
                 }
@@ -357,6 +372,7 @@ impl Supervisor {
             takeovers: &self.narrator.takeovers,
             errors: &self.vip_errors,
             fitness: &self.fitness,
+            services: &self.services,
             present: &self.present,
             started_ns: self.started_ns,
             priority: (!self.args.no_realtime).then_some(PRIORITY),
@@ -388,7 +404,9 @@ impl Supervisor {
             EventKind::AgentStopping,
             "stopping: handing the groups over",
         )]);
-        *ending = Ending::Leaving(Instant::now() + HANDOVER);
+        // What runs here is stopped first, each resource within its own time.
+        let stops = self.services.longest_stop();
+        *ending = Ending::Leaving(Instant::now() + HANDOVER + stops);
         self.command(Command::Leave, Box::new(|_| {}));
     }
 }

@@ -76,9 +76,15 @@ impl Supervisor {
         let now = boottime_ns();
         let owners = &self.rt.snapshot.read().owner;
         let (gates, targets) = (&self.gates, &self.targets);
-        let changes = self
-            .fitness
-            .check(&self.config, self.me, gates, targets, &self.services, owners, now);
+        let changes = self.fitness.check(
+            &self.config,
+            self.me,
+            gates,
+            targets,
+            &self.services,
+            owners,
+            now,
+        );
         let drafts = changes.into_iter().map(|c| self.narrator.fitness(now, c));
         let drafts: Vec<_> = drafts.collect();
         self.record(drafts);
@@ -119,6 +125,7 @@ impl Supervisor {
             // A device that returned may get its address a while later.
             let _ = self.rt.send(RtCommand::Reopen { anew: false });
         }
+        self.say_unsent();
         self.check_fitness();
         let drafts = self.narrator.tick(boottime_ns());
         self.record(drafts);

@@ -233,11 +233,20 @@ impl std::fmt::Display for Change {
                 let verb = if *added { "new" } else { "removed" };
                 write!(f, "group {id}: {what} {item} is {verb}")
             }
-            Self::Services { id, stops } if stops.is_empty() => write!(f, "group {id}: services change"),
-            Self::Services { id, stops } => {
-                write!(f, "group {id}: services change; its owner stops {}", stops.join(", "))
+            Self::Services { id, stops } if stops.is_empty() => {
+                write!(f, "group {id}: services change")
             }
-            Self::Near { id } => write!(f, "group {id}: with, apart, after, need or failback_delay change"),
+            Self::Services { id, stops } => {
+                write!(
+                    f,
+                    "group {id}: services change; its owner stops {}",
+                    stops.join(", ")
+                )
+            }
+            Self::Near { id } => write!(
+                f,
+                "group {id}: with, apart, after, need or failback_delay change"
+            ),
             Self::Hooks { count } => write!(f, "hooks change: {count} from now on"),
             Self::AnnounceInterval { to_ns } => {
                 write!(f, "announce_interval is now {}", show_ns(*to_ns))

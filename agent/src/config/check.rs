@@ -132,7 +132,11 @@ fn build(
         log,
         nodes,
         groups,
-        hooks: raw.hooks.iter().map(|h| Some(h.as_ref()?.value.clone())).collect::<Option<_>>()?,
+        hooks: raw
+            .hooks
+            .iter()
+            .map(|h| Some(h.as_ref()?.value.clone()))
+            .collect::<Option<_>>()?,
     })
 }
 

@@ -6,9 +6,9 @@ use std::net::IpAddr;
 use super::check::{check_device, check_distinct, check_name};
 use super::extras::{self, check_extras};
 use super::near::{self, check_near};
-use super::services;
 use super::raw::{At, RawConfig, RawGroup, RawNode, RawVip};
 use super::render::{Diagnostic, Span};
+use super::services;
 use super::table::did_you_mean;
 use super::types::{Group, MAX_VIPS, Node, Role, Vip};
 

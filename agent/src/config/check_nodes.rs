@@ -211,6 +211,9 @@ fn typed_node(raw: &RawNode) -> Option<Node> {
         id: u8::try_from(raw.id.as_ref()?.value).ok()?,
         role: raw.role,
         links: raw.links.iter().map(link).collect::<Option<_>>()?,
-        capacity: raw.capacity.as_ref().map_or(Some(None), |c| u32::try_from(c.value).ok().map(Some))?,
+        capacity: raw
+            .capacity
+            .as_ref()
+            .map_or(Some(None), |c| u32::try_from(c.value).ok().map(Some))?,
     })
 }

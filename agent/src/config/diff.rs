@@ -27,7 +27,9 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
         });
     }
     if old.hooks != new.hooks {
-        changes.push(Change::Hooks { count: new.hooks.len() });
+        changes.push(Change::Hooks {
+            count: new.hooks.len(),
+        });
     }
     if old.log != new.log {
         changes.push(Change::Log {
@@ -313,7 +315,10 @@ fn diff_group(old: &Group, new: &Group, changes: &mut Vec<Change>) {
     diff_extras(id, "track", &old.tracks, &new.tracks, changes);
     let lines = |g: &Group| super::services::fingerprint(&g.services);
     if lines(old) != lines(new) {
-        changes.push(Change::Services { id, stops: stopped_by(&old.services, &new.services) });
+        changes.push(Change::Services {
+            id,
+            stops: stopped_by(&old.services, &new.services),
+        });
     }
     if old.near != new.near {
         changes.push(Change::Near { id });
@@ -374,7 +379,11 @@ fn diff_extras<T: PartialEq + ToString>(
 
 /// Names of resources that run on the owner and that the new configuration no longer has: they are stopped.
 fn stopped_by(old: &Services, new: &Services) -> Vec<String> {
-    let gone = |r: &&Resource| !new.resources.iter().any(|n| n.name == r.name && n.kind == r.kind);
+    let gone = |r: &&Resource| {
+        !new.resources
+            .iter()
+            .any(|n| n.name == r.name && n.kind == r.kind)
+    };
     let old = old.resources.iter().filter(|r| !r.keep_running);
     old.filter(gone).map(|r| r.name.clone()).collect()
 }

@@ -53,7 +53,10 @@ impl std::fmt::Display for Hook {
 /// Scheme and host of a URL.
 pub fn host_of(url: &str) -> &str {
     let after = url.find("://").map_or(0, |i| i + 3);
-    let end = url.get(after..).and_then(|rest| rest.find(['/', '?', '#'])).map_or(url.len(), |i| after + i);
+    let end = url
+        .get(after..)
+        .and_then(|rest| rest.find(['/', '?', '#']))
+        .map_or(url.len(), |i| after + i);
     url.get(..end).unwrap_or(url)
 }
 
@@ -89,15 +92,24 @@ fn hook(t: &mut Table<'_, '_, '_>) -> Option<At<Hook>> {
     let events = events(t);
     let timeout = bounded(t, "timeout", "10s", &TIMEOUT_NS, Duration::from_secs(10));
     Some(At {
-        value: Hook { name: name?, tell: tell?, events: events?, timeout: timeout? },
+        value: Hook {
+            name: name?,
+            tell: tell?,
+            events: events?,
+            timeout: timeout?,
+        },
         span,
     })
 }
 
 fn url(t: &mut Table<'_, '_, '_>) -> Option<String> {
     let at = t.string("url", "url = \"https://example.net/hook\"")?;
-    let host = ["https://", "http://"].iter().find_map(|s| at.value.strip_prefix(s));
-    if host.is_none_or(|h| h.is_empty() || h.starts_with('/')) || at.value.contains(char::is_whitespace) {
+    let host = ["https://", "http://"]
+        .iter()
+        .find_map(|s| at.value.strip_prefix(s));
+    if host.is_none_or(|h| h.is_empty() || h.starts_with('/'))
+        || at.value.contains(char::is_whitespace)
+    {
         t.out.push(
             Diagnostic::error("bad-url", at.span, "this is no URL that can be posted to")
                 .help("write it as `https://HOST/PATH`"),

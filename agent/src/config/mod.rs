@@ -47,8 +47,8 @@ pub use key::{ClusterKey, KEY_BYTES, KEY_DIGITS, KeyError, KeyFile};
 pub use render::{Diagnostic, Report, Severity, Span, colour_wanted};
 pub use types::{
     Config, DEFAULT_CONFIG_FILE, DEFAULT_KEY_FILE, DEFAULT_PORT, Datapath, Failback, Group, Link,
-    MAX_GROUPS, MAX_LINKS, MAX_NODES, MAX_VIPS, MIN_NODES, Near, Node, Prefix, Profile, Role, Route,
-    Rule, Timing, Track, Vip, show_ns,
+    MAX_GROUPS, MAX_LINKS, MAX_NODES, MAX_VIPS, MIN_NODES, Near, Node, Prefix, Profile, Role,
+    Route, Rule, Timing, Track, Vip, show_ns,
 };
 
 /// A longer file is not read: 4096 VIPs need less than half of it.

@@ -28,7 +28,15 @@ const MEMORY_NS: std::ops::RangeInclusive<u64> = SECOND..=7 * 86_400 * SECOND;
 const KINDS: [&str; 4] = ["systemd", "exec", "ocf", "filesystem"];
 /// OCF agents that hold something which two nodes must not have at once.
 const STATEFUL_AGENTS: [&str; 9] = [
-    "Filesystem", "LVM", "LVM-activate", "ZFS", "Raid1", "mdraid", "iSCSI", "iSCSITarget", "drbd",
+    "Filesystem",
+    "LVM",
+    "LVM-activate",
+    "ZFS",
+    "Raid1",
+    "mdraid",
+    "iSCSI",
+    "iSCSITarget",
+    "drbd",
 ];
 
 /// What was read of one group; `None` in it is "wrong, and reported".
@@ -55,7 +63,12 @@ pub(super) fn read(group: &mut Table<'_, '_, '_>) -> RawServices {
             read
         }
     };
-    RawServices { resources, probes, policy, policy_span }
+    RawServices {
+        resources,
+        probes,
+        policy,
+        policy_span,
+    }
 }
 
 fn sections<T>(
@@ -81,8 +94,16 @@ fn sections<T>(
 }
 
 /// Which one of the keys is there; exactly one must be.
-pub(super) fn one_of(t: &mut Table<'_, '_, '_>, keys: &[&'static str], what: &str) -> Option<&'static str> {
-    let there: Vec<_> = keys.iter().copied().filter(|k| t.table.contains_key(*k)).collect();
+pub(super) fn one_of(
+    t: &mut Table<'_, '_, '_>,
+    keys: &[&'static str],
+    what: &str,
+) -> Option<&'static str> {
+    let there: Vec<_> = keys
+        .iter()
+        .copied()
+        .filter(|k| t.table.contains_key(*k))
+        .collect();
     match there.as_slice() {
         [one] => Some(one),
         [] => {
@@ -122,7 +143,10 @@ pub(super) fn bounded(
         return Some(Duration::from_nanos(at.value));
     }
     let (low, high) = (show_ns(*range.start()), show_ns(*range.end()));
-    let message = format!("`{key}` of {} is outside {low} to {high}", show_ns(at.value));
+    let message = format!(
+        "`{key}` of {} is outside {low} to {high}",
+        show_ns(at.value)
+    );
     t.out.push(
         Diagnostic::error("bad-interval", at.span, message)
             .help(format!("choose a time from {low} to {high}")),
@@ -131,7 +155,11 @@ pub(super) fn bounded(
 }
 
 /// A string that is there and not empty.
-pub(super) fn filled(t: &mut Table<'_, '_, '_>, key: &'static str, example: &str) -> Option<String> {
+pub(super) fn filled(
+    t: &mut Table<'_, '_, '_>,
+    key: &'static str,
+    example: &str,
+) -> Option<String> {
     t.need(key, example);
     let text = t.string(key, example)?;
     if text.value.trim().is_empty() {
@@ -152,8 +180,9 @@ pub(super) fn argv(t: &mut Table<'_, '_, '_>, key: &'static str) -> Option<Vec<S
     let argv: Vec<String> = list.value.into_iter().map(|at| at.value).collect();
     if argv.first().is_none_or(|p| p.trim().is_empty()) {
         t.out.push(
-            Diagnostic::error("empty", list.span, format!("`{key}` names no program"))
-                .help(format!("program and arguments, as in `{example}`; no shell is involved")),
+            Diagnostic::error("empty", list.span, format!("`{key}` names no program")).help(
+                format!("program and arguments, as in `{example}`; no shell is involved"),
+            ),
         );
         return None;
     }
@@ -209,16 +238,33 @@ fn resource(t: &mut Table<'_, '_, '_>) -> Option<At<Resource>> {
 
 /// As systemctl does: a name without suffix is a service.
 fn unit(name: String) -> Kind {
-    const SUFFIXES: [&str; 6] = [".service", ".socket", ".target", ".mount", ".timer", ".path"];
-    let unit = if SUFFIXES.iter().any(|s| name.ends_with(s)) { name } else { format!("{name}.service") };
+    const SUFFIXES: [&str; 6] = [
+        ".service", ".socket", ".target", ".mount", ".timer", ".path",
+    ];
+    let unit = if SUFFIXES.iter().any(|s| name.ends_with(s)) {
+        name
+    } else {
+        format!("{name}.service")
+    };
     Kind::Systemd { unit }
 }
 
 fn exec(t: &mut Table<'_, '_, '_>) -> Option<Kind> {
-    let mut e = t.table("exec", "exec = { start = [...], stop = [...], status = [...] }")?;
-    let (start, stop, status) = (argv(&mut e, "start"), argv(&mut e, "stop"), argv(&mut e, "status"));
+    let mut e = t.table(
+        "exec",
+        "exec = { start = [...], stop = [...], status = [...] }",
+    )?;
+    let (start, stop, status) = (
+        argv(&mut e, "start"),
+        argv(&mut e, "stop"),
+        argv(&mut e, "status"),
+    );
     e.finish();
-    Some(Kind::Exec { start: start?, stop: stop?, status: status? })
+    Some(Kind::Exec {
+        start: start?,
+        stop: stop?,
+        status: status?,
+    })
 }
 
 fn ocf(t: &mut Table<'_, '_, '_>) -> Option<Kind> {
@@ -226,8 +272,18 @@ fn ocf(t: &mut Table<'_, '_, '_>) -> Option<Kind> {
     let parameters = t.strings_by_name("parameters");
     let text = text?;
     let mut parts = text.value.split(':');
-    let good = |p: &&str| !p.is_empty() && p.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')) && !p.starts_with('.');
-    match (parts.next(), parts.next().filter(good), parts.next().filter(good), parts.next()) {
+    let good = |p: &&str| {
+        !p.is_empty()
+            && p.chars()
+                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+            && !p.starts_with('.')
+    };
+    match (
+        parts.next(),
+        parts.next().filter(good),
+        parts.next().filter(good),
+        parts.next(),
+    ) {
         (Some("ocf"), Some(provider), Some(agent), None) => Some(Kind::Ocf {
             provider: provider.into(),
             agent: agent.into(),
@@ -235,8 +291,12 @@ fn ocf(t: &mut Table<'_, '_, '_>) -> Option<Kind> {
         }),
         _ => {
             t.out.push(
-                Diagnostic::error("bad-ocf", text.span, format!("{:?} names no OCF agent", text.value))
-                    .help("write it as `ocf:PROVIDER:AGENT`, as in \"ocf:heartbeat:IPsrcaddr\""),
+                Diagnostic::error(
+                    "bad-ocf",
+                    text.span,
+                    format!("{:?} names no OCF agent", text.value),
+                )
+                .help("write it as `ocf:PROVIDER:AGENT`, as in \"ocf:heartbeat:IPsrcaddr\""),
             );
             None
         }
@@ -244,50 +304,93 @@ fn ocf(t: &mut Table<'_, '_, '_>) -> Option<Kind> {
 }
 
 fn filesystem(t: &mut Table<'_, '_, '_>) -> Option<Kind> {
-    let mut f = t.table("filesystem", "filesystem = { device = \"/dev/sdb1\", mount = \"/srv\", type = \"ext4\" }")?;
+    let mut f = t.table(
+        "filesystem",
+        "filesystem = { device = \"/dev/sdb1\", mount = \"/srv\", type = \"ext4\" }",
+    )?;
     let device = filled(&mut f, "device", "device = \"/dev/sdb1\"");
     let mount = filled(&mut f, "mount", "mount = \"/srv\"");
     let fstype = filled(&mut f, "type", "type = \"ext4\"");
-    let options = f.string("options", "options = \"noatime\"").map_or_else(String::new, |o| o.value);
+    let options = f
+        .string("options", "options = \"noatime\"")
+        .map_or_else(String::new, |o| o.value);
     let kill_holders = f.boolean("kill_holders").unwrap_or(false);
     let span = f.span.clone();
     f.finish();
     let mount = PathBuf::from(mount?);
-    let plain = mount.components().all(|c| matches!(c, std::path::Component::RootDir | std::path::Component::Normal(_)));
+    let plain = mount.components().all(|c| {
+        matches!(
+            c,
+            std::path::Component::RootDir | std::path::Component::Normal(_)
+        )
+    });
     if !mount.is_absolute() || !plain || mount.parent().is_none() {
         t.out.push(
-            Diagnostic::error("bad-mount", span, format!("{} is no place to mount at", mount.display()))
-                .help("an absolute path without `..`, and not `/` itself"),
+            Diagnostic::error(
+                "bad-mount",
+                span,
+                format!("{} is no place to mount at", mount.display()),
+            )
+            .help("an absolute path without `..`, and not `/` itself"),
         );
         return None;
     }
-    Some(Kind::Filesystem { device: device?, mount, fstype: fstype?, options, kill_holders })
+    Some(Kind::Filesystem {
+        device: device?,
+        mount,
+        fstype: fstype?,
+        options,
+        kill_holders,
+    })
 }
 
 fn policy(t: &mut Table<'_, '_, '_>) -> Option<Policy> {
     let default = Policy::default();
     let restarts = if t.table.contains_key("restarts") {
-        t.integer("restarts", 0..=1000, "bad-restarts").and_then(|n| u32::try_from(n.value).ok())
+        t.integer("restarts", 0..=1000, "bad-restarts")
+            .and_then(|n| u32::try_from(n.value).ok())
     } else {
         t.known("restarts");
         Some(default.restarts)
     };
     let window = bounded(t, "window", "10min", &MEMORY_NS, default.window);
-    let failure_memory = bounded(t, "failure_memory", "10min", &MEMORY_NS, default.failure_memory);
-    Some(Policy { restarts: restarts?, window: window?, failure_memory: failure_memory? })
+    let failure_memory = bounded(
+        t,
+        "failure_memory",
+        "10min",
+        &MEMORY_NS,
+        default.failure_memory,
+    );
+    Some(Policy {
+        restarts: restarts?,
+        window: window?,
+        failure_memory: failure_memory?,
+    })
 }
 
 /// Rules about the whole of one group's services.
 pub(super) fn check(group: &str, raw: &RawServices, out: &mut Vec<Diagnostic>) {
     let mut seen: BTreeMap<&str, &Span> = BTreeMap::new();
-    let resources = raw.resources.iter().flatten().map(|r| (r.value.name.as_str(), &r.span));
-    let probes = raw.probes.iter().flatten().map(|p| (p.value.name.as_str(), &p.span));
+    let resources = raw
+        .resources
+        .iter()
+        .flatten()
+        .map(|r| (r.value.name.as_str(), &r.span));
+    let probes = raw
+        .probes
+        .iter()
+        .flatten()
+        .map(|p| (p.value.name.as_str(), &p.span));
     for (name, span) in resources.chain(probes) {
         if let Some(first) = seen.insert(name, span) {
             out.push(
-                Diagnostic::error("service-twice", span.clone(), format!("group {group} has two services with the name \"{name}\""))
-                    .also(first.clone(), "first used here")
-                    .help("give each resource and probe of a group its own name"),
+                Diagnostic::error(
+                    "service-twice",
+                    span.clone(),
+                    format!("group {group} has two services with the name \"{name}\""),
+                )
+                .also(first.clone(), "first used here")
+                .help("give each resource and probe of a group its own name"),
             );
         }
     }
@@ -296,8 +399,12 @@ pub(super) fn check(group: &str, raw: &RawServices, out: &mut Vec<Diagnostic>) {
         && raw.probes.is_empty()
     {
         out.push(
-            Diagnostic::warning("idle-policy", span.clone(), format!("group {group} has nothing that this policy could be about"))
-                .help("add a `[[group.resource]]` or a `[[group.probe]]`, or remove it"),
+            Diagnostic::warning(
+                "idle-policy",
+                span.clone(),
+                format!("group {group} has nothing that this policy could be about"),
+            )
+            .help("add a `[[group.resource]]` or a `[[group.probe]]`, or remove it"),
         );
     }
 }
@@ -312,7 +419,11 @@ pub(super) fn typed(group: &At<String>, raw: &RawServices) -> Option<Services> {
     };
     Some(Services {
         resources: raw.resources.iter().map(resource).collect::<Option<_>>()?,
-        probes: raw.probes.iter().map(|p| Some(p.as_ref()?.value.clone())).collect::<Option<_>>()?,
+        probes: raw
+            .probes
+            .iter()
+            .map(|p| Some(p.as_ref()?.value.clone()))
+            .collect::<Option<_>>()?,
         policy: raw.policy?,
     })
 }
@@ -322,9 +433,20 @@ pub(super) fn fingerprint(s: &Services) -> Vec<String> {
     if s.is_empty() {
         return Vec::new();
     }
-    let resources = s.resources.iter().enumerate().map(|(i, r)| format!("{i} {r:?}"));
-    let probes = s.probes.iter().enumerate().map(|(i, p)| format!("{i} {p:?}"));
-    resources.chain(probes).chain([format!("{:?}", s.policy)]).collect()
+    let resources = s
+        .resources
+        .iter()
+        .enumerate()
+        .map(|(i, r)| format!("{i} {r:?}"));
+    let probes = s
+        .probes
+        .iter()
+        .enumerate()
+        .map(|(i, p)| format!("{i} {p:?}"));
+    resources
+        .chain(probes)
+        .chain([format!("{:?}", s.policy)])
+        .collect()
 }
 
 /// For people and for `check --json`: a line for each.
@@ -339,9 +461,17 @@ pub fn describe(r: &Resource) -> String {
     let what = match &r.kind {
         Kind::Systemd { unit } => format!("systemd {unit}"),
         Kind::Exec { start, .. } => format!("exec {}", start.first().map_or("", String::as_str)),
-        Kind::Ocf { provider, agent, .. } => format!("ocf:{provider}:{agent}"),
-        Kind::Filesystem { device, mount, .. } => format!("filesystem {device} on {}", mount.display()),
+        Kind::Ocf {
+            provider, agent, ..
+        } => format!("ocf:{provider}:{agent}"),
+        Kind::Filesystem { device, mount, .. } => {
+            format!("filesystem {device} on {}", mount.display())
+        }
     };
-    let keeps = if r.keep_running { " (keeps running)" } else { "" };
+    let keeps = if r.keep_running {
+        " (keeps running)"
+    } else {
+        ""
+    };
     format!("{}: {what}{keeps}", r.name)
 }

@@ -93,7 +93,10 @@ fn part<'t, 'i, 's>(
     key: &'static str,
     example: &'static str,
 ) -> Option<Result<At<String>, Table<'t, 'i, 's>>> {
-    let is_text = t.table.get(key).is_some_and(|v| v.get_ref().as_str().is_some());
+    let is_text = t
+        .table
+        .get(key)
+        .is_some_and(|v| v.get_ref().as_str().is_some());
     if is_text {
         return t.string(key, example).map(Ok);
     }
@@ -101,12 +104,21 @@ fn part<'t, 'i, 's>(
 }
 
 /// Reads a value that has a text form.
-fn parsed<V: FromStr>(t: T<'_, '_, '_, '_>, text: &At<String>, what: &str, example: &str) -> Option<V> {
+fn parsed<V: FromStr>(
+    t: T<'_, '_, '_, '_>,
+    text: &At<String>,
+    what: &str,
+    example: &str,
+) -> Option<V> {
     let read = text.value.parse().ok();
     if read.is_none() {
         t.out.push(
-            Diagnostic::error("bad-address", text.span.clone(), format!("{:?} is no {what}", text.value))
-                .help(format!("write it as in {example:?}")),
+            Diagnostic::error(
+                "bad-address",
+                text.span.clone(),
+                format!("{:?} is no {what}", text.value),
+            )
+            .help(format!("write it as in {example:?}")),
         );
     }
     read
@@ -145,8 +157,12 @@ fn pattern(t: T<'_, '_, '_, '_>) -> Option<Option<Pattern>> {
         Ok(pattern) => Some(Some(pattern)),
         Err(e) => {
             t.out.push(
-                Diagnostic::error("bad-pattern", at.span, format!("{:?} cannot be looked for: {e}", at.value))
-                    .help("the syntax is that of Rust's regex crate"),
+                Diagnostic::error(
+                    "bad-pattern",
+                    at.span,
+                    format!("{:?} cannot be looked for: {e}", at.value),
+                )
+                .help("the syntax is that of Rust's regex crate"),
             );
             None
         }
@@ -154,7 +170,11 @@ fn pattern(t: T<'_, '_, '_, '_>) -> Option<Option<Pattern>> {
 }
 
 /// "200-299", "204": codes that are good.
-fn codes(t: T<'_, '_, '_, '_>, key: &'static str, default: Vec<RangeInclusive<u16>>) -> Option<Vec<RangeInclusive<u16>>> {
+fn codes(
+    t: T<'_, '_, '_, '_>,
+    key: &'static str,
+    default: Vec<RangeInclusive<u16>>,
+) -> Option<Vec<RangeInclusive<u16>>> {
     let example = format!("{key} = [\"200-299\", \"401\"]");
     let Some(list) = t.strings(key, &example) else {
         return (!t.table.contains_key(key)).then_some(default);
@@ -171,8 +191,12 @@ fn codes(t: T<'_, '_, '_, '_>, key: &'static str, default: Vec<RangeInclusive<u1
             _ => {
                 all = None;
                 t.out.push(
-                    Diagnostic::error("bad-code", at.span, format!("{:?} is no status code and no range of them", at.value))
-                        .help(format!("write it as `{example}`")),
+                    Diagnostic::error(
+                        "bad-code",
+                        at.span,
+                        format!("{:?} is no status code and no range of them", at.value),
+                    )
+                    .help(format!("write it as `{example}`")),
                 );
             }
         }
@@ -190,10 +214,16 @@ fn tcp(t: T<'_, '_, '_, '_>) -> Option<Kind> {
         })),
         Err(mut k) => {
             let address = socket(&mut k, "address", EXAMPLE);
-            let send = k.string("send", "send = \"QUIT\\r\\n\"").map_or_else(Vec::new, |s| s.value.into_bytes());
+            let send = k
+                .string("send", "send = \"QUIT\\r\\n\"")
+                .map_or_else(Vec::new, |s| s.value.into_bytes());
             let expect = pattern(&mut k);
             k.finish();
-            Some(Kind::Tcp(Tcp { address: address?, send, expect: expect? }))
+            Some(Kind::Tcp(Tcp {
+                address: address?,
+                send,
+                expect: expect?,
+            }))
         }
     }
 }
@@ -209,13 +239,21 @@ fn http(t: T<'_, '_, '_, '_>) -> Option<Kind> {
         http.method = method.value;
     }
     let status = codes(&mut k, "status", http.status.clone());
-    let header = k.string("header", "header = \"Server: nginx\"").map(|h| match h.value.split_once(':') {
-        Some((name, value)) if !value.trim().is_empty() => (name.trim().to_owned(), Pattern::text(value.trim()).ok()),
-        _ => (h.value.trim_end_matches(':').trim().to_owned(), None),
-    });
+    let header =
+        k.string("header", "header = \"Server: nginx\"")
+            .map(|h| match h.value.split_once(':') {
+                Some((name, value)) if !value.trim().is_empty() => {
+                    (name.trim().to_owned(), Pattern::text(value.trim()).ok())
+                }
+                _ => (h.value.trim_end_matches(':').trim().to_owned(), None),
+            });
     let body = pattern(&mut k);
-    let host = k.string("host", "host = \"www.example.org\"").map(|h| h.value);
-    let sni = k.string("sni", "sni = \"www.example.org\"").map(|h| h.value);
+    let host = k
+        .string("host", "host = \"www.example.org\"")
+        .map(|h| h.value);
+    let sni = k
+        .string("sni", "sni = \"www.example.org\"")
+        .map(|h| h.value);
     let ca = k.string("ca", "ca = \"/etc/ssl/own-ca.pem\"");
     let verify = k.boolean("verify");
     let connect = if k.table.contains_key("connect") {
@@ -237,18 +275,29 @@ fn http(t: T<'_, '_, '_, '_>) -> Option<Kind> {
     http.body = body?;
     (http.host, http.sni) = (host, sni);
     http.connect = connect?;
-    http.redirects = redirects.and_then(|n| u8::try_from(n.value).ok()).unwrap_or(http.redirects);
+    http.redirects = redirects
+        .and_then(|n| u8::try_from(n.value).ok())
+        .unwrap_or(http.redirects);
     Some(Kind::Http(http))
 }
 
 fn dns(t: T<'_, '_, '_, '_>) -> Option<Kind> {
-    let mut k = t.table("dns", "dns = { server = \"127.0.0.1:53\", name = \"www.example.org\" }")?;
+    let mut k = t.table(
+        "dns",
+        "dns = { server = \"127.0.0.1:53\", name = \"www.example.org\" }",
+    )?;
     let server = socket(&mut k, "server", "127.0.0.1:53");
     let name = filled(&mut k, "name", "name = \"www.example.org\"");
-    let rtype = k.string("type", "type = \"A\"").map_or_else(|| "A".to_owned(), |r| r.value);
+    let rtype = k
+        .string("type", "type = \"A\"")
+        .map_or_else(|| "A".to_owned(), |r| r.value);
     let answers = k.strings("answers", "answers = [\"192.0.2.80\"]");
-    let answers = answers.map_or_else(Vec::new, |l| l.value.into_iter().map(|at| at.value).collect());
-    let expect = k.choice("match", &[("any", Expect::Any), ("all", Expect::All)]).map_or(Expect::Any, |e| e.value);
+    let answers = answers.map_or_else(Vec::new, |l| {
+        l.value.into_iter().map(|at| at.value).collect()
+    });
+    let expect = k
+        .choice("match", &[("any", Expect::Any), ("all", Expect::All)])
+        .map_or(Expect::Any, |e| e.value);
     let tcp = k.boolean("tcp").unwrap_or(false);
     k.finish();
     let mut dns = Dns::new(server?, &name?, &rtype);
@@ -261,7 +310,10 @@ fn icmp(t: T<'_, '_, '_, '_>) -> Option<Kind> {
     match part(t, "icmp", "icmp = \"192.0.2.254\"")? {
         Ok(text) => {
             let address: IpAddr = parsed(t, &text, "address", EXAMPLE)?;
-            Some(Kind::Icmp(Icmp { address, device: None }))
+            Some(Kind::Icmp(Icmp {
+                address,
+                device: None,
+            }))
         }
         Err(mut k) => {
             k.need("address", "address = \"192.0.2.254\"");
@@ -269,24 +321,48 @@ fn icmp(t: T<'_, '_, '_, '_>) -> Option<Kind> {
             let address = text.and_then(|text| parsed(&mut k, &text, "address", EXAMPLE));
             let device = k.string("device", "device = \"eth0\"").map(|d| d.value);
             k.finish();
-            Some(Kind::Icmp(Icmp { address: address?, device }))
+            Some(Kind::Icmp(Icmp {
+                address: address?,
+                device,
+            }))
         }
     }
 }
 
 fn radius(t: T<'_, '_, '_, '_>) -> Option<Kind> {
-    let mut k = t.table("radius", "radius = { server = \"127.0.0.1:1812\", secret_file = \"/etc/heartline/radius.secret\" }")?;
+    let mut k = t.table(
+        "radius",
+        "radius = { server = \"127.0.0.1:1812\", secret_file = \"/etc/heartline/radius.secret\" }",
+    )?;
     let server = socket(&mut k, "server", "127.0.0.1:1812");
-    let secret = filled(&mut k, "secret_file", "secret_file = \"/etc/heartline/radius.secret\"");
+    let secret = filled(
+        &mut k,
+        "secret_file",
+        "secret_file = \"/etc/heartline/radius.secret\"",
+    );
     let user = k.string("user", "user = \"probe\"");
-    let password = k.string("password_file", "password_file = \"/etc/heartline/radius.password\"");
-    let wants = [("accept", Want::Accept), ("reject", Want::Reject), ("any", Want::Any)];
+    let password = k.string(
+        "password_file",
+        "password_file = \"/etc/heartline/radius.password\"",
+    );
+    let wants = [
+        ("accept", Want::Accept),
+        ("reject", Want::Reject),
+        ("any", Want::Any),
+    ];
     let want = k.choice("want", &wants).map_or(Want::Accept, |w| w.value);
     let ask = match (user, password) {
         (None, None) => Some(Ask::Status),
-        (Some(user), Some(file)) => Some(Ask::Access { user: user.value, password: file.value.into() }),
+        (Some(user), Some(file)) => Some(Ask::Access {
+            user: user.value,
+            password: file.value.into(),
+        }),
         (user, _) => {
-            let missing = if user.is_some() { "password_file" } else { "user" };
+            let missing = if user.is_some() {
+                "password_file"
+            } else {
+                "user"
+            };
             let span = k.span.clone();
             k.out.push(
                 Diagnostic::error("missing-key", span, format!("an Access-Request needs `{missing}`, too"))
@@ -296,7 +372,12 @@ fn radius(t: T<'_, '_, '_, '_>) -> Option<Kind> {
         }
     };
     k.finish();
-    Some(Kind::Radius(Radius { server: server?, secret: secret?.into(), ask: ask?, want }))
+    Some(Kind::Radius(Radius {
+        server: server?,
+        secret: secret?.into(),
+        ask: ask?,
+        want,
+    }))
 }
 
 fn sip(t: T<'_, '_, '_, '_>) -> Option<Kind> {

@@ -283,7 +283,12 @@ impl<'t, 'i, 'd> Table<'t, 'i, 'd> {
                 DeValue::Integer(n) => n.to_string(),
                 DeValue::Boolean(b) => b.to_string(),
                 _ => {
-                    self.wrong_type(name.get_ref(), item, "a string, a number or true or false", &example);
+                    self.wrong_type(
+                        name.get_ref(),
+                        item,
+                        "a string, a number or true or false",
+                        &example,
+                    );
                     good = false;
                     continue;
                 }

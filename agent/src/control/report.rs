@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use super::services::ServicesStatus;
 use serde::{Deserialize, Serialize};
 
 pub use super::takeover::*;

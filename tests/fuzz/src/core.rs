@@ -49,7 +49,10 @@ struct World {
 fn config(u: &mut Unstructured<'_>) -> Result<CoreConfig> {
     let mut c = CoreConfig::new(ME, Timing::LAN);
     for id in 0..5u8 {
-        c.nodes[usize::from(id)] = Some(NodeConfig { witness: id == 4, ..NodeConfig::default() });
+        c.nodes[usize::from(id)] = Some(NodeConfig {
+            witness: id == 4,
+            ..NodeConfig::default()
+        });
     }
     let groups = 1 + (u8::arbitrary(u)? & 7);
     for g in 0..groups {

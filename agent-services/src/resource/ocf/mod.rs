@@ -164,7 +164,8 @@ impl<'a> Agent<'a> {
         .map(|(name, value)| (name.into(), value.into()))
         .into();
         env.push(("OCF_ROOT".into(), root.as_os_str().into()));
-        let milliseconds = |name: &str, d: Duration| (name.into(), d.as_millis().to_string().into());
+        let milliseconds =
+            |name: &str, d: Duration| (name.into(), d.as_millis().to_string().into());
         env.push(milliseconds("OCF_RESKEY_CRM_meta_timeout", timeout));
         env.push(milliseconds("OCF_RESKEY_CRM_meta_interval", interval));
         for (name, value) in self.parameters {
@@ -173,7 +174,12 @@ impl<'a> Agent<'a> {
         env
     }
 
-    async fn run(&self, action: &str, timeout: Duration, interval: Duration) -> Result<Done, Failure> {
+    async fn run(
+        &self,
+        action: &str,
+        timeout: Duration,
+        interval: Duration,
+    ) -> Result<Done, Failure> {
         if let Some(why) = self.missing() {
             return Err(Failure::Misconfigured(why));
         }
@@ -181,17 +187,23 @@ impl<'a> Agent<'a> {
             prepare();
         }
         let mut run = Run::new(
-            &[self.path().to_string_lossy().into_owned(), action.to_owned()],
+            &[
+                self.path().to_string_lossy().into_owned(),
+                action.to_owned(),
+            ],
             timeout,
         );
         run.env = self.environment(timeout, interval);
-        let ended = run.output().await.map_err(|error| match no_answer(&error) {
-            Failure::TimedOut { within, .. } => Failure::TimedOut {
-                what: format!("{action} of {}", self.resource.what()),
-                within,
-            },
-            other => other,
-        })?;
+        let ended = run
+            .output()
+            .await
+            .map_err(|error| match no_answer(&error) {
+                Failure::TimedOut { within, .. } => Failure::TimedOut {
+                    what: format!("{action} of {}", self.resource.what()),
+                    within,
+                },
+                other => other,
+            })?;
         Ok(Done {
             code: ended.status.code().map_or(Code::Generic, Code::from_number),
             ended,
@@ -235,15 +247,18 @@ impl Done {
         };
         let reason = self.reason();
         let colon = if reason.is_empty() { "" } else { ": " };
-        format!("{} {}{meaning}{colon}{reason}", self.action, self.ended.how())
+        format!(
+            "{} {}{meaning}{colon}{reason}",
+            self.action,
+            self.ended.how()
+        )
     }
 
     /// What the agent gave as its reason, else the last thing that it said.
     fn reason(&self) -> String {
         let text = String::from_utf8_lossy(&self.ended.stderr);
-        let clean = |line: &str| -> String {
-            line.chars().filter(|c| !c.is_control()).take(500).collect()
-        };
+        let clean =
+            |line: &str| -> String { line.chars().filter(|c| !c.is_control()).take(500).collect() };
         text.lines()
             .rev()
             .find_map(|l| l.strip_prefix(REASON))
@@ -348,7 +363,10 @@ pub(super) async fn status(resource: &Resource) -> State {
     }
     // With an interval of 0 it would be a probe, at which agents are content with less.
     let interval = resource.status_interval.max(Duration::from_millis(1));
-    let done = match agent.run("monitor", resource.status_timeout, interval).await {
+    let done = match agent
+        .run("monitor", resource.status_timeout, interval)
+        .await
+    {
         Ok(done) => done,
         Err(failure) => return State::Unknown(failure.to_string()),
     };
@@ -454,7 +472,8 @@ fn compare(resource: &Resource, agent: &Agent<'_>, name: &str, metadata: &Metada
         // An old name for it will do.
         let given = agent.parameters.contains_key(&needed.name)
             || metadata.parameters.iter().any(|p| {
-                p.replaced_by.as_ref() == Some(&needed.name) && agent.parameters.contains_key(&p.name)
+                p.replaced_by.as_ref() == Some(&needed.name)
+                    && agent.parameters.contains_key(&p.name)
             });
         if !given {
             wrong.push(format!(

@@ -2,6 +2,7 @@
 
 mod events;
 mod sentences;
+mod services;
 mod status;
 
 pub use events::EventLines;

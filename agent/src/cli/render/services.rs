@@ -24,7 +24,11 @@ pub fn services(report: &StatusReport, style: &Style) -> String {
             rows(group, s, style, &mut table);
         }
     }
-    if table.is_empty() { String::new() } else { lines(&table) }
+    if table.is_empty() {
+        String::new()
+    } else {
+        lines(&table)
+    }
 }
 
 fn rows(group: &GroupStatus, s: &ServicesStatus, style: &Style, table: &mut comfy_table::Table) {
@@ -35,7 +39,11 @@ fn rows(group: &GroupStatus, s: &ServicesStatus, style: &Style, table: &mut comf
             "unknown" => Tone::Warn,
             _ => Tone::Plain,
         };
-        let state = if r.state.is_empty() { "not asked yet" } else { &r.state };
+        let state = if r.state.is_empty() {
+            "not asked yet"
+        } else {
+            &r.state
+        };
         table.add_row([
             style.cell(clean(&r.name), Tone::Strong),
             style.cell(clean(state), tone),
@@ -49,7 +57,10 @@ fn rows(group: &GroupStatus, s: &ServicesStatus, style: &Style, table: &mut comf
             _ => Tone::Warn,
         };
         table.add_row([
-            style.cell(format!("{}?{}", clean(&group.name), clean(&p.name)), Tone::Strong),
+            style.cell(
+                format!("{}?{}", clean(&group.name), clean(&p.name)),
+                Tone::Strong,
+            ),
             style.cell(clean(&p.standing), tone),
             style.cell(clean(&p.text), Tone::Plain),
         ]);
