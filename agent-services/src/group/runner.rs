@@ -23,7 +23,9 @@ const SEEN: usize = 64;
 /// May a resource be running?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mark {
-    /// Perhaps: not asked yet, or something was broken off.
+    /// Not asked yet: it may, from before this agent began.
+    Unasked,
+    /// Perhaps: a start was broken off, or has failed.
     Perhaps,
     Up,
     Down,
@@ -61,6 +63,8 @@ struct Runner {
     orphans: Vec<Resource>,
     /// The ownership whose end was told.
     ended: Option<u64>,
+    /// The ownership that could not be ended, as was told.
+    stuck_told: Option<u64>,
     phase: Phase,
     shown: GroupView,
 }
@@ -102,6 +106,7 @@ pub(super) async fn run(
         paused: false,
         orphans: Vec::new(),
         ended: None,
+        stuck_told: None,
         phase: Phase::Idle,
         shown: GroupView::default(),
         services,
@@ -135,7 +140,7 @@ pub(super) async fn run(
                 let resource = r.services.resources[i].clone();
                 r.unwatch();
                 r.marks[i] = Mark::Perhaps;
-                match unless_gone(&mut wanted, resource.start()).await {
+                match unless_gone(&mut wanted, resource.keep_running, resource.start()).await {
                     Some(done) => r.start_ended(i, done).await,
                     None => {
                         r.note(
@@ -149,7 +154,15 @@ pub(super) async fn run(
             Some(Todo::Stop(i)) => {
                 let resource = r.services.resources[i].clone();
                 r.unwatch();
-                let done = resource.stop().await;
+                // Most of the time nothing is left over from before this agent began.
+                let nothing = r.marks[i] == Mark::Unasked
+                    && !r.bounce[i]
+                    && resource.status().await == State::Stopped;
+                let done = if nothing {
+                    Ok(())
+                } else {
+                    resource.stop().await
+                };
                 r.stop_ended(i, done, &w).await;
             }
             None => {
@@ -172,9 +185,11 @@ fn far() -> Instant {
     Instant::now() + Duration::from_secs(3600)
 }
 
-/// Runs a start, unless this node is no longer to run the group before it is done.
+/// Runs a start, unless this node is not to run the resource any more before it is done. What is `kept` runs whoever owns
+/// the group.
 async fn unless_gone<T>(
     wanted: &mut watch::Receiver<Wanted>,
+    kept: bool,
     start: impl Future<Output = T>,
 ) -> Option<T> {
     let before = wanted.borrow().clone();
@@ -185,9 +200,8 @@ async fn unless_gone<T>(
             changed = wanted.changed() => {
                 let now = wanted.borrow_and_update().clone();
                 // A new ownership of what is being started for the old one is a loss in between, which is counted.
-                if changed.is_err() || now.role != before.role || now.losses != before.losses
-                    || !Arc::ptr_eq(&now.services, &before.services)
-                {
+                let gone = !kept && (now.role != before.role || now.losses != before.losses);
+                if changed.is_err() || gone || !Arc::ptr_eq(&now.services, &before.services) {
                     wanted.mark_changed();
                     return None;
                 }
@@ -221,7 +235,7 @@ impl Runner {
             let same = before
                 .iter()
                 .find(|(b, _)| b.name == r.name && b.kind == r.kind);
-            same.map_or(Mark::Perhaps, |(_, m)| *m)
+            same.map_or(Mark::Unasked, |(_, m)| *m)
         };
         self.marks = s.resources.iter().map(mark).collect();
         self.bounce = vec![false; s.resources.len()];
@@ -266,6 +280,7 @@ impl Runner {
             self.start_at = None;
             if let Role::Owner { .. } = w.role {
                 self.ended = None;
+                self.stuck_told = None;
             }
         }
         if w.role != Role::Unknown && self.is_down() {
@@ -454,9 +469,9 @@ impl Runner {
                 .await;
             }
             if let Role::Leaving { epoch } = w.role
-                && self.ended != Some(epoch)
+                && self.stuck_told != Some(epoch)
             {
-                self.ended = Some(epoch);
+                self.stuck_told = Some(epoch);
                 self.send(What::StopFailed { epoch, why: text }).await;
             }
             return;
