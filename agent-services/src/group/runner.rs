@@ -612,7 +612,8 @@ impl Runner {
     /// To be stopped and started: a resource and those that came after it, which may rest on it.
     fn bounce_from(&mut self, first: usize, kept: bool) {
         for (i, r) in self.services.resources.iter().enumerate().skip(first) {
-            if i == first || !r.keep_running || kept {
+            let up = self.marks[i] != Mark::Down;
+            if i == first || up && (kept || !r.keep_running) {
                 self.bounce[i] = true;
             }
         }
