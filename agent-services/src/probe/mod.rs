@@ -21,6 +21,7 @@ mod judge;
 mod pattern;
 mod radius;
 mod sip;
+mod systemd;
 mod tcp;
 mod tls;
 
@@ -33,6 +34,7 @@ pub use judge::{Judge, Standing};
 pub use pattern::{Pattern, PatternError};
 pub use radius::{Ask, Radius, Want};
 pub use sip::Sip;
+pub use systemd::Systemd;
 pub use tcp::Tcp;
 pub use tls::Trust;
 
@@ -114,6 +116,8 @@ pub enum Kind {
     Radius(Radius),
     /// A SIP OPTIONS request.
     Sip(Sip),
+    /// The state of a unit of systemd.
+    Systemd(Systemd),
     /// A command with the exit codes of a Nagios plugin.
     Exec(Exec),
 }
@@ -127,6 +131,7 @@ impl Kind {
             Kind::Icmp(k) => k.ask(stage).await,
             Kind::Radius(k) => k.ask(stage).await,
             Kind::Sip(k) => k.ask(stage).await,
+            Kind::Systemd(k) => k.ask(stage).await,
             Kind::Exec(k) => k.ask(stage).await,
         }
     }
@@ -138,6 +143,7 @@ impl Kind {
             Kind::Http(k) => k.flaw(),
             Kind::Dns(k) => k.flaw(),
             Kind::Sip(k) => k.flaw(),
+            Kind::Systemd(k) => k.flaw(),
             Kind::Exec(k) => k.flaw(),
         }
     }

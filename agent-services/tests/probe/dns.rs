@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, net::SocketAddr, path::Path};
 
-use agent_services::probe::{Dns, Expect, Kind, Probe};
+use agent_services::probe::{Dns, Expect, Kind, Probe, Verdict};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::rig::{Server, alone, bad, folder, gone, good, hasty, nobody, patient, tcp, udp, write};
@@ -241,6 +241,33 @@ fn servers_that_should_not_be() {
         .await;
         bad(&hasty(ask(udp(|_| Vec::new()).await).kind), &["400ms"]).await;
         bad(&ask(nobody().await), &["refused"]).await;
+    });
+}
+
+#[test]
+fn a_flood_ends_with_the_time() {
+    alone(|| async {
+        // From a thread of its own, as from another machine, and more than can be read.
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let at = socket.local_addr().unwrap();
+        let flood = std::thread::spawn(move || {
+            let (_, from) = socket.recv_from(&mut [0; 512]).unwrap();
+            // Connected, it is told when nobody listens any more.
+            socket.connect(from).unwrap();
+            while socket.send(&[0; 100]).is_ok() {}
+        });
+        let verdict = hasty(dns(at, "www.example.test", "A", |_| ()).kind)
+            .run()
+            .await;
+        let text = match verdict {
+            Verdict::Bad(text) => text,
+            // Kept busy by the flood itself.
+            Verdict::Unknown(text) if text.contains("too busy") => text,
+            other => panic!("{other:?}"),
+        };
+        assert!(text.contains("400ms"), "{text}");
+        // Nobody hears it any more.
+        flood.join().unwrap();
     });
 }
 

@@ -401,6 +401,13 @@ fn servers_that_should_not_be() {
             )
             .await;
         }
+        // Provisional answers without end.
+        let going_on = "HTTP/1.1 100 Continue\r\n\r\n";
+        bad(
+            &hasty(plain(hostile("", going_on, usize::MAX).await).kind),
+            &["400ms"],
+        )
+        .await;
         // Bodies without end: looked at in part, or not at all.
         let endless = hostile("HTTP/1.1 200 OK\r\n\r\n", "0123456789abcdef", usize::MAX).await;
         good(&plain(endless)).await;
