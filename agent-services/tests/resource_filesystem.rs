@@ -72,7 +72,11 @@ fn mount_and_unmount() {
         // Through a symbolic link.
         let link = folder.join("link");
         std::os::unix::fs::symlink(&folder, &link).unwrap();
-        up_and_down(&filesystem(&device.0, &link.join("a point"), "", ""), &point).await;
+        up_and_down(
+            &filesystem(&device.0, &link.join("a point"), "", ""),
+            &point,
+        )
+        .await;
     });
 }
 
@@ -121,7 +125,10 @@ fn mounts_that_cannot_be() {
         let error = r.start().await.unwrap_err().to_string();
         assert!(error.contains("/dev/zero is not mounted"), "{error}");
         let wrong = r.check().await;
-        assert!(wrong.len() == 1 && wrong[0].contains("mount.nosuchfs"), "{wrong:?}");
+        assert!(
+            wrong.len() == 1 && wrong[0].contains("mount.nosuchfs"),
+            "{wrong:?}"
+        );
         // Nothing of it is taken for an option.
         let r = filesystem("--help", &point, "tmpfs", "");
         assert_eq!(r.start().await, Ok(()));
@@ -142,7 +149,10 @@ fn mounts_that_cannot_be() {
             assert!(error.contains("left alone"), "{error}");
             assert_eq!(r.check().await.len(), 1);
         }
-        assert_eq!(filesystem("other", &point, "tmpfs", "").stop().await, Ok(()));
+        assert_eq!(
+            filesystem("other", &point, "tmpfs", "").stop().await,
+            Ok(())
+        );
     });
 }
 
@@ -217,7 +227,9 @@ fn who_holds_it_open_is_named() {
                 assert!(matches!(error, Failure::Failed(_)), "{error}");
                 let error = error.to_string();
                 eprintln!("{error}");
-                error.contains("is busy") && error.contains(&named) && error.contains(&format!("): {how} "))
+                error.contains("is busy")
+                    && error.contains(&named)
+                    && error.contains(&format!("): {how} "))
             })
             .await;
             assert_eq!(r.status().await, State::Running);
@@ -228,7 +240,8 @@ fn who_holds_it_open_is_named() {
         sh(&format!("mount -t tmpfs sub {}/sub", point.display()));
         until("it is free but for that", || async {
             let error = r.stop().await.unwrap_err().to_string();
-            error.contains(&format!("; mounted in it: {}/sub", point.display())) && !error.contains("process")
+            error.contains(&format!("; mounted in it: {}/sub", point.display()))
+                && !error.contains("process")
         })
         .await;
         sh(&format!("umount {}/sub", point.display()));
@@ -238,54 +251,69 @@ fn who_holds_it_open_is_named() {
 
 #[test]
 fn who_holds_it_open_is_ended_if_told() {
-    inside("who_holds_it_open_is_ended_if_told", &[], |folder| async move {
-        let point = folder.join("point");
-        fs::create_dir(&point).unwrap();
-        let mut r = filesystem("tmpfs", &point, "tmpfs", "");
-        assert_eq!(r.start().await, Ok(()));
-        let polite = User::new("cd $1; echo >ready; exec sleep 1000", &point);
-        let deaf = User::new(
-            "cd $1; trap '' TERM; echo >deaf; while :; do sleep 1; done",
-            &point,
-        );
-        let bystander = User::new("exec sleep 1000", &point);
-        until("they are ready", || async {
-            point.join("ready").exists() && point.join("deaf").exists()
-        })
-        .await;
-        assert!(r.stop().await.unwrap_err().to_string().contains(&polite.id()));
-        kill_holders(&mut r);
-        assert_eq!(r.stop().await, Ok(()));
-        assert_eq!(r.status().await, State::Stopped);
-        let ended = [polite, deaf, bystander].map(|mut u| u.0.try_wait().unwrap().is_some());
-        assert_eq!(ended, [true, true, false]);
-    });
+    inside(
+        "who_holds_it_open_is_ended_if_told",
+        &[],
+        |folder| async move {
+            let point = folder.join("point");
+            fs::create_dir(&point).unwrap();
+            let mut r = filesystem("tmpfs", &point, "tmpfs", "");
+            assert_eq!(r.start().await, Ok(()));
+            let polite = User::new("cd $1; echo >ready; exec sleep 1000", &point);
+            let deaf = User::new(
+                "cd $1; trap '' TERM; echo >deaf; while :; do sleep 1; done",
+                &point,
+            );
+            let bystander = User::new("exec sleep 1000", &point);
+            until("they are ready", || async {
+                point.join("ready").exists() && point.join("deaf").exists()
+            })
+            .await;
+            assert!(
+                r.stop()
+                    .await
+                    .unwrap_err()
+                    .to_string()
+                    .contains(&polite.id())
+            );
+            kill_holders(&mut r);
+            assert_eq!(r.stop().await, Ok(()));
+            assert_eq!(r.status().await, State::Stopped);
+            let ended = [polite, deaf, bystander].map(|mut u| u.0.try_wait().unwrap().is_some());
+            assert_eq!(ended, [true, true, false]);
+        },
+    );
 }
 
 #[test]
 fn other_mount_namespaces_are_seen() {
-    inside("other_mount_namespaces_are_seen", &[], |folder| async move {
-        let point = folder.join("point");
-        fs::create_dir(&point).unwrap();
-        image(&folder.join("image"));
-        let device = Loop::new(&folder.join("image"));
-        let r = filesystem(&device.0, &point, "ext4", "");
-        assert_eq!(r.start().await, Ok(()));
-        // As a service with its own namespace has it, or a container.
-        let user = User::new(
-            "exec unshare --mount --propagation private sh -c 'cd /; echo >$0/ready; exec sleep 1000' $1",
-            &point,
-        );
-        until("it is ready", || async { point.join("ready").exists() }).await;
-        let error = r.stop().await.unwrap_err().to_string();
-        assert!(
-            error.contains("is unmounted here") && error.contains(&format!("process {} (", user.id())),
-            "{error}"
-        );
-        drop(user);
-        until("it is free", || async { r.start().await == Ok(()) }).await;
-        assert_eq!(r.stop().await, Ok(()));
-    });
+    inside(
+        "other_mount_namespaces_are_seen",
+        &[],
+        |folder| async move {
+            let point = folder.join("point");
+            fs::create_dir(&point).unwrap();
+            image(&folder.join("image"));
+            let device = Loop::new(&folder.join("image"));
+            let r = filesystem(&device.0, &point, "ext4", "");
+            assert_eq!(r.start().await, Ok(()));
+            // As a service with its own namespace has it, or a container.
+            let user = User::new(
+                "exec unshare --mount --propagation private sh -c 'cd /; echo >$0/ready; exec sleep 1000' $1",
+                &point,
+            );
+            until("it is ready", || async { point.join("ready").exists() }).await;
+            let error = r.stop().await.unwrap_err().to_string();
+            assert!(
+                error.contains("is unmounted here")
+                    && error.contains(&format!("process {} (", user.id())),
+                "{error}"
+            );
+            drop(user);
+            until("it is free", || async { r.start().await == Ok(()) }).await;
+            assert_eq!(r.stop().await, Ok(()));
+        },
+    );
 }
 
 /// A file system whose server does not answer, made with FUSE's own protocol: it is mounted, and nobody reads.
@@ -300,7 +328,10 @@ fn a_dead_server_holds_nothing_up() {
             .write(true)
             .open("/dev/fuse")
             .unwrap();
-        let data = format!("fd={},rootmode=40000,user_id=0,group_id=0", fuse.as_raw_fd());
+        let data = format!(
+            "fd={},rootmode=40000,user_id=0,group_id=0",
+            fuse.as_raw_fd()
+        );
         nix::mount::mount(
             Some("dead"),
             &point,

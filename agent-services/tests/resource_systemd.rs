@@ -115,33 +115,47 @@ const GOOD: (&str, &str) = ("good.service", "[Service]\nExecStart=/bin/sleep 100
 
 #[test]
 fn start_and_stop_over_the_bus() {
-    inside("start_and_stop_over_the_bus", ENVIRONMENT, |folder| async move {
-        systemd(&folder, true, &[GOOD]).await;
-        up_and_down().await;
-        // Readiness is waited for, and a oneshot that stays.
-        let once = "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sleep 0.3\n";
-        fs::write(folder.join("config/systemd/user/once.service"), once).unwrap();
-        let once = unit("once.service");
-        assert_eq!(once.start().await, Ok(()));
-        assert_eq!(once.status().await, State::Running);
-        assert_eq!(once.stop().await, Ok(()));
-    });
+    inside(
+        "start_and_stop_over_the_bus",
+        ENVIRONMENT,
+        |folder| async move {
+            systemd(&folder, true, &[GOOD]).await;
+            up_and_down().await;
+            // Readiness is waited for, and a oneshot that stays.
+            let once = "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sleep 0.3\n";
+            fs::write(folder.join("config/systemd/user/once.service"), once).unwrap();
+            let once = unit("once.service");
+            assert_eq!(once.start().await, Ok(()));
+            assert_eq!(once.status().await, State::Running);
+            assert_eq!(once.stop().await, Ok(()));
+        },
+    );
 }
 
 #[test]
 fn start_and_stop_without_a_bus() {
-    inside("start_and_stop_without_a_bus", ENVIRONMENT, |folder| async move {
-        systemd(&folder, false, &[GOOD]).await;
-        assert!(!folder.join("bus").exists());
-        up_and_down().await;
-    });
+    inside(
+        "start_and_stop_without_a_bus",
+        ENVIRONMENT,
+        |folder| async move {
+            systemd(&folder, false, &[GOOD]).await;
+            assert!(!folder.join("bus").exists());
+            up_and_down().await;
+        },
+    );
 }
 
 #[test]
 fn units_that_cannot_be() {
     inside("units_that_cannot_be", ENVIRONMENT, |folder| async move {
-        systemd(&folder, true, &[("bad.service", "[Service]\nType=oneshot\n")]).await;
-        std::os::unix::fs::symlink("/dev/null", folder.join("config/systemd/user/mask.service")).unwrap();
+        systemd(
+            &folder,
+            true,
+            &[("bad.service", "[Service]\nType=oneshot\n")],
+        )
+        .await;
+        std::os::unix::fs::symlink("/dev/null", folder.join("config/systemd/user/mask.service"))
+            .unwrap();
         for (name, with) in [
             ("none.service", "does not exist"),
             ("mask.service", "is masked"),
@@ -162,41 +176,48 @@ fn units_that_cannot_be() {
 
 #[test]
 fn starts_and_stops_that_never_end() {
-    inside("starts_and_stops_that_never_end", ENVIRONMENT, |folder| async move {
-        let units = [
-            (
-                "start.service",
-                "[Service]\nType=notify\nExecStart=/bin/sleep 1000\nTimeoutStartSec=infinity\n",
-            ),
-            (
-                "stop.service",
-                "[Service]\nExecStart=/bin/sleep 1000\nExecStop=/bin/sleep 1000\nTimeoutStopSec=infinity\n",
-            ),
-        ];
-        systemd(&folder, true, &units).await;
-        let mut r = unit("start.service");
-        r.start_timeout = Duration::from_secs(1);
-        let error = r.start().await.unwrap_err();
-        assert!(matches!(error, Failure::TimedOut { .. }), "{error}");
-        assert_eq!(
-            error.to_string(),
-            "not done within 1s: start of unit start.service"
-        );
-        assert_eq!(r.status().await, State::Unknown("it is activating (start)".into()));
-        // A stop takes the place of the start that hangs.
-        assert_eq!(r.stop().await, Ok(()));
+    inside(
+        "starts_and_stops_that_never_end",
+        ENVIRONMENT,
+        |folder| async move {
+            let units = [
+                (
+                    "start.service",
+                    "[Service]\nType=notify\nExecStart=/bin/sleep 1000\nTimeoutStartSec=infinity\n",
+                ),
+                (
+                    "stop.service",
+                    "[Service]\nExecStart=/bin/sleep 1000\nExecStop=/bin/sleep 1000\nTimeoutStopSec=infinity\n",
+                ),
+            ];
+            systemd(&folder, true, &units).await;
+            let mut r = unit("start.service");
+            r.start_timeout = Duration::from_secs(1);
+            let error = r.start().await.unwrap_err();
+            assert!(matches!(error, Failure::TimedOut { .. }), "{error}");
+            assert_eq!(
+                error.to_string(),
+                "not done within 1s: start of unit start.service"
+            );
+            assert_eq!(
+                r.status().await,
+                State::Unknown("it is activating (start)".into())
+            );
+            // A stop takes the place of the start that hangs.
+            assert_eq!(r.stop().await, Ok(()));
 
-        let mut r = unit("stop.service");
-        assert_eq!(r.start().await, Ok(()));
-        r.stop_timeout = Duration::from_secs(1);
-        let error = r.stop().await.unwrap_err();
-        assert!(matches!(error, Failure::TimedOut { .. }), "{error}");
-        assert_eq!(
-            r.status().await,
-            State::Unknown("it is deactivating (stop)".into())
-        );
-        sh("systemctl --user kill stop.service");
-    });
+            let mut r = unit("stop.service");
+            assert_eq!(r.start().await, Ok(()));
+            r.stop_timeout = Duration::from_secs(1);
+            let error = r.stop().await.unwrap_err();
+            assert!(matches!(error, Failure::TimedOut { .. }), "{error}");
+            assert_eq!(
+                r.status().await,
+                State::Unknown("it is deactivating (stop)".into())
+            );
+            sh("systemctl --user kill stop.service");
+        },
+    );
 }
 
 #[test]
@@ -213,7 +234,10 @@ fn units_that_die() {
                 "need.service",
                 "[Unit]\nRequires=fail.service\nAfter=fail.service\n[Service]\nExecStart=/bin/sleep 1000\n",
             ),
-            ("fail.service", "[Service]\nType=oneshot\nExecStart=/bin/false\n"),
+            (
+                "fail.service",
+                "[Service]\nType=oneshot\nExecStart=/bin/false\n",
+            ),
             (
                 "condition.service",
                 "[Unit]\nConditionPathExists=/no/such\n[Service]\nExecStart=/bin/sleep 1000\n",
@@ -241,7 +265,10 @@ fn units_that_die() {
         let r = unit("good.service");
         assert_eq!(r.start().await, Ok(()));
         sh("kill -9 $(systemctl --user show -P MainPID good.service)");
-        until("systemd sees it", || async { r.status().await != State::Running }).await;
+        until("systemd sees it", || async {
+            r.status().await != State::Running
+        })
+        .await;
         assert_eq!(
             r.status().await,
             State::Failed("failed (signal, signal 9)".into())
@@ -253,115 +280,142 @@ fn units_that_die() {
 
 #[test]
 fn who_is_left_behind_is_named() {
-    inside("who_is_left_behind_is_named", ENVIRONMENT, |folder| async move {
-        let stays = "exec /bin/sh -c 'trap \"\" TERM; while :; do sleep 1; done' stays";
-        fs::write(folder.join("stays.sh"), format!("({stays}) &\nexec sleep 1000\n")).unwrap();
-        let text = |mode: &str| {
-            format!(
-                "[Service]\nExecStart=/bin/sh {}/stays.sh\nTimeoutStopSec=1\nSendSIGKILL=no\n{mode}\n",
-                folder.display()
+    inside(
+        "who_is_left_behind_is_named",
+        ENVIRONMENT,
+        |folder| async move {
+            let stays = "exec /bin/sh -c 'trap \"\" TERM; while :; do sleep 1; done' stays";
+            fs::write(
+                folder.join("stays.sh"),
+                format!("({stays}) &\nexec sleep 1000\n"),
             )
-        };
-        let (by_mistake, on_purpose) = (text(""), text("KillMode=process"));
-        systemd(
-            &folder,
-            true,
-            &[("mistake.service", &by_mistake), ("purpose.service", &on_purpose)],
-        )
-        .await;
-        let r = unit("mistake.service");
-        assert_eq!(r.start().await, Ok(()));
-        // It must be deaf before it is asked to end.
-        until("the process that stays", || async {
-            sh("pgrep -cf '[s]tays$' || true") != "0"
-        })
-        .await;
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        failed(r.stop().await, "has left processes behind: ");
-        let state = r.status().await;
-        assert!(
-            matches!(&state, State::Failed(t) if t.contains("stays")),
-            "{state:?}"
-        );
-        let r = unit("purpose.service");
-        assert_eq!(r.start().await, Ok(()));
-        assert_eq!(r.stop().await, Ok(()));
-        assert_eq!(r.status().await, State::Stopped);
-    });
+            .unwrap();
+            let text = |mode: &str| {
+                format!(
+                    "[Service]\nExecStart=/bin/sh {}/stays.sh\nTimeoutStopSec=1\nSendSIGKILL=no\n{mode}\n",
+                    folder.display()
+                )
+            };
+            let (by_mistake, on_purpose) = (text(""), text("KillMode=process"));
+            systemd(
+                &folder,
+                true,
+                &[
+                    ("mistake.service", &by_mistake),
+                    ("purpose.service", &on_purpose),
+                ],
+            )
+            .await;
+            let r = unit("mistake.service");
+            assert_eq!(r.start().await, Ok(()));
+            // It must be deaf before it is asked to end.
+            until("the process that stays", || async {
+                sh("pgrep -cf '[s]tays$' || true") != "0"
+            })
+            .await;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            failed(r.stop().await, "has left processes behind: ");
+            let state = r.status().await;
+            assert!(
+                matches!(&state, State::Failed(t) if t.contains("stays")),
+                "{state:?}"
+            );
+            let r = unit("purpose.service");
+            assert_eq!(r.start().await, Ok(()));
+            assert_eq!(r.stop().await, Ok(()));
+            assert_eq!(r.status().await, State::Stopped);
+        },
+    );
 }
 
 #[test]
 fn bus_gone_and_back() {
-    inside("bus_gone_and_back", ENVIRONMENT, |folder: PathBuf| async move {
-        systemd(&folder, true, &[GOOD]).await;
-        let r = unit("good.service");
-        assert_eq!(r.start().await, Ok(()));
-        for _ in 0..3 {
-            sh("systemctl --user stop dbus.socket dbus.service");
-            let state = r.status().await;
-            assert!(
-                matches!(&state, State::Unknown(t) if t.contains("cannot be reached")),
-                "{state:?}"
-            );
-            let error = r.stop().await.unwrap_err();
-            assert!(matches!(error, Failure::Unknown(_)), "{error}");
-            let wrong = r.check().await;
-            assert!(wrong[0].contains("cannot be reached"), "{wrong:?}");
-            sh("systemctl --user start dbus.socket");
-            until("it is back", || async { r.status().await == State::Running }).await;
-            // Jobs are heard of again, too.
-            assert_eq!(r.stop().await, Ok(()));
+    inside(
+        "bus_gone_and_back",
+        ENVIRONMENT,
+        |folder: PathBuf| async move {
+            systemd(&folder, true, &[GOOD]).await;
+            let r = unit("good.service");
             assert_eq!(r.start().await, Ok(()));
-        }
-        // Killed under a job.
-        let slow = "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sleep 3\n";
-        fs::write(folder.join("config/systemd/user/slow.service"), slow).unwrap();
-        let slow = unit("slow.service");
-        let kill = async {
-            until("it starts", || async {
-                sh("systemctl --user show -P ActiveState slow.service") == "activating"
+            for _ in 0..3 {
+                sh("systemctl --user stop dbus.socket dbus.service");
+                let state = r.status().await;
+                assert!(
+                    matches!(&state, State::Unknown(t) if t.contains("cannot be reached")),
+                    "{state:?}"
+                );
+                let error = r.stop().await.unwrap_err();
+                assert!(matches!(error, Failure::Unknown(_)), "{error}");
+                let wrong = r.check().await;
+                assert!(wrong[0].contains("cannot be reached"), "{wrong:?}");
+                sh("systemctl --user start dbus.socket");
+                until("it is back", || async {
+                    r.status().await == State::Running
+                })
+                .await;
+                // Jobs are heard of again, too.
+                assert_eq!(r.stop().await, Ok(()));
+                assert_eq!(r.start().await, Ok(()));
+            }
+            // Killed under a job.
+            let slow = "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sleep 3\n";
+            fs::write(folder.join("config/systemd/user/slow.service"), slow).unwrap();
+            let slow = unit("slow.service");
+            let kill = async {
+                until("it starts", || async {
+                    sh("systemctl --user show -P ActiveState slow.service") == "activating"
+                })
+                .await;
+                sh("systemctl --user kill -s KILL dbus.service");
+            };
+            let (result, ()) = tokio::join!(slow.start(), kill);
+            assert!(matches!(result, Err(Failure::Unknown(_))), "{result:?}");
+            until("it has started", || async {
+                slow.status().await == State::Running
             })
             .await;
-            sh("systemctl --user kill -s KILL dbus.service");
-        };
-        let (result, ()) = tokio::join!(slow.start(), kill);
-        assert!(matches!(result, Err(Failure::Unknown(_))), "{result:?}");
-        until("it has started", || async { slow.status().await == State::Running }).await;
-        assert_eq!(slow.start().await, Ok(()));
-    });
+            assert_eq!(slow.start().await, Ok(()));
+        },
+    );
 }
 
 #[test]
 fn what_systemd_starts_by_itself() {
-    inside("what_systemd_starts_by_itself", ENVIRONMENT, |folder| async move {
-        let units = [
-            (
-                "boot.service",
-                "[Service]\nExecStart=/bin/sleep 1000\n[Install]\nWantedBy=basic.target\n",
-            ),
-            ("asked.service", "[Service]\nExecStart=/bin/sleep 1000\n"),
-            (
-                "asked.socket",
-                "[Socket]\nListenStream=127.0.0.1:7\n[Install]\nWantedBy=basic.target\n",
-            ),
-        ];
-        systemd(&folder, true, &units).await;
-        let mut boot = unit("boot.service");
-        let asked = unit("asked.service");
-        assert_eq!(boot.check().await, Vec::<String>::new());
-        assert_eq!(asked.check().await, Vec::<String>::new());
-        sh("systemctl --user enable boot.service asked.socket && systemctl --user daemon-reload");
-        let wrong = boot.check().await;
-        assert!(
-            wrong.len() == 1 && wrong[0].contains("systemctl disable boot.service"),
-            "{wrong:?}"
-        );
-        let wrong = asked.check().await;
-        assert!(
-            wrong.len() == 1 && wrong[0].contains("TriggeredBy=asked.socket"),
-            "{wrong:?}"
-        );
-        boot.keep_running = true;
-        assert_eq!(boot.check().await, Vec::<String>::new());
-    });
+    inside(
+        "what_systemd_starts_by_itself",
+        ENVIRONMENT,
+        |folder| async move {
+            let units = [
+                (
+                    "boot.service",
+                    "[Service]\nExecStart=/bin/sleep 1000\n[Install]\nWantedBy=basic.target\n",
+                ),
+                ("asked.service", "[Service]\nExecStart=/bin/sleep 1000\n"),
+                (
+                    "asked.socket",
+                    "[Socket]\nListenStream=127.0.0.1:7\n[Install]\nWantedBy=basic.target\n",
+                ),
+            ];
+            systemd(&folder, true, &units).await;
+            let mut boot = unit("boot.service");
+            let asked = unit("asked.service");
+            assert_eq!(boot.check().await, Vec::<String>::new());
+            assert_eq!(asked.check().await, Vec::<String>::new());
+            sh(
+                "systemctl --user enable boot.service asked.socket && systemctl --user daemon-reload",
+            );
+            let wrong = boot.check().await;
+            assert!(
+                wrong.len() == 1 && wrong[0].contains("systemctl disable boot.service"),
+                "{wrong:?}"
+            );
+            let wrong = asked.check().await;
+            assert!(
+                wrong.len() == 1 && wrong[0].contains("TriggeredBy=asked.socket"),
+                "{wrong:?}"
+            );
+            boot.keep_running = true;
+            assert_eq!(boot.check().await, Vec::<String>::new());
+        },
+    );
 }

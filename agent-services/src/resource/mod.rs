@@ -196,7 +196,11 @@ impl Resource {
                 start,
                 stop,
                 status,
-            } => exec::check(&[("start", start.as_slice()), ("stop", stop), ("status", status)]),
+            } => exec::check(&[
+                ("start", start.as_slice()),
+                ("stop", stop),
+                ("status", status),
+            ]),
             Kind::Ocf { .. } => ocf::check(self).await,
             Kind::Filesystem { .. } => filesystem::check(self).await,
         }
@@ -240,12 +244,18 @@ impl Resource {
             if begun.elapsed() + pause >= SETTLE {
                 let what = self.what();
                 return Err(match state {
-                    State::Running => Failure::Failed(format!("{what} still runs after its {verb}")),
-                    State::Stopped => Failure::Failed(format!("{what} does not run after its {verb}")),
-                    State::Failed(seen) => Failure::Failed(format!("{what}, after its {verb}: {seen}")),
-                    State::Unknown(why) => {
-                        Failure::Unknown(format!("{what}, after its {verb}, cannot be asked: {why}"))
+                    State::Running => {
+                        Failure::Failed(format!("{what} still runs after its {verb}"))
                     }
+                    State::Stopped => {
+                        Failure::Failed(format!("{what} does not run after its {verb}"))
+                    }
+                    State::Failed(seen) => {
+                        Failure::Failed(format!("{what}, after its {verb}: {seen}"))
+                    }
+                    State::Unknown(why) => Failure::Unknown(format!(
+                        "{what}, after its {verb}, cannot be asked: {why}"
+                    )),
                 });
             }
             sleep(pause).await;

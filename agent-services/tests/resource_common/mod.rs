@@ -3,10 +3,7 @@
 //! A test calls [`inside`] with its own name. The first time it runs itself anew in new namespaces, the second time it
 //! is there. Whatever it leaves running ends with its PID namespace. Needs root, and fails without.
 
-#![allow(
-    dead_code,
-    reason = "each test program uses a part of it"
-)]
+#![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::{
     env, fs,
@@ -33,7 +30,11 @@ exec unshare --mount --pid --net --uts --fork --kill-child --mount-proc sh -c '
 "#;
 
 /// Runs a test in a world of its own.
-pub fn inside<F: Future<Output = ()>>(name: &str, environment: &[(&str, &str)], test: impl FnOnce(PathBuf) -> F) {
+pub fn inside<F: Future<Output = ()>>(
+    name: &str,
+    environment: &[(&str, &str)],
+    test: impl FnOnce(PathBuf) -> F,
+) {
     if env::var(INSIDE).as_deref() == Ok(name) {
         let folder = PathBuf::from(env::var_os(FOLDER).unwrap());
         let runtime = tokio::runtime::Builder::new_current_thread()

@@ -82,10 +82,14 @@ fn uses(process: &Process, mount: &Mount) -> Option<String> {
             return Some(format!("fd {} {}", fd.fd, path.display()));
         }
     }
-    process.maps().ok()?.into_iter().find_map(|map| match map.pathname {
-        MMapPath::Path(path) if below(&path) => Some(format!("mapped {}", path.display())),
-        _ => None,
-    })
+    process
+        .maps()
+        .ok()?
+        .into_iter()
+        .find_map(|map| match map.pathname {
+            MMapPath::Path(path) if below(&path) => Some(format!("mapped {}", path.display())),
+            _ => None,
+        })
 }
 
 /// Other mount namespaces in which a file system of a block device is still mounted: one process of each.
@@ -97,7 +101,12 @@ pub(super) fn elsewhere(device: (u32, u32)) -> Vec<Holder> {
     }
     let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
     let own = namespace("self");
-    let holds = |pid: &str| mounts::of(pid).ok()?.into_iter().find(|m| m.device == device);
+    let holds = |pid: &str| {
+        mounts::of(pid)
+            .ok()?
+            .into_iter()
+            .find(|m| m.device == device)
+    };
     if holds("self").is_some() {
         return Vec::new();
     }
@@ -116,7 +125,10 @@ pub(super) fn elsewhere(device: (u32, u32)) -> Vec<Holder> {
             Some(Holder {
                 pid: process.pid,
                 command: command(&process),
-                what: format!("mounted in its mount namespace at {}", mount.point.display()),
+                what: format!(
+                    "mounted in its mount namespace at {}",
+                    mount.point.display()
+                ),
             })
         })
         .collect()

@@ -22,10 +22,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use self::{
-    holders::Holder,
-    mounts::Mount,
-};
+use self::{holders::Holder, mounts::Mount};
 use super::{Failure, Kind, Resource, State, no_answer};
 use crate::command::{Ended, Run, RunError, find};
 
@@ -434,7 +431,13 @@ fn lines(ended: &Ended) -> String {
     let text = String::from_utf8_lossy(&ended.stderr);
     let text: Vec<String> = text
         .lines()
-        .map(|l| l.trim().chars().filter(|c| !c.is_control()).take(300).collect())
+        .map(|l| {
+            l.trim()
+                .chars()
+                .filter(|c| !c.is_control())
+                .take(300)
+                .collect()
+        })
         .filter(|l: &String| !l.is_empty() && !l.starts_with("dmesg(1)"))
         .take(3)
         .collect();
@@ -525,6 +528,7 @@ fn module(fstype: &str) -> bool {
         .join("modules.alias");
     std::fs::read_to_string(path).is_ok_and(|text| {
         let alias = format!("fs-{fstype}");
-        text.lines().any(|l| l.split_whitespace().nth(1) == Some(alias.as_str()))
+        text.lines()
+            .any(|l| l.split_whitespace().nth(1) == Some(alias.as_str()))
     })
 }

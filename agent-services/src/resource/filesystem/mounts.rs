@@ -99,7 +99,11 @@ mod tests {
 
     #[test]
     fn own() {
-        assert!(at(Path::new("/proc")).unwrap().is_some_and(|m| m.fstype == "proc"));
+        assert!(
+            at(Path::new("/proc"))
+                .unwrap()
+                .is_some_and(|m| m.fstype == "proc")
+        );
         assert_eq!(at(Path::new("/proc/self/no")).unwrap(), None);
     }
 }

@@ -130,7 +130,18 @@ impl Content {
             Content::Integer => i64::from_str(value).is_ok(),
             Content::Boolean => matches!(
                 value.to_ascii_lowercase().as_str(),
-                "yes" | "true" | "1" | "on" | "ja" | "y" | "no" | "false" | "0" | "off" | "n" | "nein"
+                "yes"
+                    | "true"
+                    | "1"
+                    | "on"
+                    | "ja"
+                    | "y"
+                    | "no"
+                    | "false"
+                    | "0"
+                    | "off"
+                    | "n"
+                    | "nein"
             ),
             Content::Select(list) => list.iter().any(|v| v == value),
         }
@@ -152,11 +163,17 @@ impl Content {
 fn parameter(node: Node<'_, '_>) -> Result<Parameter, String> {
     let name = node
         .attribute("name")
-        .filter(|n| !n.is_empty() && n.chars().all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c)))
+        .filter(|n| {
+            !n.is_empty()
+                && n.chars()
+                    .all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c))
+        })
         .ok_or("its metadata has a parameter without a name that could be one")?
         .to_owned();
     let content = child(node, "content");
-    let kind = content.and_then(|c| c.attribute("type")).unwrap_or("string");
+    let kind = content
+        .and_then(|c| c.attribute("type"))
+        .unwrap_or("string");
     let yes = |attribute| {
         node.attribute(attribute)
             .is_some_and(|v| matches!(v, "1" | "true" | "yes"))
@@ -217,7 +234,9 @@ fn short(node: Node<'_, '_>) -> String {
 /// `20`, `20s`, `500ms`, `2m`, `2min`, `1h`; without a unit seconds.
 fn duration(text: &str) -> Option<Duration> {
     let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at_checked(digits)?;
     let number: u64 = number.parse().ok()?;
     let milliseconds = match unit.trim() {
@@ -258,7 +277,10 @@ mod tests {
         assert_eq!(b.default.as_deref(), Some("u"));
         assert_eq!(c.replaced_by.as_deref(), Some("a"));
         assert!(c.content.takes("5min"));
-        assert_eq!(m.action("start").unwrap().timeout, Some(Duration::from_secs(90)));
+        assert_eq!(
+            m.action("start").unwrap().timeout,
+            Some(Duration::from_secs(90))
+        );
         let monitor = m.action("monitor").unwrap();
         assert_eq!(monitor.timeout, Some(Duration::from_secs(120)));
         assert_eq!(monitor.interval, Some(Duration::from_millis(500)));
@@ -272,7 +294,8 @@ mod tests {
         assert!(wrong("hello").contains("no XML"));
         assert!(wrong("<html/>").contains("<html>"));
         assert!(wrong("<resource-agent/>").contains("does not name it"));
-        let nameless = r#"<resource-agent name="x"><parameters><parameter/></parameters></resource-agent>"#;
+        let nameless =
+            r#"<resource-agent name="x"><parameters><parameter/></parameters></resource-agent>"#;
         assert!(wrong(nameless).contains("parameter without a name"));
         let evil = r#"<resource-agent name="x"><parameters><parameter name="A=1 B"/></parameters></resource-agent>"#;
         assert!(wrong(evil).contains("parameter without a name"));
@@ -283,7 +306,10 @@ mod tests {
         }
         laughs += "]><resource-agent name=\"x\"><shortdesc>&l8;</shortdesc></resource-agent>";
         assert!(wrong(&laughs).contains("no XML"));
-        let many = format!("<resource-agent name=\"x\">{}</resource-agent>", "<a/>".repeat(60_000));
+        let many = format!(
+            "<resource-agent name=\"x\">{}</resource-agent>",
+            "<a/>".repeat(60_000)
+        );
         assert!(wrong(&many).contains("no XML"));
         assert_eq!(duration("99999999999999999999h"), None);
         assert_eq!(duration("18446744073709551615h"), None);

@@ -143,6 +143,7 @@ impl<'a> Agent<'a> {
 
     fn environment(&self, timeout: Duration, interval: Duration) -> Vec<(OsString, OsString)> {
         let root = root();
+        let syslog = Path::new("/dev/log").exists();
         let mut env: Vec<(OsString, OsString)> = [
             ("OCF_RA_VERSION_MAJOR", "1"),
             ("OCF_RA_VERSION_MINOR", "1"),
@@ -153,8 +154,9 @@ impl<'a> Agent<'a> {
             ("OCF_CHECK_LEVEL", "0"),
             // Pacemaker's: agents ask for it to know what their manager can do.
             ("OCF_RESKEY_crm_feature_set", "3.16.2"),
-            // Of ocf-shellfuncs: log to syslog, with no debug messages, and not by the cluster-glue daemon.
-            ("HA_LOGFACILITY", "daemon"),
+            // Of ocf-shellfuncs: log to syslog if there is one, and to us; no debug messages, no cluster-glue daemon.
+            ("HA_LOGFACILITY", if syslog { "daemon" } else { "none" }),
+            ("HA_LOGFILE", "/dev/stderr"),
             ("HA_debug", "0"),
             ("HA_LOGD", "no"),
             ("HA_RSCTMP", "/run/resource-agents"),
@@ -164,7 +166,8 @@ impl<'a> Agent<'a> {
         .map(|(name, value)| (name.into(), value.into()))
         .into();
         env.push(("OCF_ROOT".into(), root.as_os_str().into()));
-        let milliseconds = |name: &str, d: Duration| (name.into(), d.as_millis().to_string().into());
+        let milliseconds =
+            |name: &str, d: Duration| (name.into(), d.as_millis().to_string().into());
         env.push(milliseconds("OCF_RESKEY_CRM_meta_timeout", timeout));
         env.push(milliseconds("OCF_RESKEY_CRM_meta_interval", interval));
         for (name, value) in self.parameters {
@@ -173,7 +176,12 @@ impl<'a> Agent<'a> {
         env
     }
 
-    async fn run(&self, action: &str, timeout: Duration, interval: Duration) -> Result<Done, Failure> {
+    async fn run(
+        &self,
+        action: &str,
+        timeout: Duration,
+        interval: Duration,
+    ) -> Result<Done, Failure> {
         if let Some(why) = self.missing() {
             return Err(Failure::Misconfigured(why));
         }
@@ -181,17 +189,23 @@ impl<'a> Agent<'a> {
             prepare();
         }
         let mut run = Run::new(
-            &[self.path().to_string_lossy().into_owned(), action.to_owned()],
+            &[
+                self.path().to_string_lossy().into_owned(),
+                action.to_owned(),
+            ],
             timeout,
         );
         run.env = self.environment(timeout, interval);
-        let ended = run.output().await.map_err(|error| match no_answer(&error) {
-            Failure::TimedOut { within, .. } => Failure::TimedOut {
-                what: format!("{action} of {}", self.resource.what()),
-                within,
-            },
-            other => other,
-        })?;
+        let ended = run
+            .output()
+            .await
+            .map_err(|error| match no_answer(&error) {
+                Failure::TimedOut { within, .. } => Failure::TimedOut {
+                    what: format!("{action} of {}", self.resource.what()),
+                    within,
+                },
+                other => other,
+            })?;
         Ok(Done {
             code: ended.status.code().map_or(Code::Generic, Code::from_number),
             ended,
@@ -235,20 +249,33 @@ impl Done {
         };
         let reason = self.reason();
         let colon = if reason.is_empty() { "" } else { ": " };
-        format!("{} {}{meaning}{colon}{reason}", self.action, self.ended.how())
+        format!(
+            "{} {}{meaning}{colon}{reason}",
+            self.action,
+            self.ended.how()
+        )
     }
 
-    /// What the agent gave as its reason, else the last thing that it said.
+    /// What the agent gave as its reason, else the last error that it logged, else the last thing that it said.
     fn reason(&self) -> String {
         let text = String::from_utf8_lossy(&self.ended.stderr);
-        let clean = |line: &str| -> String {
-            line.chars().filter(|c| !c.is_control()).take(500).collect()
+        let mut lines = text.lines().rev();
+        let after = |sign: &str| {
+            lines
+                .clone()
+                .find_map(|l| l.split_once(sign))
+                .map(|(_, rest)| rest)
         };
-        text.lines()
-            .rev()
-            .find_map(|l| l.strip_prefix(REASON))
-            .or_else(|| text.lines().rev().find(|l| !l.trim().is_empty()))
-            .map(|l| clean(l.trim()))
+        after(REASON)
+            .or_else(|| after("ERROR: "))
+            .or_else(|| lines.find(|l| !l.trim().is_empty()))
+            .map(|l| {
+                l.trim()
+                    .chars()
+                    .filter(|c| !c.is_control())
+                    .take(500)
+                    .collect()
+            })
             .unwrap_or_default()
     }
 
@@ -308,6 +335,9 @@ pub(super) async fn stop(resource: &Resource) -> Result<(), Failure> {
     if status_of_nothing(&agent) == Some(State::Stopped) {
         return Ok(());
     }
+    // Of what has state a stop that fails counts only if it ran before: not all agents can stop what is stopped
+    // (IPsrcaddr). They are asked all the same: a start that failed half-way may have left something behind.
+    let ran = resource.stateful && status(resource).await != State::Stopped;
     let done = agent
         .run("stop", resource.stop_timeout, Duration::ZERO)
         .await?;
@@ -324,7 +354,13 @@ pub(super) async fn stop(resource: &Resource) -> Result<(), Failure> {
         | Code::RunningPromoted
         | Code::FailedPromoted
         | Code::Degraded
-        | Code::DegradedPromoted => Err(done.failure()),
+        | Code::DegradedPromoted => {
+            if !ran && status(resource).await == State::Stopped {
+                Ok(())
+            } else {
+                Err(done.failure())
+            }
+        }
     }
 }
 
@@ -348,7 +384,10 @@ pub(super) async fn status(resource: &Resource) -> State {
     }
     // With an interval of 0 it would be a probe, at which agents are content with less.
     let interval = resource.status_interval.max(Duration::from_millis(1));
-    let done = match agent.run("monitor", resource.status_timeout, interval).await {
+    let done = match agent
+        .run("monitor", resource.status_timeout, interval)
+        .await
+    {
         Ok(done) => done,
         Err(failure) => return State::Unknown(failure.to_string()),
     };
@@ -454,7 +493,8 @@ fn compare(resource: &Resource, agent: &Agent<'_>, name: &str, metadata: &Metada
         // An old name for it will do.
         let given = agent.parameters.contains_key(&needed.name)
             || metadata.parameters.iter().any(|p| {
-                p.replaced_by.as_ref() == Some(&needed.name) && agent.parameters.contains_key(&p.name)
+                p.replaced_by.as_ref() == Some(&needed.name)
+                    && agent.parameters.contains_key(&p.name)
             });
         if !given {
             wrong.push(format!(

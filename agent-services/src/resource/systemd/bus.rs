@@ -104,11 +104,13 @@ impl Bus {
             Ok(Err(why)) => why.to_string(),
             Err(_) => format!("no answer on the system bus within {:?}", CONNECT / 2),
         };
-        let own = async {
-            Self::subscribed(Builder::unix_stream(private::connect().await?).p2p()).await
-        };
-        own.await
-            .map_err(|own| Lost::Gone(format!("by the system bus: {why}; by its own socket: {own}")))
+        let own =
+            async { Self::subscribed(Builder::unix_stream(private::connect().await?).p2p()).await };
+        own.await.map_err(|own| {
+            Lost::Gone(format!(
+                "by the system bus: {why}; by its own socket: {own}"
+            ))
+        })
     }
 
     async fn subscribed(builder: Builder<'_>) -> zbus::Result<Bus> {
@@ -144,7 +146,9 @@ impl Bus {
         let bus = Bus { connection, jobs };
         match bus.raw(ROOT, MANAGER, "Subscribe", &()).await {
             Ok(_) => Ok(bus),
-            Err(zbus::Error::MethodError(name, ..)) if name.ends_with(".AlreadySubscribed") => Ok(bus),
+            Err(zbus::Error::MethodError(name, ..)) if name.ends_with(".AlreadySubscribed") => {
+                Ok(bus)
+            }
             Err(error) => Err(error),
         }
     }
@@ -186,7 +190,10 @@ impl Bus {
                 if let Lost::Gone(_) = lost {
                     // The bus may be there without systemd: look at both ways anew.
                     let mut held = HELD.lock().await;
-                    if held.as_ref().is_some_and(|(_, bus)| std::ptr::eq(&raw const **bus, self)) {
+                    if held
+                        .as_ref()
+                        .is_some_and(|(_, bus)| std::ptr::eq(&raw const **bus, self))
+                    {
                         *held = None;
                     }
                 }
@@ -205,13 +212,14 @@ impl Bus {
     }
 
     /// The properties of an object, those of one interface; of all of them if it is empty.
-    pub(super) async fn properties(
-        &self,
-        path: &str,
-        interface: &str,
-    ) -> Result<Properties, Lost> {
+    pub(super) async fn properties(&self, path: &str, interface: &str) -> Result<Properties, Lost> {
         let answer = self
-            .call(path, "org.freedesktop.DBus.Properties", "GetAll", &interface)
+            .call(
+                path,
+                "org.freedesktop.DBus.Properties",
+                "GetAll",
+                &interface,
+            )
             .await?;
         decode(&answer)
     }

@@ -66,10 +66,11 @@ impl Unit {
         match self.text("LoadState") {
             "loaded" | "merged" | "stub" => None,
             "not-found" => Some(format!("unit {name} does not exist on this node")),
-            "masked" => Some(format!(
-                "unit {name} is masked: systemctl unmask {name}"
+            "masked" => Some(format!("unit {name} is masked: systemctl unmask {name}")),
+            other => Some(format!(
+                "unit {name} cannot be loaded ({other}): {}",
+                detail()
             )),
-            other => Some(format!("unit {name} cannot be loaded ({other}): {}", detail())),
         }
     }
 }
@@ -92,9 +93,9 @@ fn failure(lost: Lost) -> Failure {
         (_, "NoSuchUnit" | "UnitMasked" | "BadUnitSetting" | "LoadFailed" | "InvalidArgs") => {
             Failure::Misconfigured(lost.to_string())
         }
-        (_, "AccessDenied" | "InteractiveAuthorizationRequired") => Failure::Misconfigured(format!(
-            "systemd does not let the agent do that: {lost}; it must run as root"
-        )),
+        (_, "AccessDenied" | "InteractiveAuthorizationRequired") => Failure::Misconfigured(
+            format!("systemd does not let the agent do that: {lost}; it must run as root"),
+        ),
         _ => Failure::Failed(lost.to_string()),
     }
 }
@@ -137,7 +138,10 @@ pub(super) async fn start(name: &str) -> Result<(), Failure> {
             Err(Failure::Failed(if condition {
                 format!("unit {name} was not started: a condition in it is not met (Condition…=)")
             } else {
-                format!("unit {name} ended right after its start{}", because(&result))
+                format!(
+                    "unit {name} ended right after its start{}",
+                    because(&result)
+                )
             }))
         }
         State::Unknown(why) => Err(Failure::Failed(format!(
@@ -230,11 +234,18 @@ async fn by_itself(bus: &Bus, unit: &Unit, name: &str) -> Vec<String> {
     } else {
         // Made by a generator: an init script, say.
         for property in ["WantedBy", "RequiredBy", "UpheldBy"] {
-            starts.extend(list(&unit.all, property).into_iter().map(|by| format!("{property}={by}")));
+            starts.extend(
+                list(&unit.all, property)
+                    .into_iter()
+                    .map(|by| format!("{property}={by}")),
+            );
         }
     }
     for trigger in list(&unit.all, "TriggeredBy") {
-        if matches!(file_state(bus, &trigger).await.as_str(), "enabled" | "enabled-runtime") {
+        if matches!(
+            file_state(bus, &trigger).await.as_str(),
+            "enabled" | "enabled-runtime"
+        ) {
             starts.push(format!("TriggeredBy={trigger}, which is enabled"));
         }
     }
@@ -333,7 +344,9 @@ async fn job(bus: &Bus, method: &str, name: &str) -> Result<String, Failure> {
         .manager(method, &(name, "replace"))
         .await
         .map_err(failure)?;
-    let job = decode::<OwnedObjectPath>(&answer).map_err(failure)?.to_string();
+    let job = decode::<OwnedObjectPath>(&answer)
+        .map_err(failure)?
+        .to_string();
     loop {
         tokio::select! {
             ended = jobs.recv() => match ended {

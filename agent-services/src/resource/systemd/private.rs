@@ -76,7 +76,15 @@ mod tests {
     #[test]
     fn names_in_pieces() {
         assert_eq!(THEIRS.len(), OURS.len());
-        let stream = [b"abc\x07\x01s", THEIRS, THEIRS, b"x\x07", THEIRS, b"\x07\x01"].concat();
+        let stream = [
+            b"abc\x07\x01s",
+            THEIRS,
+            THEIRS,
+            b"x\x07",
+            THEIRS,
+            b"\x07\x01",
+        ]
+        .concat();
         let wanted = [b"abc\x07\x01s", OURS, OURS, b"x\x07", OURS, b"\x07\x01"].concat();
         for piece in 1..stream.len() {
             let (mut held, mut out) = (Vec::new(), Vec::new());
