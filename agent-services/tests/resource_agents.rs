@@ -165,11 +165,13 @@ fn apache() {
         stream.write_all(b"GET /index HTTP/1.0\r\n\r\n").unwrap();
         stream.read_to_string(&mut page).unwrap();
         assert!(page.ends_with("hello"), "{page}");
-        down(&r).await;
+        // Once: of what is stopped its stop takes 5 s.
+        assert_eq!(r.stop().await, Ok(()));
+        assert_eq!(r.status().await, State::Stopped);
         assert!(TcpStream::connect("127.0.0.1:8080").is_err());
         // Dies under it.
         assert_eq!(r.start().await, Ok(()));
-        sh(&format!("kill -9 -- -$(cat {f}/pid)"));
+        sh(&format!("kill -9 -$(cat {f}/pid)"));
         until("it is missed", || async {
             r.status().await != State::Running
         })
@@ -182,13 +184,7 @@ fn apache() {
         r.start_timeout = Duration::from_secs(2);
         let error = r.start().await.unwrap_err();
         assert!(matches!(error, Failure::TimedOut { .. }), "{error}");
-        let wrong = r.check().await;
-        assert!(
-            wrong.iter().any(|w| w.contains("validate-all ended with")),
-            "{wrong:?}"
-        );
         assert_eq!(r.status().await, State::Stopped);
-        assert_eq!(r.stop().await, Ok(()));
     });
 }
 
