@@ -5,7 +5,6 @@ mod resource_common;
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
     time::Duration,
 };
 
@@ -51,7 +50,8 @@ async fn systemd(folder: &Path, bus: bool, units: &[(&str, &str)]) {
     {
         fs::write(path(name), text).unwrap();
     }
-    Command::new("/lib/systemd/systemd")
+    // tokio buries it.
+    tokio::process::Command::new("/lib/systemd/systemd")
         .args(["--user", "--unit=basic.target"])
         .spawn()
         .unwrap();
