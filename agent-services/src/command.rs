@@ -110,6 +110,8 @@ pub enum RunError {
         program: String,
         /// How long it had.
         within: Duration,
+        /// Its PID, if it is not even dead a second later: it waits in the kernel, for a dead server perhaps.
+        left: Option<u32>,
     },
 }
 
@@ -216,10 +218,12 @@ impl Run {
                     let _ = tokio::time::timeout(self.grace, child.wait()).await;
                 }
                 group.signal(Signal::SIGKILL);
-                let _ = tokio::time::timeout(Duration::from_secs(1), child.wait()).await;
+                let id = child.id();
+                let dead = tokio::time::timeout(Duration::from_secs(1), child.wait()).await;
                 Err(RunError::TimedOut {
                     program,
                     within: self.timeout,
+                    left: id.filter(|_| dead.is_err()),
                 })
             }
         }

@@ -176,7 +176,7 @@ fn an_agent_is_told_all() {
             "OCF_RESKEY_count=3",
             "OCF_RESKEY_CRM_meta_timeout=60000",
             "OCF_RESKEY_CRM_meta_interval=0",
-            "HA_LOGFACILITY=daemon",
+            "HA_LOGFILE=/dev/stderr",
         ] {
             assert!(env.lines().any(|l| l == line), "{line} is not in {env}");
         }
@@ -286,6 +286,23 @@ fn every_exit_status_has_its_meaning() {
                 assert!(matches!(error, Failure::Failed(_)), "{code}: {error}");
             }
             assert!(with("1", false).stop().await.is_err());
+            // A stop that fails, of what does not run: of what has state only if it did not run before either.
+            let text = "case $1 in stop) touch $OCF_RESKEY_file; exit 1;; monitor) [ ! -e $OCF_RESKEY_file ] || exit 7;; esac";
+            agent(&folder, "stops", text);
+            for (stateful, there, well) in [
+                (false, false, true),
+                (true, false, false),
+                (true, true, true),
+            ] {
+                let file = folder.join("stopped");
+                let _ = fs::remove_file(&file);
+                if there {
+                    fs::write(&file, "").unwrap();
+                }
+                let mut r = ocf("own", "stops", &[("file", file.to_str().unwrap())]);
+                r.stateful = stateful;
+                assert_eq!(r.stop().await.is_ok(), well, "{stateful} {there}");
+            }
             assert!(with("5", true).stop().await.is_err());
             assert_eq!(with("5", false).stop().await, Ok(()));
             // A probe asks for less.

@@ -121,14 +121,9 @@ fn mounts_that_cannot_be() {
         let r = filesystem("UUID=12345678-no", &point, "ext4", "");
         let error = r.start().await.unwrap_err().to_string();
         assert!(error.contains("can't find UUID="), "{error}");
-        let r = filesystem("x", &point, "nosuchfs", "");
-        assert!(
-            r.start()
-                .await
-                .unwrap_err()
-                .to_string()
-                .contains("nosuchfs")
-        );
+        let r = filesystem("/dev/zero", &point, "nosuchfs", "");
+        let error = r.start().await.unwrap_err().to_string();
+        assert!(error.contains("/dev/zero is not mounted"), "{error}");
         let wrong = r.check().await;
         assert!(
             wrong.len() == 1 && wrong[0].contains("mount.nosuchfs"),
@@ -284,10 +279,8 @@ fn who_holds_it_open_is_ended_if_told() {
             kill_holders(&mut r);
             assert_eq!(r.stop().await, Ok(()));
             assert_eq!(r.status().await, State::Stopped);
-            let mut ended =
-                [polite, deaf, bystander].map(|mut u| u.0.try_wait().unwrap().is_some());
+            let ended = [polite, deaf, bystander].map(|mut u| u.0.try_wait().unwrap().is_some());
             assert_eq!(ended, [true, true, false]);
-            ended.fill(false);
         },
     );
 }
@@ -353,15 +346,18 @@ fn a_dead_server_holds_nothing_up() {
         let mut most = 0;
         for _ in 0..6 {
             let state = r.status().await;
-            assert!(matches!(&state, State::Unknown(_)), "{state:?}");
+            assert!(
+                matches!(&state, State::Unknown(t) if t.contains("not answer")),
+                "{state:?}"
+            );
             most = most.max(threads());
         }
         // The harness has one or two, the runtime its blocking ones: what counts is that they do not grow.
         assert!(most <= 5, "{most} threads");
         // umount(8) does not ask it.
         r.stop_timeout = Duration::from_secs(30);
-        let result = r.stop().await;
-        eprintln!("{result:?}");
+        assert_eq!(r.stop().await, Ok(()));
+        assert_eq!(r.status().await, State::Stopped);
         drop(fuse);
     });
 }

@@ -307,12 +307,18 @@ fn advice(tail: &str) -> &'static str {
 }
 
 /// Packages that bring a service, and its name: the lab and the tests run these programs themselves.
-const SERVICES: [(&str, &str); 5] = [
+const SERVICES: [(&str, &str); 10] = [
     ("nginx-light", "nginx"),
     ("keepalived", "keepalived"),
     ("unbound", "unbound"),
     ("freeradius", "freeradius"),
     ("kamailio", "kamailio"),
+    ("apache2", "apache2"),
+    ("tgt", "tgt"),
+    ("open-iscsi", "open-iscsi"),
+    ("open-iscsi", "iscsid"),
+    // Of cluster-glue, which comes with it.
+    ("resource-agents", "logd"),
 ];
 
 const POLICY: &str = "/usr/sbin/policy-rc.d";

@@ -43,7 +43,8 @@ const BENCH_PROGRAMS: &[(&str, &str)] = &[
     ("stress-ng", "stress-ng"),
     ("rsvg-convert", "librsvg2-bin"),
 ];
-/// What the tests of the services call beyond the lab's: the servers that probes ask, and the plugins that are probes.
+/// What the tests of the services call beyond the lab's: the servers that probes ask, the plugins that are probes, and
+/// systemd, agents and storage for resources.
 const SERVICE_PROGRAMS: &[(&str, &str)] = &[
     ("nginx", "nginx-light"),
     ("unbound", "unbound"),
@@ -54,6 +55,15 @@ const SERVICE_PROGRAMS: &[(&str, &str)] = &[
         "monitoring-plugins-basic",
     ),
     ("sysctl", "procps"),
+    ("/lib/systemd/systemd", "systemd"),
+    ("dbus-daemon", "dbus-daemon"),
+    ("/usr/lib/ocf/resource.d/heartbeat/Dummy", "resource-agents"),
+    ("apache2", "apache2"),
+    ("tgtd", "tgt"),
+    ("iscsiadm", "open-iscsi"),
+    ("vgs", "lvm2"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("modprobe", "kmod"),
 ];
 
 /// What libFuzzer is compiled with, and the Debian package that brings it.

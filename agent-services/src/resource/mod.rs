@@ -276,7 +276,9 @@ fn no_answer(error: &RunError) -> Failure {
             Failure::Misconfigured(error.to_string())
         }
         RunError::Start { .. } => Failure::Unknown(error.to_string()),
-        RunError::TimedOut { program, within } => Failure::TimedOut {
+        RunError::TimedOut {
+            program, within, ..
+        } => Failure::TimedOut {
             what: program.clone(),
             within: *within,
         },

@@ -72,6 +72,7 @@ pub fn inside<F: Future<Output = ()>>(
     );
     assert!(output.status.success(), "{}:\n{text}", output.status);
     assert!(text.contains("1 passed"), "it did not run:\n{text}");
+    println!("{text}");
 }
 
 /// Control groups of our own, in the hierarchies that systemd uses; below ours, so that nobody else's are touched.

@@ -9,7 +9,7 @@ mod holders;
 mod mounts;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     sync::Mutex,
@@ -24,7 +24,7 @@ use tokio::{
 
 use self::{holders::Holder, mounts::Mount};
 use super::{Failure, Kind, Resource, State, no_answer};
-use crate::command::{Ended, Run, find};
+use crate::command::{Ended, Run, RunError, find};
 
 /// Of those who hold a mount point open so many are named.
 const NAMED: usize = 8;
@@ -59,7 +59,7 @@ impl<'a> Wanted<'a> {
                 // server that does not answer.
                 let mount = mount.clone();
                 let path = mount.clone();
-                let point = aside(&path, move || {
+                let point = aside(format!("finding {}", path.display()), move || {
                     let parent = mount.parent()?.canonicalize().ok()?;
                     Some(parent.join(mount.file_name()?))
                 })
@@ -110,7 +110,7 @@ impl<'a> Wanted<'a> {
         };
         let source = mount.source.clone();
         let numbers = mount.device;
-        aside(&self.point, move || {
+        aside(format!("looking at {}", self.device), move || {
             let wanted = holders::block_device(&path);
             let same = |a: &Path, b: &Path| {
                 matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
@@ -160,50 +160,81 @@ fn is_loop_of(device: &Path, file: &Path) -> bool {
         .is_ok_and(|f| f.as_os_str().as_bytes() == backing.trim_ascii_end())
 }
 
-/// Mount points with a thread that has not come back.
-static STUCK: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+/// What a thread has been sent to do and has not come back from.
+static AWAY: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+/// Mount points whose server does not answer, and the process that still waits for it, though it was killed.
+static STUCK: Mutex<BTreeMap<PathBuf, u32>> = Mutex::new(BTreeMap::new());
 
-/// Does something that may block for ever in a thread of its own, of which there is at most one per mount point.
+/// Does something that may block in a thread of its own, of which there is at most one per errand.
 async fn aside<T: Send + 'static>(
-    point: &Path,
+    errand: String,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, String> {
     let begun = Instant::now();
-    while !STUCK
+    while !AWAY
         .lock()
         .map_err(|_| "a thread has died".to_owned())?
-        .insert(point.to_owned())
+        .insert(errand.clone())
     {
         if begun.elapsed() > LOOK {
-            return Err(format!("{} has still not answered", point.display()));
+            return Err(format!("{errand} still takes"));
         }
         sleep(Duration::from_millis(10)).await;
     }
     let (sender, receiver) = oneshot::channel();
-    let path = point.to_owned();
+    let back = {
+        let errand = errand.clone();
+        move || {
+            if let Ok(mut away) = AWAY.lock() {
+                away.remove(&errand);
+            }
+        }
+    };
+    let done = back.clone();
     let thread = std::thread::Builder::new()
         .name("hl-mount".into())
         .spawn(move || {
             let result = work();
-            if let Ok(mut stuck) = STUCK.lock() {
-                stuck.remove(&path);
-            }
+            done();
             // Nobody may be waiting any more.
             let _ = sender.send(result);
         });
     if let Err(error) = thread {
-        if let Ok(mut stuck) = STUCK.lock() {
-            stuck.remove(point);
-        }
-        return Err(format!("no thread to look at {}: {error}", point.display()));
+        back();
+        return Err(format!("no thread for {errand}: {error}"));
     }
     match timeout(LOOK, receiver).await {
         Ok(Ok(result)) => Ok(result),
-        Ok(Err(_)) => Err(format!("looking at {} died", point.display())),
-        Err(_) => Err(format!(
-            "{} did not answer within {LOOK:?}",
-            point.display()
-        )),
+        Ok(Err(_)) => Err(format!("{errand} died")),
+        Err(_) => Err(format!("{errand} takes more than {LOOK:?}")),
+    }
+}
+
+/// Asks the file system itself. By a process, not a thread: a thread that waits for a dead server would keep the file
+/// system from being unmounted for as long as we live.
+async fn answers(point: &Path, within: Duration) -> State {
+    let waiting = STUCK.lock().ok().and_then(|s| s.get(point).copied());
+    if let Some(pid) = waiting {
+        if Path::new("/proc").join(pid.to_string()).exists() {
+            return State::Unknown(format!("{} still does not answer", point.display()));
+        }
+        if let Ok(mut stuck) = STUCK.lock() {
+            stuck.remove(point);
+        }
+    }
+    let argv = ["stat", "-f", "-c", "%T", "--"].map(str::to_owned);
+    let mut argv = argv.to_vec();
+    argv.push(point.to_string_lossy().into_owned());
+    match Run::new(&argv, within).output().await {
+        Ok(ended) if ended.status.success() => State::Running,
+        Ok(ended) => State::Failed(lines(&ended)),
+        Err(RunError::TimedOut { left, .. }) => {
+            if let (Some(pid), Ok(mut stuck)) = (left, STUCK.lock()) {
+                stuck.insert(point.to_owned(), pid);
+            }
+            State::Unknown(format!("{} does not answer", point.display()))
+        }
+        Err(error @ RunError::Start { .. }) => State::Unknown(error.to_string()),
     }
 }
 
@@ -230,16 +261,8 @@ pub(super) async fn status(resource: &Resource) -> State {
             wanted.point.display()
         ));
     }
-    let point = wanted.point.clone();
-    match aside(&wanted.point, move || {
-        nix::sys::statvfs::statvfs(&point).map(|_| ())
-    })
-    .await
-    {
-        Ok(Ok(())) => State::Running,
-        Ok(Err(errno)) => State::Failed(format!("{}: {}", wanted.point.display(), errno.desc())),
-        Err(why) => State::Unknown(why),
-    }
+    // So that it ends before the deadline of the whole question.
+    answers(&wanted.point, resource.status_timeout.mul_f32(0.8)).await
 }
 
 pub(super) async fn start(resource: &Resource) -> Result<(), Failure> {
@@ -319,7 +342,8 @@ pub(super) async fn stop(resource: &Resource) -> Result<(), Failure> {
         }
     }
     let device = mount.device;
-    let rest = aside(&wanted.point, move || holders::elsewhere(device))
+    let errand = format!("looking for {} elsewhere", mount.source.display());
+    let rest = aside(errand, move || holders::elsewhere(device))
         .await
         .map_err(Failure::Unknown)?;
     if !rest.is_empty() {
@@ -351,7 +375,8 @@ async fn unmount(wanted: &Wanted<'_>, begun: Instant) -> Result<Result<(), Strin
 }
 
 async fn look(wanted: &Wanted<'_>, mount: Mount) -> Result<(Vec<Holder>, Vec<PathBuf>), Failure> {
-    aside(&wanted.point, move || holders::find(&mount))
+    let errand = format!("looking for who uses {}", wanted.point.display());
+    aside(errand, move || holders::find(&mount))
         .await
         .map_err(Failure::Unknown)
 }

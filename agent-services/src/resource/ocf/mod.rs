@@ -143,6 +143,7 @@ impl<'a> Agent<'a> {
 
     fn environment(&self, timeout: Duration, interval: Duration) -> Vec<(OsString, OsString)> {
         let root = root();
+        let syslog = Path::new("/dev/log").exists();
         let mut env: Vec<(OsString, OsString)> = [
             ("OCF_RA_VERSION_MAJOR", "1"),
             ("OCF_RA_VERSION_MINOR", "1"),
@@ -153,8 +154,9 @@ impl<'a> Agent<'a> {
             ("OCF_CHECK_LEVEL", "0"),
             // Pacemaker's: agents ask for it to know what their manager can do.
             ("OCF_RESKEY_crm_feature_set", "3.16.2"),
-            // Of ocf-shellfuncs: log to syslog, with no debug messages, and not by the cluster-glue daemon.
-            ("HA_LOGFACILITY", "daemon"),
+            // Of ocf-shellfuncs: log to syslog if there is one, and to us; no debug messages, no cluster-glue daemon.
+            ("HA_LOGFACILITY", if syslog { "daemon" } else { "none" }),
+            ("HA_LOGFILE", "/dev/stderr"),
             ("HA_debug", "0"),
             ("HA_LOGD", "no"),
             ("HA_RSCTMP", "/run/resource-agents"),
@@ -254,16 +256,26 @@ impl Done {
         )
     }
 
-    /// What the agent gave as its reason, else the last thing that it said.
+    /// What the agent gave as its reason, else the last error that it logged, else the last thing that it said.
     fn reason(&self) -> String {
         let text = String::from_utf8_lossy(&self.ended.stderr);
-        let clean =
-            |line: &str| -> String { line.chars().filter(|c| !c.is_control()).take(500).collect() };
-        text.lines()
-            .rev()
-            .find_map(|l| l.strip_prefix(REASON))
-            .or_else(|| text.lines().rev().find(|l| !l.trim().is_empty()))
-            .map(|l| clean(l.trim()))
+        let mut lines = text.lines().rev();
+        let after = |sign: &str| {
+            lines
+                .clone()
+                .find_map(|l| l.split_once(sign))
+                .map(|(_, rest)| rest)
+        };
+        after(REASON)
+            .or_else(|| after("ERROR: "))
+            .or_else(|| lines.find(|l| !l.trim().is_empty()))
+            .map(|l| {
+                l.trim()
+                    .chars()
+                    .filter(|c| !c.is_control())
+                    .take(500)
+                    .collect()
+            })
             .unwrap_or_default()
     }
 
@@ -323,6 +335,9 @@ pub(super) async fn stop(resource: &Resource) -> Result<(), Failure> {
     if status_of_nothing(&agent) == Some(State::Stopped) {
         return Ok(());
     }
+    // Of what has state a stop that fails counts only if it ran before: not all agents can stop what is stopped
+    // (IPsrcaddr). They are asked all the same: a start that failed half-way may have left something behind.
+    let ran = resource.stateful && status(resource).await != State::Stopped;
     let done = agent
         .run("stop", resource.stop_timeout, Duration::ZERO)
         .await?;
@@ -339,7 +354,13 @@ pub(super) async fn stop(resource: &Resource) -> Result<(), Failure> {
         | Code::RunningPromoted
         | Code::FailedPromoted
         | Code::Degraded
-        | Code::DegradedPromoted => Err(done.failure()),
+        | Code::DegradedPromoted => {
+            if !ran && status(resource).await == State::Stopped {
+                Ok(())
+            } else {
+                Err(done.failure())
+            }
+        }
     }
 }
 
