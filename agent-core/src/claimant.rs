@@ -13,7 +13,6 @@ use crate::{
     action::{Action, Event, Gain, GainReason, Phases},
     command::Phase,
     core::{Core, Now},
-    placement::Reason,
     soft::Key,
     stamp::stamp,
     voter::held_by,
@@ -162,7 +161,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
             if self.awaits_better(g, &view, now.boot) {
                 continue;
             }
-            let (_, reason, rank) = self.intended(g, &view);
+            let (target, _, rank) = self.intended(g, &view);
             let Some(rank) = rank else { continue };
             // The plan is of what should be where; several that come here second best at once are not in it.
             let need = u64::from(self.cfg.settings(g).need);
@@ -177,7 +176,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
                 // One owner at a time, and what failed once alone: who is asked for several gives all or nothing.
                 let with = moves.is_empty()
                     || moves_from == owner && !moves_alone && self.attempts[i] == 0;
-                let wanted = rank == 0 && reason != Reason::Stays;
+                let wanted = target == me;
                 if !wanted {
                     self.move_since[i] = 0;
                 } else if self.move_since[i] == 0 {
