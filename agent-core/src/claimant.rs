@@ -146,6 +146,9 @@ impl<S: Deref<Target = Shared>> Core<S> {
             let owner = view.owner[i];
             if owner != 0 {
                 self.last_owner[i] = owner;
+                if owner != me {
+                    self.taken(g);
+                }
             }
             let free = !taken.has(g);
             let owner_alive = owner != 0 && self.is_alive(owner, now.boot);
@@ -379,6 +382,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
         self.free_since[i] = 0;
         self.move_since[i] = 0;
         self.last_owner[i] = self.cfg.me;
+        self.back_again(group, now);
         if self.stuck_at(group) != 0 && self.stuck_at(group) != self.cfg.me {
             // Where it was stuck is silent, or has given it up; from now on it is here.
             self.say_phase(group, Phase::Idle, now);

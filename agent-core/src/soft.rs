@@ -100,6 +100,8 @@ pub struct Soft {
     phases: Box<[u8; MAX_GROUPS]>,
     hot_phases: Set,
     next: usize,
+    /// Records that are still to be walked over in every heartbeat.
+    walk: usize,
     changes: u64,
 }
 
@@ -112,6 +114,7 @@ impl Default for Soft {
             phases: Box::new([0; MAX_GROUPS]),
             hot_phases: Set::EMPTY,
             next: 0,
+            walk: 0,
             changes: 0,
         }
     }
@@ -165,12 +168,13 @@ impl Soft {
             let i = PHASES + usize::from(g);
             return Some((Key::Phase(g).pack(self.value[i]), self.version[i]));
         }
-        if !slow {
+        if !slow && self.walk == 0 {
             return None;
         }
         // At most one walk around the table; most of it was never set.
         for _ in 0..SIZE {
             self.next = (self.next + 1) % SIZE;
+            self.walk = self.walk.saturating_sub(1);
             if self.version[self.next] != 0 {
                 return Some((
                     Key::from_index(self.next).pack(self.value[self.next]),
@@ -179,6 +183,11 @@ impl Soft {
             }
         }
         None
+    }
+
+    /// Somebody may have missed much: everything is told once, a record with each heartbeat.
+    pub fn repeat_all(&mut self) {
+        self.walk = SIZE;
     }
 
     /// The group with most sends of its phase left, so that each is said once before any is repeated.
