@@ -140,6 +140,10 @@ impl Soft {
     pub fn merge(&mut self, word: u64, version: u64) -> Option<(Key, u8)> {
         let (key, value) = Key::unpack(word)?;
         let i = key.index()?;
+        if version < self.version[i] {
+            // Who says that has missed something, or its clock is behind and its word has lost: it should know.
+            self.heat(i);
+        }
         if version <= self.version[i] {
             return None;
         }
@@ -242,6 +246,24 @@ mod tests {
         }
         assert_eq!(Key::unpack(1), None, "node 0");
         assert_eq!(Key::unpack(99), None, "unknown kind");
+    }
+
+    /// A node whose wall clock is behind says something that has lost already: it is told at once.
+    #[test]
+    fn who_is_behind_is_told() {
+        let (mut a, mut b) = (Soft::default(), Soft::default());
+        a.set(Key::Drain(3), 1, 200, 1);
+        while a.next(false).is_some() {}
+        b.set(Key::Drain(3), 0, 100, 2);
+        let (word, version) = b.next(false).unwrap();
+        assert_eq!(a.merge(word, version), None);
+        let (word, version) = a.next(false).expect("told again");
+        assert_eq!(b.merge(word, version), Some((Key::Drain(3), 1)));
+        b.set(Key::Drain(3), 0, 100, 2);
+        while let Some((word, version)) = b.next(false) {
+            a.merge(word, version);
+        }
+        assert_eq!(a.get(Key::Drain(3)), 0, "the second word counts");
     }
 
     /// All groups change their phase at once: each is told before any is repeated.

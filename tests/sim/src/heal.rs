@@ -1,6 +1,6 @@
 //! The end of a run: everything is healed, then every group must get an owner, and keep it.
 
-use agent_core::Command;
+use agent_core::{Command, soft::Key};
 
 use crate::{
     check::{Broken, violation},
@@ -42,6 +42,11 @@ impl World {
         if self.o.services.is_some() {
             self.mend_services();
         }
+        self.all_wanted();
+    }
+
+    /// No node is drained, nothing is paused.
+    fn all_wanted(&mut self) {
         self.command(0, Command::Pause(false));
         for id in 1..=self.o.shape.nodes {
             self.command(
@@ -101,7 +106,14 @@ impl World {
             }
             1 => {
                 if self.o.services.is_some() {
+                    // Where a clock was set back, what was said before wins over what is said now.
                     self.all_fit();
+                    let core = self.nodes[0].core.as_ref();
+                    let left = |key| core.is_some_and(|c| c.soft(key) != 0);
+                    if left(Key::Pause) || (1..=self.o.shape.nodes).any(|id| left(Key::Drain(id))) {
+                        self.all_wanted();
+                    }
+                    self.mend_services();
                 }
                 if !self.finish_generations() {
                     return self.unfinished(bound);
