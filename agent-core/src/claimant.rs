@@ -157,8 +157,16 @@ impl<S: Deref<Target = Shared>> Core<S> {
             } else if self.free_since[i] == 0 {
                 self.free_since[i] = now.boot.max(1);
             }
-            if reachable < self.cfg.majority() as usize || self.leaving || now.boot < self.retry[i]
-            {
+            let helpless = reachable < self.cfg.majority() as usize || self.leaving;
+            if owner_alive && self.links.orderly.has(g) {
+                // Its owner stops it first, and lets go by itself, if this node would take it.
+                let want = !helpless && self.intended(g, &view).0 == me;
+                if want != (self.soft.get(Key::Want(g)) == me) {
+                    self.set_soft(Key::Want(g), if want { me } else { 0 }, now);
+                }
+                continue;
+            }
+            if helpless || now.boot < self.retry[i] {
                 continue;
             }
             if self.awaits_better(g, &view, now.boot) {
@@ -172,10 +180,6 @@ impl<S: Deref<Target = Shared>> Core<S> {
                 continue;
             }
             if owner_alive {
-                if self.links.orderly.has(g) {
-                    // Its owner stops it first, and lets go by itself.
-                    continue;
-                }
                 // One owner at a time, and what failed once alone: who is asked for several gives all or nothing.
                 let with = moves.is_empty()
                     || moves_from == owner && !moves_alone && self.attempts[i] == 0;

@@ -73,8 +73,9 @@ impl<S: Deref<Target = Shared>> Core<S> {
             let to = if away { target } else { 0 };
             // Who leaves stops also what nobody else can have.
             let leave = self.leaving && reason != Reason::Stuck;
-            let may = now.boot >= self.stop[usize::from(g)].not_before;
-            self.turn(g, leave || away && may, to);
+            let s = &self.stop[usize::from(g)];
+            let agreed = now.boot >= s.not_before && self.soft.get(Key::Want(g)) == to;
+            self.turn(g, leave || away && (s.asked || agreed), to);
         }
         self.release_stopped(held, now);
     }
