@@ -13,7 +13,6 @@ use crate::{
     action::{Action, Event, Gain, GainReason, Phases},
     command::Phase,
     core::{Core, Now},
-    placement::Reason,
     soft::Key,
     stamp::stamp,
     voter::held_by,
@@ -147,6 +146,9 @@ impl<S: Deref<Target = Shared>> Core<S> {
             let owner = view.owner[i];
             if owner != 0 {
                 self.last_owner[i] = owner;
+                if owner != me {
+                    self.taken(g);
+                }
             }
             let free = !taken.has(g);
             let owner_alive = owner != 0 && self.is_alive(owner, now.boot);
@@ -155,14 +157,22 @@ impl<S: Deref<Target = Shared>> Core<S> {
             } else if self.free_since[i] == 0 {
                 self.free_since[i] = now.boot.max(1);
             }
-            if reachable < self.cfg.majority() as usize || self.leaving || now.boot < self.retry[i]
-            {
+            let helpless = reachable < self.cfg.majority() as usize || self.leaving;
+            if owner_alive && self.links.orderly.has(g) {
+                // Its owner stops it first, and lets go by itself, if this node would take it.
+                let want = !helpless && self.intended(g, &view).0 == me;
+                if want != (self.soft.get(Key::Want(g)) == me) {
+                    self.set_soft(Key::Want(g), if want { me } else { 0 }, now);
+                }
+                continue;
+            }
+            if helpless || now.boot < self.retry[i] {
                 continue;
             }
             if self.awaits_better(g, &view, now.boot) {
                 continue;
             }
-            let (_, reason, rank) = self.intended(g, &view);
+            let (target, _, rank) = self.intended(g, &view);
             let Some(rank) = rank else { continue };
             // The plan is of what should be where; several that come here second best at once are not in it.
             let need = u64::from(self.cfg.settings(g).need);
@@ -170,14 +180,10 @@ impl<S: Deref<Target = Shared>> Core<S> {
                 continue;
             }
             if owner_alive {
-                if self.links.orderly.has(g) {
-                    // Its owner stops it first, and lets go by itself.
-                    continue;
-                }
                 // One owner at a time, and what failed once alone: who is asked for several gives all or nothing.
                 let with = moves.is_empty()
                     || moves_from == owner && !moves_alone && self.attempts[i] == 0;
-                let wanted = rank == 0 && reason != Reason::Stays;
+                let wanted = target == me;
                 if !wanted {
                     self.move_since[i] = 0;
                 } else if self.move_since[i] == 0 {
@@ -380,6 +386,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
         self.free_since[i] = 0;
         self.move_since[i] = 0;
         self.last_owner[i] = self.cfg.me;
+        self.back_again(group, now);
         if self.stuck_at(group) != 0 && self.stuck_at(group) != self.cfg.me {
             // Where it was stuck is silent, or has given it up; from now on it is here.
             self.say_phase(group, Phase::Idle, now);

@@ -440,6 +440,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
                     self.event(Event::Cleared { group });
                 }
             }
+            Key::Want(_) => {}
             Key::Phase(group) => {
                 let before = changed.map_or(0, |(_, v)| match Phase::of(v) {
                     (node, Phase::Stuck) => node,

@@ -22,6 +22,24 @@ pub(crate) struct Stop {
     pub to: u8,
     /// Nothing of it runs any more.
     pub stopped: bool,
+    /// Who was to have it when it was last let go; 0: somebody has had it since.
+    pub offered: u8,
+    /// How often it came back from there untaken,
+    pub spurned: u8,
+    /// and when that is tried again, boot ns.
+    pub not_before: u64,
+}
+
+impl Stop {
+    /// Nothing is asked any more.
+    fn ended(self) -> Stop {
+        Stop {
+            asked: false,
+            to: 0,
+            stopped: false,
+            ..self
+        }
+    }
 }
 
 impl<S: Deref<Target = Shared>> Core<S> {
@@ -54,7 +72,10 @@ impl<S: Deref<Target = Shared>> Core<S> {
             let away = target != self.cfg.me && target != 0;
             let to = if away { target } else { 0 };
             // Who leaves stops also what nobody else can have.
-            self.turn(g, away || self.leaving && reason != Reason::Stuck, to);
+            let leave = self.leaving && reason != Reason::Stuck;
+            let s = &self.stop[usize::from(g)];
+            let agreed = now.boot >= s.not_before && self.soft.get(Key::Want(g)) == to;
+            self.turn(g, leave || away && (s.asked || agreed), to);
         }
         self.release_stopped(held, now);
     }
@@ -70,6 +91,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
                     asked: true,
                     to,
                     stopped: !has_services,
+                    ..was
                 };
                 if has_services {
                     self.push(Action::Stop { group, epoch, to });
@@ -77,7 +99,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
             }
             (true, true) => self.stop[i].to = to,
             (false, true) => {
-                self.stop[i] = Stop::default();
+                self.stop[i] = was.ended();
                 if has_services {
                     self.push(Action::Resume { group, epoch });
                 }
@@ -104,16 +126,35 @@ impl<S: Deref<Target = Shared>> Core<S> {
             self.event(Event::Released { group, epoch, to });
             if to != 0 {
                 self.last_owner[i] = to;
+                self.stop[i].offered = to;
             }
         }
         self.give_up(go, now);
+    }
+
+    /// Gained. If it was let go here for another who did not take it, that one does not know what this node knows: it is
+    /// told, and not asked again at once, because services would start and stop in turn.
+    pub(crate) fn back_again(&mut self, group: u8, now: Now) {
+        let again = 20 * self.cfg.timing.takeover;
+        let s = &mut self.stop[usize::from(group)];
+        if s.offered != 0 {
+            s.offered = 0;
+            s.spurned = (s.spurned + 1).min(6);
+            s.not_before = now.boot + (again << (s.spurned - 1));
+            self.soft.repeat_all();
+        }
+    }
+
+    /// Somebody else has the group.
+    pub(crate) fn taken(&mut self, group: u8) {
+        self.stop[usize::from(group)] = Stop::default();
     }
 
     /// The group is not ours any more.
     pub(crate) fn lose(&mut self, group: u8) {
         let i = usize::from(group);
         let epoch = self.sh.group_epoch[i].load();
-        self.stop[i] = Stop::default();
+        self.stop[i] = self.stop[i].ended();
         self.push(Action::Lose { group, epoch });
     }
 
@@ -145,7 +186,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
         now: Now,
     ) -> Result<(), CommandError> {
         match self.ours(group, epoch) {
-            Ok(i) => self.stop[i] = Stop::default(),
+            Ok(i) => self.stop[i] = self.stop[i].ended(),
             Err(CommandError::NotOwned)
                 if self.sh.group_epoch[usize::from(group)].load() == epoch
                     && self.owner_of(group, now.boot) == 0 => {}

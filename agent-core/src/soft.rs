@@ -22,11 +22,15 @@ pub enum Key {
     },
     /// What do the group's services do, and where? See [`crate::command::Phase::at`].
     Phase(u8),
+    /// Who would take the group if its owner let it go? An orderly owner begins to stop only when who should have it says so:
+    /// nodes that see different things must not make services start and stop in turn.
+    Want(u8),
 }
 
 const NODES: usize = MAX_NODES;
 const PHASES: usize = NODES + 1 + MAX_GROUPS + NODES * MAX_GROUPS;
-const SIZE: usize = PHASES + MAX_GROUPS;
+const WANTS: usize = PHASES + MAX_GROUPS;
+const SIZE: usize = WANTS + MAX_GROUPS;
 
 impl Key {
     fn index(self) -> Option<usize> {
@@ -39,6 +43,7 @@ impl Key {
                 NODES + 1 + MAX_GROUPS + node(n)? * MAX_GROUPS + usize::from(group)
             }
             Key::Phase(g) => PHASES + usize::from(g),
+            Key::Want(g) => WANTS + usize::from(g),
         })
     }
     fn from_index(i: usize) -> Key {
@@ -48,6 +53,8 @@ impl Key {
             Key::Pause
         } else if i < NODES + 1 + MAX_GROUPS {
             Key::Wish((i - NODES - 1) as u8)
+        } else if i >= WANTS {
+            Key::Want((i - WANTS) as u8)
         } else if i >= PHASES {
             Key::Phase((i - PHASES) as u8)
         } else {
@@ -65,6 +72,7 @@ impl Key {
             Key::Wish(g) => (3, g, 0),
             Key::Unfit { node, group } => (4, node, group),
             Key::Phase(g) => (5, g, 0),
+            Key::Want(g) => (6, g, 0),
         };
         kind | u64::from(a) << 8 | u64::from(b) << 16 | u64::from(value) << 24
     }
@@ -80,6 +88,7 @@ impl Key {
             3 => Key::Wish(a),
             4 => Key::Unfit { node: a, group: b },
             5 => Key::Phase(a),
+            6 => Key::Want(a),
             _ => return None,
         };
         key.index().map(|_| (key, value))
@@ -96,10 +105,13 @@ pub struct Soft {
     value: Vec<u8>,
     /// Records that changed lately, with the sends left.
     hot: [Option<(u16, u8)>; 32],
-    /// Sends left of each group's phase: after a takeover of many groups all of them change at once.
-    phases: Box<[u8; MAX_GROUPS]>,
+    /// Sends left of each group's phase and wanter: those of many groups change at once.
+    left: Box<[u8; 2 * MAX_GROUPS]>,
     hot_phases: Set,
+    hot_wants: Set,
     next: usize,
+    /// Records that are still to be walked over in every heartbeat.
+    walk: usize,
     changes: u64,
 }
 
@@ -109,9 +121,11 @@ impl Default for Soft {
             version: vec![0; SIZE],
             value: vec![0; SIZE],
             hot: [None; 32],
-            phases: Box::new([0; MAX_GROUPS]),
+            left: Box::new([0; 2 * MAX_GROUPS]),
             hot_phases: Set::EMPTY,
+            hot_wants: Set::EMPTY,
             next: 0,
+            walk: 0,
             changes: 0,
         }
     }
@@ -137,6 +151,10 @@ impl Soft {
     pub fn merge(&mut self, word: u64, version: u64) -> Option<(Key, u8)> {
         let (key, value) = Key::unpack(word)?;
         let i = key.index()?;
+        if version < self.version[i] {
+            // Who says that has missed something, or its clock is behind and its word has lost: it should know.
+            self.heat(i);
+        }
         if version <= self.version[i] {
             return None;
         }
@@ -154,23 +172,16 @@ impl Soft {
 
     /// The record to send now: one that changed lately, else (if `slow`) the next one in turn.
     pub fn next(&mut self, slow: bool) -> Option<(u64, u64)> {
-        for h in &mut self.hot {
-            if let Some((i, left)) = *h {
-                *h = (left > 1).then_some((i, left - 1));
-                let i = usize::from(i);
-                return Some((Key::from_index(i).pack(self.value[i]), self.version[i]));
-            }
+        if let Some(i) = self.next_hot() {
+            return Some((Key::from_index(i).pack(self.value[i]), self.version[i]));
         }
-        if let Some(g) = self.next_phase() {
-            let i = PHASES + usize::from(g);
-            return Some((Key::Phase(g).pack(self.value[i]), self.version[i]));
-        }
-        if !slow {
+        if !slow && self.walk == 0 {
             return None;
         }
         // At most one walk around the table; most of it was never set.
         for _ in 0..SIZE {
             self.next = (self.next + 1) % SIZE;
+            self.walk = self.walk.saturating_sub(1);
             if self.version[self.next] != 0 {
                 return Some((
                     Key::from_index(self.next).pack(self.value[self.next]),
@@ -181,29 +192,56 @@ impl Soft {
         None
     }
 
-    /// The group with most sends of its phase left, so that each is said once before any is repeated.
-    fn next_phase(&mut self) -> Option<u8> {
-        let g = self
-            .hot_phases
-            .iter()
-            .max_by_key(|g| (self.phases[usize::from(*g)], std::cmp::Reverse(*g)))?;
-        let left = &mut self.phases[usize::from(g)];
-        *left = left.saturating_sub(1);
-        if *left == 0 {
-            self.hot_phases = self.hot_phases.without(g);
+    /// Somebody may have missed much: everything is told once, a record with each heartbeat.
+    pub fn repeat_all(&mut self) {
+        self.walk = SIZE;
+    }
+
+    /// The changed record with most sends left, so that each is said once before any is repeated.
+    fn next_hot(&mut self) -> Option<usize> {
+        let groups = |set: Set, from: usize| set.iter().map(move |g| from + usize::from(g));
+        let many = groups(self.hot_wants, WANTS).chain(groups(self.hot_phases, PHASES));
+        let first = many
+            .map(|i| (i, self.left[i - PHASES]))
+            .reduce(|a, b| if b.1 > a.1 { b } else { a });
+        let few = self.hot.iter().flatten();
+        let (i, left) = few
+            .map(|(i, left)| (usize::from(*i), *left))
+            .chain(first)
+            .reduce(|a, b| if b.1 > a.1 { b } else { a })?;
+        let left = left.saturating_sub(1);
+        if i >= PHASES {
+            self.left[i - PHASES] = left;
+            let group = ((i - PHASES) % MAX_GROUPS) as u8;
+            if left > 0 {
+            } else if i >= WANTS {
+                self.hot_wants = self.hot_wants.without(group);
+            } else {
+                self.hot_phases = self.hot_phases.without(group);
+            }
+        } else if let Some(h) = self
+            .hot
+            .iter_mut()
+            .find(|h| matches!(h, Some((k, _)) if usize::from(*k) == i))
+        {
+            *h = (left > 0).then_some((i as u16, left));
         }
-        Some(g)
+        Some(i)
     }
 
     /// Is a recent change still to be sent?
     pub fn is_hot(&self) -> bool {
-        self.hot.iter().any(Option::is_some) || !self.hot_phases.is_empty()
+        self.hot.iter().any(Option::is_some) || !self.hot_phases.union(self.hot_wants).is_empty()
     }
 
     fn heat(&mut self, i: usize) {
         if i >= PHASES {
-            self.phases[i - PHASES] = REPEATS;
-            self.hot_phases = self.hot_phases.with((i - PHASES) as u8);
+            self.left[i - PHASES] = REPEATS;
+            if i >= WANTS {
+                self.hot_wants = self.hot_wants.with((i - WANTS) as u8);
+            } else {
+                self.hot_phases = self.hot_phases.with((i - PHASES) as u8);
+            }
             return;
         }
         let entry = Some((i as u16, REPEATS));
@@ -233,6 +271,24 @@ mod tests {
         }
         assert_eq!(Key::unpack(1), None, "node 0");
         assert_eq!(Key::unpack(99), None, "unknown kind");
+    }
+
+    /// A node whose wall clock is behind says something that has lost already: it is told at once.
+    #[test]
+    fn who_is_behind_is_told() {
+        let (mut a, mut b) = (Soft::default(), Soft::default());
+        a.set(Key::Drain(3), 1, 200, 1);
+        while a.next(false).is_some() {}
+        b.set(Key::Drain(3), 0, 100, 2);
+        let (word, version) = b.next(false).unwrap();
+        assert_eq!(a.merge(word, version), None);
+        let (word, version) = a.next(false).expect("told again");
+        assert_eq!(b.merge(word, version), Some((Key::Drain(3), 1)));
+        b.set(Key::Drain(3), 0, 100, 2);
+        while let Some((word, version)) = b.next(false) {
+            a.merge(word, version);
+        }
+        assert_eq!(a.get(Key::Drain(3)), 0, "the second word counts");
     }
 
     /// All groups change their phase at once: each is told before any is repeated.

@@ -30,6 +30,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
             if health != self.health[i] {
                 if health == Health::Alive {
                     self.alive_since[i] = now.boot;
+                    self.soft.repeat_all();
                     // A part of the network has come back, and what it learned meanwhile may be wrong.
                     if self.health[i] != Health::NeverSeen {
                         for group in self.sh.run_set.load().iter() {

@@ -32,15 +32,19 @@ pub(super) fn lead<F: Facts>(c: &Cluster<'_, F>, ledger: Option<&Ledger>, group:
             }
         }
     }
-    if let Some(at) = pinned(c, group, &d) {
+    if let Some(at) = c.stuck(group) {
         return Decision::only(at, Reason::Stuck, d.scores);
     }
     let living = c.living_owner(group);
-    // Better tried where it failed than not at all; but where it still runs somehow, it is left alone.
-    let homeless = living.is_none_or(|id| c.facts.fitness(id, group) == Fitness::Unfit);
+    if let (true, Some(owner)) = (c.paused, living) {
+        return Decision::only(owner, Reason::Paused, d.scores);
+    }
+    if let Some(at) = pinned(c, group, &d) {
+        return Decision::only(at, Reason::Stuck, d.scores);
+    }
     let class = match count {
         [0, 0, 0] => 3,
-        [0, 0, _] if !homeless && d.score(owner).class() != Some(2) => 3,
+        [0, 0, _] if !homeless(c, group) && d.score(owner).class() != Some(2) => 3,
         [0, 0, _] => 2,
         [0, ..] => 1,
         _ => 0,
@@ -65,9 +69,7 @@ pub(super) fn lead<F: Facts>(c: &Cluster<'_, F>, ledger: Option<&Ledger>, group:
     let first = able.first().copied().unwrap_or(0);
     let best = |id: u8| able.contains(&id) && of_node(id).company() == of_node(first).company();
     let wish = c.facts.wish(group);
-    (d.target, d.reason) = if let (true, Some(owner)) = (c.paused, living) {
-        (owner, Reason::Paused)
-    } else if wish != 0 && best(wish) && !(class == 2 && able.contains(&owner)) {
+    (d.target, d.reason) = if wish != 0 && best(wish) && class < 2 {
         (wish, Reason::Wished)
     } else if able.contains(&owner) {
         let settled = c.node(first).alive_for > SETTLED;
@@ -128,11 +130,10 @@ pub(super) fn follow<F: Facts>(
         return Decision::only(owner, Reason::Paused, d.scores);
     }
     let there = leader.target;
-    let unfit_here = living.is_none_or(|id| c.facts.fitness(id, group) == Fitness::Unfit);
     let reason = match d.score(there).class() {
         Some(0 | 1) if owner == there => Some(Reason::Stays),
         Some(0 | 1) => Some(Reason::Follows),
-        Some(2) if unfit_here => Some(Reason::LastResort),
+        Some(2) if homeless(c, group) => Some(Reason::LastResort),
         Some(_) | None => None,
     };
     let Some(reason) = reason else {
@@ -159,6 +160,12 @@ pub(super) fn follow<F: Facts>(
     }
     (d.target, d.reason) = (there, reason);
     d.target_first()
+}
+
+/// Better tried where it failed than not at all; but where it still runs somehow, it is left alone.
+fn homeless<F: Facts>(c: &Cluster<'_, F>, group: u8) -> bool {
+    c.living_owner(group)
+        .is_none_or(|id| c.facts.fitness(id, group) == Fitness::Unfit)
 }
 
 /// Those who may have the group, in order of preference, with their places from 1.
@@ -219,17 +226,25 @@ fn score<F: Facts>(c: &Cluster<'_, F>, ledger: Option<&Ledger>, group: u8, id: u
         }
         let fits = l.room_beside(c, f, id, taken);
         let elsewhere = c.stuck(f).is_some_and(|at| at != id);
-        let fit = c.facts.fitness(id, f) == Fitness::Fit;
-        if fits && fit && !elsewhere && listed(c.cfg.settings(f), id) {
+        let may = fits && !elsewhere && listed(c.cfg.settings(f), id);
+        let fit = c.facts.fitness(id, f);
+        // What would be there takes room, well or not; else it would be counted as coming now and as too much then.
+        let tried = match fit {
+            Fitness::Fit | Fitness::Doubtful => true,
+            Fitness::Failed => homeless(c, f),
+            Fitness::Unfit => false,
+        };
+        if c.living_owner(f) == Some(id) || may && tried {
             taken = l.taken_by(c, f, id, taken);
-        } else {
+        }
+        if !may || fit != Fitness::Fit {
             s.unable = s.unable.saturating_add(1);
         }
     }
     s
 }
 
-/// Where a group is kept because it, or one that goes with it, cannot be stopped there.
+/// Where a group is kept because one that goes with it cannot be stopped there.
 fn pinned<F: Facts>(c: &Cluster<'_, F>, group: u8, d: &Decision) -> Option<u8> {
     c.links.unit(group).find_map(|m| {
         let at = c.stuck(m)?;
@@ -239,7 +254,7 @@ fn pinned<F: Facts>(c: &Cluster<'_, F>, group: u8, d: &Decision) -> Option<u8> {
                 Some(Exclusion::Unfit | Exclusion::Failed | Exclusion::NotListed)
             );
         let can = matches!(d.score(at).class(), Some(0 | 1));
-        (m == group || stays || can).then_some(at)
+        (stays || can).then_some(at)
     })
 }
 

@@ -5,6 +5,9 @@ use agent_common::{MAX_GROUPS, MAX_NODES, Set};
 use super::{Candidate, Cluster, Decision, Facts, Reason, judge};
 use crate::view::View;
 
+/// How often those that should be kept apart are looked at again.
+const SWEEPS: usize = 4;
+
 /// Where each group of [`crate::links::Links::placed_together`] should be.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -115,15 +118,21 @@ fn run<F: Facts>(c: &Cluster<'_, F>, mut tell: impl FnMut(u8, &Decision)) {
         l.place(c, root, &mut tell);
     }
     // Who came first did not know those behind it. Where two are together that should be kept apart, and the second has
-    // nowhere to go, the first may have.
-    for root in roots() {
-        let at = l.place[usize::from(root)];
-        let together = |m: u8| at != 0 && l.conflicts(c, m, at) != 0;
-        if c.links.unit(root).any(together) {
-            for m in c.links.unit(root) {
-                l.enter(c, m, false);
+    // nowhere to go, the first may have. That may bring it together with a third, so it is looked at again, if not for ever.
+    for _ in 0..SWEEPS {
+        let before = l.place;
+        for root in roots() {
+            let at = l.place[usize::from(root)];
+            let together = |m: u8| at != 0 && l.conflicts(c, m, at) != 0;
+            if c.links.unit(root).any(together) {
+                for m in c.links.unit(root) {
+                    l.enter(c, m, false);
+                }
+                l.place(c, root, &mut tell);
             }
-            l.place(c, root, &mut tell);
+        }
+        if l.place == before {
+            return;
         }
     }
 }

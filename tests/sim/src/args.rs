@@ -44,7 +44,7 @@ pub struct Args {
     /// Leave a rule out (several times for several)
     #[arg(long = "break", value_name = "RULE", value_parser = rule)]
     pub broken: Vec<Rule>,
-    /// A directed schedule instead of uniform faults: the name of a rule, or LossByKind, LateGrants, Races, Members
+    /// A directed schedule instead of uniform faults: the name of a rule, or LossByKind, LateGrants, Races, Members, Services
     #[arg(long, value_name = "SCHEDULE", value_parser = schedule)]
     pub directed: Option<Schedule>,
     /// The timing profile: fast, lan or wan

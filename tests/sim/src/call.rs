@@ -8,6 +8,7 @@ use crate::{
     ledger::Life,
     options::MS,
     queue::What,
+    services::Task,
     world::{World, say},
 };
 
@@ -69,6 +70,7 @@ impl World {
         let mut failed = false;
         let mut taken = false;
         let mut stop = None;
+        let mut tasks = Vec::new();
         while let Some(a) = core.poll_action() {
             match a {
                 Action::Broadcast(m) => {
@@ -103,19 +105,34 @@ impl World {
                         g.epoch & 0xfffff,
                         g.reason
                     );
+                    tasks.push(Task::Gain(g));
                 }
-                Action::Lose { group, .. } => say!(self, "n{} LOSES {group}", i + 1),
+                Action::Lose { group, epoch } => {
+                    say!(self, "n{} LOSES {group}", i + 1);
+                    tasks.push(Task::Lose(group, epoch));
+                }
+                Action::Stop { group, epoch, to } => {
+                    say!(self, "n{} STOPS {group} for n{to}", i + 1);
+                    tasks.push(Task::Stop(group, epoch));
+                }
+                Action::Resume { group, .. } => {
+                    say!(self, "n{} RESUMES {group}", i + 1);
+                    tasks.push(Task::Resume(group));
+                }
                 Action::PauseReady { .. } => stop = Some(false),
                 Action::Left => stop = Some(true),
                 Action::Entered { generation } => {
                     say!(self, "n{} ENTERS generation {generation}", i + 1);
                 }
-                Action::Announce { .. } | Action::Stop { .. } | Action::Resume { .. } => {}
+                Action::Announce { .. } => {}
                 Action::Event(e) => {
                     match e {
                         CoreEvent::ClaimFailed { .. } => failed = true,
+                        CoreEvent::Released { group, .. } => {
+                            taken = true;
+                            tasks.push(Task::Released(group));
+                        }
                         CoreEvent::LeaseLapsed { .. }
-                        | CoreEvent::Released { .. }
                         | CoreEvent::GateShut { .. }
                         | CoreEvent::StartedAfresh
                         | CoreEvent::GenerationEntered { .. }
@@ -144,6 +161,12 @@ impl World {
         }
         self.after_call(i, &mut core);
         let deadline = core.deadline(now);
+        if self.o.services.is_some() {
+            for task in tasks {
+                self.task(i, task);
+            }
+            self.nodes[i].note_stuck(&core, self.o.shape.groups, now.boot);
+        }
         self.nodes[i].core = Some(core);
         match stop {
             Some(true) => self.left(i),

@@ -37,6 +37,8 @@ pub enum Broken {
     NotOwned,
     /// Owners that change without reason after healing.
     Flapping,
+    /// A group let go, or taken, while its services were not stopped where they ran.
+    Unstopped,
     /// A timer that fires without end.
     Spin,
     /// Actions were dropped.

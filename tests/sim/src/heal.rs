@@ -1,6 +1,6 @@
 //! The end of a run: everything is healed, then every group must get an owner, and keep it.
 
-use agent_core::Command;
+use agent_core::{Command, soft::Key};
 
 use crate::{
     check::{Broken, violation},
@@ -38,6 +38,29 @@ impl World {
                 self.resume(i);
             }
         }
+        self.all_fit();
+        if self.o.services.is_some() {
+            self.mend_services();
+        }
+        self.all_wanted();
+    }
+
+    /// No node is drained, nothing is paused.
+    fn all_wanted(&mut self) {
+        self.command(0, Command::Pause(false));
+        for id in 1..=self.o.shape.nodes {
+            self.command(
+                0,
+                Command::Drain {
+                    node: id,
+                    on: false,
+                },
+            );
+        }
+    }
+
+    /// Each agent says that it is fit, and says it again where gossip brings back what it said before a reboot.
+    fn all_fit(&mut self) {
         for i in 0..self.nodes.len() {
             for g in self.o.shape.group_ids() {
                 self.command(
@@ -49,15 +72,22 @@ impl World {
                 );
             }
         }
-        self.command(0, Command::Pause(false));
-        for id in 1..=self.o.shape.nodes {
-            self.command(
-                0,
-                Command::Drain {
-                    node: id,
-                    on: false,
-                },
-            );
+    }
+
+    /// What each core would do with a group, for the trace.
+    fn tell_decisions(&self, g: u8) {
+        for n in &self.nodes {
+            if let Some(core) = &n.core {
+                let d = core.decision(g, n.now(self.t).boot);
+                let (stuck, scores) = (core.stuck_at(g), &d.scores[..self.nodes.len()]);
+                say!(
+                    self,
+                    "n{} group {g} to n{}, {:?}, stuck {stuck}: {scores:?}",
+                    n.id,
+                    d.target,
+                    d.reason
+                );
+            }
         }
     }
 
@@ -75,6 +105,16 @@ impl World {
                 false
             }
             1 => {
+                if self.o.services.is_some() {
+                    // Where a clock was set back, what was said before wins over what is said now.
+                    self.all_fit();
+                    let core = self.nodes[0].core.as_ref();
+                    let left = |key| core.is_some_and(|c| c.soft(key) != 0);
+                    if left(Key::Pause) || (1..=self.o.shape.nodes).any(|id| left(Key::Drain(id))) {
+                        self.all_wanted();
+                    }
+                    self.mend_services();
+                }
                 if !self.finish_generations() {
                     return self.unfinished(bound);
                 }
@@ -95,6 +135,7 @@ impl World {
                         .iter()
                         .position(|u| *u != u64::MAX)
                         .unwrap_or(0);
+                    self.tell_decisions(g as u8);
                     let text = format!("group {g} has no owner {} ms after healing", since / MS);
                     self.fail(violation(Broken::NotOwned, self.t, text));
                 } else {
@@ -107,7 +148,10 @@ impl World {
                 // A move costs a round trip; failing back is a move. Where groups go home by themselves, a wish from before the
                 // end of the faults that gossip brings late is one more (seed 44982).
                 let worst = self.check.changes.iter().max().copied().unwrap_or(0);
-                let most = if self.o.failback_auto || self.o.spread {
+                // What was brought together by faults is taken apart again, too.
+                let most = if self.o.services.is_some() {
+                    4
+                } else if self.o.failback_auto || self.o.spread {
                     3
                 } else {
                     2

@@ -29,6 +29,7 @@ pub mod queue;
 pub mod race;
 pub mod rng;
 pub mod schedule;
+pub mod services;
 mod upset;
 pub mod world;
 

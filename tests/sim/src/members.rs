@@ -129,6 +129,9 @@ pub(crate) fn config(me: u8, o: &Options, g: u32) -> CoreConfig {
             witness: o.shape.witnesses >> (id - 1) & 1 == 1,
             ..NodeConfig::default()
         });
+        if let (Some(s), Some(node)) = (&o.services, &mut c.nodes[id as usize - 1]) {
+            s.configure_node(node);
+        }
     }
     for g in o.shape.group_ids() {
         let ids: Vec<u8> = (0..n)
@@ -139,6 +142,9 @@ pub(crate) fn config(me: u8, o: &Options, g: u32) -> CoreConfig {
         group.spread = o.spread;
         if o.failback_auto {
             group.failback = agent_core::Failback::Auto;
+        }
+        if let Some(s) = &o.services {
+            s.configure(g, &mut group);
         }
         c.groups[g as usize] = Some(group);
     }

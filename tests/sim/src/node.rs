@@ -14,6 +14,7 @@ use crate::{
     fault::PlannedEnd,
     members::{self, Disk},
     options::{HOMES, Options},
+    services::Service,
 };
 
 /// Records that wait for a paused agent.
@@ -82,6 +83,8 @@ pub struct Node {
     pub plan: Option<Plan>,
     /// It is leaving, and stays away for so long.
     pub leaving: Option<u64>,
+    /// What runs for each group.
+    pub services: [Service; HOMES],
     /// What is on its disk.
     pub disk: Disk,
     /// When its last heartbeat left, true time.
@@ -116,6 +119,7 @@ impl Node {
             kill_next: None,
             plan: None,
             leaving: None,
+            services: [Service::default(); HOMES],
             disk: Disk::default(),
             last_beat: 0,
             incarnation: 0,

@@ -9,6 +9,7 @@ use crate::{
     net::Weather,
     rng::Rng,
     schedule::Schedule,
+    services::Services,
 };
 
 /// VIPs that may change their group: those of the first groups.
@@ -155,6 +156,8 @@ pub struct Options {
     pub end: u64,
     /// Fail back by itself?
     pub failback_auto: bool,
+    /// What stands behind groups, and how they hang together.
+    pub services: Option<Services>,
     /// Spread groups over the nodes?
     pub spread: bool,
     /// Where the faults come from.
@@ -212,6 +215,7 @@ impl Options {
             heal_at: u64::MAX,
             end: 10_000 * MS,
             failback_auto: false,
+            services: None,
             spread: false,
             schedule: Schedule::Uniform,
             profile: Profile::Lan,

@@ -31,6 +31,8 @@ pub enum What {
     Reload(u32),
     /// A node's gate follows a generation that it has entered.
     Map,
+    /// A group's services have been started or stopped, or not.
+    Service(u8),
     /// A phase of the run begins.
     Phase(u8),
 }

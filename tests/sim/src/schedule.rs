@@ -13,6 +13,7 @@ use crate::{
     net::Weather,
     options::{MS, Options, Shape},
     rng::Rng,
+    services::Services,
 };
 
 /// Where the faults come from.
@@ -28,6 +29,8 @@ pub enum Schedule {
     Races,
     /// Members and VIPs' groups change among all other faults.
     Members,
+    /// Services behind groups that start and stop slowly, fail and get stuck; groups that must be together or apart.
+    Services,
     /// What this rule is there for.
     Rule(Rule),
 }
@@ -40,6 +43,7 @@ impl Schedule {
             Schedule::LateGrants,
             Schedule::Races,
             Schedule::Members,
+            Schedule::Services,
         ]
         .into_iter()
         .chain(
@@ -62,6 +66,12 @@ impl Schedule {
                 o
             }
             Schedule::Members => Options::members(seed),
+            Schedule::Services => {
+                let mut o = Options::random(seed, shape);
+                o.services = Some(Services::random(seed, &o));
+                o.mix.people = 40;
+                o
+            }
             Schedule::Rule(rule) if rules::GENERATIONS.contains(&rule) => {
                 directed_members::options(rule, seed)
             }

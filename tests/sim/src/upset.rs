@@ -206,6 +206,9 @@ impl World {
         self.end_life(i);
         let (t, n) = (self.t, &mut self.nodes[i]);
         n.up = true;
+        for s in &mut n.services {
+            s.stop();
+        }
         n.skew_ms -= set_back;
         n.clock = Clock::new(t, base, n.clock.ppm());
         n.fresh_table(&self.o, t, wait);
@@ -220,6 +223,9 @@ impl World {
         }
         let (t, n) = (self.t, &mut self.nodes[i]);
         n.start_agent(&self.o, t);
+        if self.o.services.is_some() {
+            self.look_at_services(i);
+        }
         self.resume(i);
     }
 

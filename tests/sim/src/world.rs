@@ -281,6 +281,7 @@ impl World {
                     self.map(i);
                 }
             }
+            What::Service(g) => self.serviced(i, g, e.life),
             What::Phase(p) => {
                 if self.phase(p) {
                     return true;
