@@ -194,7 +194,11 @@ fn resource(t: &mut Table<'_, '_, '_>) -> Option<At<Resource>> {
     let name = filled(t, "name", "name = \"unbound\"");
     let kind = one_of(t, &KINDS, "resource");
     let kind = match kind {
-        Some("systemd") => filled(t, "systemd", "systemd = \"unbound.service\"").map(unit),
+        Some("systemd") => {
+            filled(t, "systemd", "systemd = \"unbound.service\"").map(|name| Kind::Systemd {
+                unit: unit_name(name),
+            })
+        }
         Some("exec") => exec(t),
         Some("ocf") => ocf(t),
         Some("filesystem") => filesystem(t),
@@ -237,16 +241,15 @@ fn resource(t: &mut Table<'_, '_, '_>) -> Option<At<Resource>> {
 }
 
 /// As systemctl does: a name without suffix is a service.
-fn unit(name: String) -> Kind {
+pub(super) fn unit_name(name: String) -> String {
     const SUFFIXES: [&str; 6] = [
         ".service", ".socket", ".target", ".mount", ".timer", ".path",
     ];
-    let unit = if SUFFIXES.iter().any(|s| name.ends_with(s)) {
+    if SUFFIXES.iter().any(|s| name.ends_with(s)) {
         name
     } else {
         format!("{name}.service")
-    };
-    Kind::Systemd { unit }
+    }
 }
 
 fn exec(t: &mut Table<'_, '_, '_>) -> Option<Kind> {

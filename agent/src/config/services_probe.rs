@@ -9,7 +9,8 @@ use std::{
 };
 
 use agent_services::probe::{
-    Ask, Dns, Exec, Expect, Http, Icmp, Kind, On, Pattern, Probe, Radius, Sip, Tcp, Trust, Want,
+    Ask, Dns, Exec, Expect, Http, Icmp, Kind, On, Pattern, Probe, Radius, Sip, Systemd, Tcp, Trust,
+    Want,
 };
 
 use super::raw::At;
@@ -24,7 +25,9 @@ const INTERVAL_NS: RangeInclusive<u64> = 50 * MS..=3_600_000 * MS;
 const TIMEOUT_NS: RangeInclusive<u64> = MS..=3_600_000 * MS;
 
 /// The kinds of probes: the key says which one it is.
-const KINDS: [&str; 7] = ["tcp", "http", "dns", "icmp", "radius", "sip", "exec"];
+const KINDS: [&str; 8] = [
+    "tcp", "http", "dns", "icmp", "radius", "sip", "systemd", "exec",
+];
 
 /// A probe and where it stands; `None` is "wrong, and reported".
 pub(super) type RawProbe = Option<At<Probe>>;
@@ -43,6 +46,10 @@ pub(super) fn probe(t: T<'_, '_, '_, '_>) -> RawProbe {
         Some("icmp") => icmp(t),
         Some("radius") => radius(t),
         Some("sip") => sip(t),
+        Some("systemd") => filled(t, "systemd", "systemd = \"unbound.service\"").map(|name| {
+            let unit = super::services::unit_name(name);
+            Kind::Systemd(Systemd { unit })
+        }),
         Some("exec") => exec(t),
         _ => None,
     };

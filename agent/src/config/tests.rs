@@ -7,6 +7,7 @@ mod files;
 mod properties;
 mod reload;
 mod rules;
+mod services;
 
 /// A good file; tests change pieces of it.
 pub(super) const GOOD: &str = r#"

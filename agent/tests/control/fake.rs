@@ -112,6 +112,20 @@ impl Backend for Fake {
         })
     }
 
+    fn clear(&self, group: Target, stopped_elsewhere: bool) -> Pending<'_, Done> {
+        Box::pin(async move {
+            self.called(format!(
+                "clear {}:{} {stopped_elsewhere}",
+                group.id, group.name
+            ));
+            Ok(Done {
+                changed: true,
+                text: format!("failures of {} are forgotten on all nodes", group.name),
+                moving: Vec::new(),
+            })
+        })
+    }
+
     fn set_drained(&self, node: Target, drained: bool) -> Pending<'_, Done> {
         Box::pin(async move {
             self.called(format!("drain {}:{} {drained}", node.id, node.name));

@@ -178,7 +178,7 @@ pub(super) async fn stop(name: &str) -> Result<(), Failure> {
     }
 }
 
-pub(super) async fn status(name: &str) -> State {
+pub(crate) async fn status(name: &str) -> State {
     match Bus::get().await {
         Ok(bus) => match seen(&bus, name).await {
             Ok(state) => state,
