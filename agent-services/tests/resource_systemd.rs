@@ -221,6 +221,43 @@ fn starts_and_stops_that_never_end() {
 }
 
 #[test]
+fn a_start_that_waits_is_taken_back() {
+    inside(
+        "a_start_that_waits_is_taken_back",
+        ENVIRONMENT,
+        |folder| async move {
+            let units = [
+                (
+                    "late.service",
+                    "[Unit]\nAfter=slow.service\nWants=slow.service\n[Service]\nExecStart=/bin/sleep 1000\n",
+                ),
+                (
+                    "slow.service",
+                    "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sleep 4\n",
+                ),
+            ];
+            systemd(&folder, true, &units).await;
+            let mut r = unit("late.service");
+            r.start_timeout = Duration::from_secs(1);
+            assert!(matches!(r.start().await, Err(Failure::TimedOut { .. })));
+            let state = r.status().await;
+            assert!(
+                matches!(&state, State::Unknown(t) if t.contains("waits for its start")),
+                "{state:?}"
+            );
+            assert_eq!(r.stop().await, Ok(()));
+            let slow = unit("slow.service");
+            until("what it waited for is there", || async {
+                slow.status().await == State::Running
+            })
+            .await;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            assert_eq!(r.status().await, State::Stopped);
+        },
+    );
+}
+
+#[test]
 fn units_that_die() {
     inside("units_that_die", ENVIRONMENT, |folder| async move {
         let units = [
