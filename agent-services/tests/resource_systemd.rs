@@ -260,8 +260,12 @@ fn a_start_that_waits_is_taken_back() {
 #[test]
 fn units_that_die() {
     inside("units_that_die", ENVIRONMENT, |folder| async move {
+        let count = format!(
+            "[Service]\nExecStart=/bin/sh -c 'echo x >>{}/count; exit 1'\n",
+            folder.display()
+        );
         let units = [
-            ("false.service", "[Service]\nExecStart=/bin/false\n"),
+            ("false.service", count.as_str()),
             (
                 "again.service",
                 "[Service]\nExecStart=/bin/sh -c 'exit 7'\nRestart=always\nRestartSec=1000\n",
@@ -286,6 +290,8 @@ fn units_that_die() {
         for _ in 0..8 {
             failed(unit("false.service").start().await, "exit-code, status 1");
         }
+        let tried = fs::read_to_string(folder.join("count")).unwrap();
+        assert_eq!(tried.lines().count(), 8);
         assert_eq!(unit("false.service").stop().await, Ok(()));
         assert_eq!(unit("false.service").status().await, State::Stopped);
         failed(unit("again.service").start().await, "status 7");
