@@ -265,8 +265,16 @@ fn who_holds_it_open_is_ended_if_told() {
                 &point,
             );
             let bystander = User::new("exec sleep 1000", &point);
+            // Elsewhere, though its path is the same.
+            let elsewhere = User::new(
+                "exec unshare --mount --propagation private sh -c \
+                 'umount $0; mount -t tmpfs x $0; cd $0; echo >/run/elsewhere; exec sleep 1000' $1",
+                &point,
+            );
             until("they are ready", || async {
-                point.join("ready").exists() && point.join("deaf").exists()
+                point.join("ready").exists()
+                    && point.join("deaf").exists()
+                    && Path::new("/run/elsewhere").exists()
             })
             .await;
             assert!(
@@ -279,8 +287,9 @@ fn who_holds_it_open_is_ended_if_told() {
             kill_holders(&mut r);
             assert_eq!(r.stop().await, Ok(()));
             assert_eq!(r.status().await, State::Stopped);
-            let ended = [polite, deaf, bystander].map(|mut u| u.0.try_wait().unwrap().is_some());
-            assert_eq!(ended, [true, true, false]);
+            let ended =
+                [polite, deaf, bystander, elsewhere].map(|mut u| u.0.try_wait().unwrap().is_some());
+            assert_eq!(ended, [true, true, false, false]);
         },
     );
 }

@@ -221,10 +221,51 @@ fn starts_and_stops_that_never_end() {
 }
 
 #[test]
+fn a_start_that_waits_is_taken_back() {
+    inside(
+        "a_start_that_waits_is_taken_back",
+        ENVIRONMENT,
+        |folder| async move {
+            let units = [
+                (
+                    "late.service",
+                    "[Unit]\nAfter=slow.service\nWants=slow.service\n[Service]\nExecStart=/bin/sleep 1000\n",
+                ),
+                (
+                    "slow.service",
+                    "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sleep 4\n",
+                ),
+            ];
+            systemd(&folder, true, &units).await;
+            let mut r = unit("late.service");
+            r.start_timeout = Duration::from_secs(1);
+            assert!(matches!(r.start().await, Err(Failure::TimedOut { .. })));
+            let state = r.status().await;
+            assert!(
+                matches!(&state, State::Unknown(t) if t.contains("waits for its start")),
+                "{state:?}"
+            );
+            assert_eq!(r.stop().await, Ok(()));
+            let slow = unit("slow.service");
+            until("what it waited for is there", || async {
+                slow.status().await == State::Running
+            })
+            .await;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            assert_eq!(r.status().await, State::Stopped);
+        },
+    );
+}
+
+#[test]
 fn units_that_die() {
     inside("units_that_die", ENVIRONMENT, |folder| async move {
+        let count = format!(
+            "[Service]\nExecStart=/bin/sh -c 'echo x >>{}/count; exit 1'\n",
+            folder.display()
+        );
         let units = [
-            ("false.service", "[Service]\nExecStart=/bin/false\n"),
+            ("false.service", count.as_str()),
             (
                 "again.service",
                 "[Service]\nExecStart=/bin/sh -c 'exit 7'\nRestart=always\nRestartSec=1000\n",
@@ -249,6 +290,8 @@ fn units_that_die() {
         for _ in 0..8 {
             failed(unit("false.service").start().await, "exit-code, status 1");
         }
+        let tried = fs::read_to_string(folder.join("count")).unwrap();
+        assert_eq!(tried.lines().count(), 8);
         assert_eq!(unit("false.service").stop().await, Ok(()));
         assert_eq!(unit("false.service").status().await, State::Stopped);
         failed(unit("again.service").start().await, "status 7");

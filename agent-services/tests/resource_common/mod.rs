@@ -65,6 +65,7 @@ pub fn inside<F: Future<Output = ()>>(
     }
     let output = command.output().unwrap();
     drop(groups);
+    free_loops(folder.path());
     let text = format!(
         "{}{}",
         String::from_utf8_lossy(&output.stdout),
@@ -73,6 +74,17 @@ pub fn inside<F: Future<Output = ()>>(
     assert!(output.status.success(), "{}:\n{text}", output.status);
     assert!(text.contains("1 passed"), "it did not run:\n{text}");
     println!("{text}");
+}
+
+/// Loop devices outlive namespaces: those of a test that failed are freed here.
+fn free_loops(folder: &Path) {
+    for entry in fs::read_dir("/sys/block").into_iter().flatten().flatten() {
+        let file = fs::read_to_string(entry.path().join("loop/backing_file")).unwrap_or_default();
+        if Path::new(file.trim_end()).starts_with(folder) {
+            let device = Path::new("/dev").join(entry.file_name());
+            let _ = Command::new("losetup").arg("-d").arg(device).status();
+        }
+    }
 }
 
 /// Control groups of our own, in the hierarchies that systemd uses; below ours, so that nobody else's are touched.

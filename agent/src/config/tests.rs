@@ -237,7 +237,7 @@ fn unknown_keys_everywhere() {
         &["top of the file"],
     );
     refused(
-        &changed("id = 0\n", "id = 0\nprobe = 1\n"),
+        &changed("id = 0\n", "id = 0\nfence = 1\n"),
         "unknown-key",
         &["later release"],
     );

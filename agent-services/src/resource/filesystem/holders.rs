@@ -41,10 +41,13 @@ pub(super) fn find(mount: &Mount) -> (Vec<Holder>, Vec<PathBuf>) {
         .map(|m| m.point)
         .filter(|p| *p != mount.point && p.starts_with(&mount.point))
         .collect();
+    // In other namespaces the same path is another place; what they have of ours does not keep it from being unmounted.
+    let own = namespace("self");
     let holders = all_processes()
         .into_iter()
         .flatten()
         .flatten()
+        .filter(|process| namespace(&process.pid.to_string()) == own)
         .filter_map(|process| {
             let what = uses(&process, mount)?;
             Some(Holder {
@@ -55,6 +58,10 @@ pub(super) fn find(mount: &Mount) -> (Vec<Holder>, Vec<PathBuf>) {
         })
         .collect();
     (holders, above)
+}
+
+fn namespace(pid: &str) -> Option<PathBuf> {
+    std::fs::read_link(format!("/proc/{pid}/ns/mnt")).ok()
 }
 
 fn command(process: &Process) -> String {
@@ -99,7 +106,6 @@ pub(super) fn elsewhere(device: (u32, u32)) -> Vec<Holder> {
     if device.0 == 0 {
         return Vec::new();
     }
-    let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
     let own = namespace("self");
     let holds = |pid: &str| {
         mounts::of(pid)

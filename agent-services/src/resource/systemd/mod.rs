@@ -39,6 +39,14 @@ impl Unit {
         text(&self.all, property)
     }
 
+    /// Something is about to be done with it: 0 if not.
+    fn job(&self) -> u32 {
+        self.all
+            .get("Job")
+            .and_then(|v| <(u32, OwnedObjectPath)>::try_from(v.try_clone().ok()?).ok())
+            .map_or(0, |(id, _)| id)
+    }
+
     /// Properties of its type: Service, Mount, …
     async fn more(&self, bus: &Bus) -> Properties {
         let name = self.text("Id");
@@ -155,7 +163,8 @@ pub(super) async fn stop(name: &str) -> Result<(), Failure> {
     let bus = Bus::get().await.map_err(failure)?;
     let unit = Unit::load(&bus, name).await.map_err(failure)?;
     let mut result = "done".to_owned();
-    if !matches!(unit.text("ActiveState"), "inactive" | "failed") {
+    // A start that waits for another unit would come later: a stop takes its place.
+    if !matches!(unit.text("ActiveState"), "inactive" | "failed") || unit.job() != 0 {
         result = job(&bus, "StopUnit", name).await?;
     }
     let unit = Unit::load(&bus, name).await.map_err(failure)?;
@@ -274,6 +283,9 @@ async fn seen(bus: &Bus, name: &str) -> Result<State, Failure> {
     let sub = unit.text("SubState");
     Ok(match unit.text("ActiveState") {
         "active" | "reloading" | "refreshing" | "maintenance" => State::Running,
+        "inactive" | "failed" if unit.job() != 0 => {
+            State::Unknown(format!("it waits for its start (job {})", unit.job()))
+        }
         "inactive" => match left_behind(bus, &unit, name).await? {
             None => State::Stopped,
             Some(who) => State::Failed(format!("it has left processes behind: {who}")),
