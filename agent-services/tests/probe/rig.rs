@@ -186,13 +186,11 @@ pub async fn bad(probe: &Probe, with: &[&str]) {
     let until = Instant::now() + GENEROUS;
     loop {
         match probe.run().await {
-            Verdict::Bad(text) => {
-                assert!(
-                    with.iter().all(|w| text.contains(w)),
-                    "{text:?}, wanted {with:?}"
-                );
-                return;
-            }
+            Verdict::Bad(text) if with.iter().all(|w| text.contains(w)) => return,
+            // The machine was too slow to see in time what there was to see.
+            Verdict::Bad(text)
+                if text.starts_with("no answer within 400ms") && Instant::now() < until => {}
+            Verdict::Bad(text) => panic!("{text:?}, wanted {with:?}"),
             Verdict::Unknown(text) if text.contains("too busy") && Instant::now() < until => {}
             other => panic!("{other:?} of {probe:?}"),
         }
