@@ -85,6 +85,11 @@ impl Plans {
         &mut self.plan
     }
 
+    /// Is there a plan?
+    pub fn are_made(&self) -> bool {
+        self.from.is_some()
+    }
+
     /// Settings have changed.
     pub fn forget(&mut self) {
         self.from = None;
