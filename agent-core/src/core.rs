@@ -248,6 +248,11 @@ impl<S: Deref<Target = Shared>> Core<S> {
         self.check_own_state(now);
         self.check_generation(now);
         self.look = true;
+        if self.cfg.is_witness(self.cfg.me) {
+            // It plans nothing for itself, but shows what it sees.
+            let view = self.view(now.boot);
+            self.replan(&view);
+        }
         self.advance(now);
         if now.boot >= self.next_heartbeat {
             let hb = self.cfg.timing.heartbeat;

@@ -64,9 +64,10 @@ impl<S: Deref<Target = Shared>> Core<S> {
         plan.make(&view.cluster(&self.cfg, &self.links, said), me);
     }
 
-    /// Target, reason, and the place of this node among those that can own the group; after [`Core::replan`].
-    pub(crate) fn intended(&self, group: u8, view: &View) -> (u8, Reason, Option<usize>) {
-        if self.links.placed_together.has(group) {
+    /// Target, reason, and the place of this node among those that can own the group, by the newest plan: cheaper than
+    /// [`Core::decision_in`] where many groups depend on each other.
+    pub fn intended(&self, group: u8, view: &View) -> (u8, Reason, Option<usize>) {
+        if self.links.placed_together.has(group) && self.plans.are_made() {
             return self.plans.of(group);
         }
         let d = self.decide(group, view);

@@ -6,7 +6,7 @@
 //! that it should be kept from, a wish, staying where it is, groups there (`spread`), and the order of preference.
 //!
 //! Most groups depend on nothing but nodes and are decided alone ([`Cluster::alone`]). Those that depend on others are decided
-//! together, by id, each with the places of those before it known ([`plan`]).
+//! together, one after the other with the places of those before it known ([`plan`]).
 
 mod judge;
 pub mod plan;

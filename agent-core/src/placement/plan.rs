@@ -1,4 +1,5 @@
-//! Groups that depend on each other, decided together: by id, each with the places of those before it known.
+//! Groups that depend on each other, decided together: first those without an owner, then the others, by id, each with the
+//! places of those before it known.
 
 use agent_common::{MAX_GROUPS, MAX_NODES, Set};
 
@@ -84,6 +85,11 @@ impl Plans {
         &mut self.plan
     }
 
+    /// Is there a plan?
+    pub fn are_made(&self) -> bool {
+        self.from.is_some()
+    }
+
     /// Settings have changed.
     pub fn forget(&mut self) {
         self.from = None;
@@ -114,7 +120,12 @@ fn run<F: Facts>(c: &Cluster<'_, F>, mut tell: impl FnMut(u8, &Decision)) {
     let mut l = Ledger::new(c);
     let groups = c.links.placed_together;
     let roots = || groups.iter().filter(|g| c.links.root(*g) == *g);
-    for root in roots() {
+    // Those that are nowhere come before those that might be better off elsewhere.
+    let homeless = |g: &u8| c.living_owner(*g).is_none();
+    for root in roots().filter(homeless) {
+        l.place(c, root, &mut tell);
+    }
+    for root in roots().filter(|g| !homeless(g)) {
         l.place(c, root, &mut tell);
     }
     // Who came first did not know those behind it. Where two are together that should be kept apart, and the second has

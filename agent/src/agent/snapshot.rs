@@ -112,10 +112,10 @@ impl Snapshot {
         }
         let groups = core.config().group_set();
         for g in groups.iter() {
-            let d = core.decision_in(g, &view);
+            let (target, reason, _) = core.intended(g, &view);
             let i = usize::from(g);
-            self.target[i] = d.target;
-            self.reason[i] = d.reason;
+            self.target[i] = target;
+            self.reason[i] = reason;
             let who = |fitness| {
                 core.config()
                     .node_ids()

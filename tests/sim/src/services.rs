@@ -254,7 +254,7 @@ impl World {
 
     /// A new agent looks at what there is: what belongs here goes on, the rest is stopped.
     pub(crate) fn look_at_services(&mut self, i: usize) {
-        for g in 0..self.o.shape.groups {
+        for g in 0..self.o.shape.groups.min(HOMES as u16) as u8 {
             let owned = self.nodes[i].sh.run_set.load().has(g);
             match self.service(i, g) {
                 State::Stuck => {}
@@ -269,7 +269,7 @@ impl World {
     /// Somebody has mended by hand what could not be stopped.
     pub(crate) fn mend_services(&mut self) {
         for i in 0..self.nodes.len() {
-            for g in 0..self.o.shape.groups {
+            for g in 0..self.o.shape.groups.min(HOMES as u16) as u8 {
                 if self.service(i, g) == State::Stuck {
                     self.nodes[i].services[usize::from(g)].state = State::Idle;
                     if self.nodes[i].sh.run_set.load().has(g) {
@@ -278,7 +278,7 @@ impl World {
                 }
             }
         }
-        for g in 0..self.o.shape.groups {
+        for g in 0..self.o.shape.groups.min(HOMES as u16) as u8 {
             self.command(0, Command::Clear { group: g });
         }
     }
@@ -286,8 +286,8 @@ impl World {
 
 impl crate::node::Node {
     /// After a call: since when does its agent know that a group is stuck at a node that it hears?
-    pub(crate) fn note_stuck(&mut self, core: &crate::call::CoreOf, groups: u8, now: u64) {
-        for g in 0..groups {
+    pub(crate) fn note_stuck(&mut self, core: &crate::call::CoreOf, groups: u16, now: u64) {
+        for g in 0..groups.min(HOMES as u16) as u8 {
             let at = core.stuck_at(g);
             let known = &mut self.services[usize::from(g)].stuck_known;
             if at == 0 || at == self.plays || !core.is_alive(at, now) {
