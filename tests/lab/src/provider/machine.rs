@@ -10,7 +10,7 @@
 use std::{
     fs::{self, OpenOptions},
     os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -112,16 +112,22 @@ impl Machine {
 
     /// Where a file of its own lies, with the folders above it, open to all as Debian's are.
     fn place(&self, path: &str) -> Result<PathBuf> {
-        let mut place = self.dir.join("upper");
-        let path = Path::new(path);
-        for part in path.parent().into_iter().flat_map(Path::components) {
-            place.push(part);
-            if !place.is_dir() {
-                fs::create_dir(&place)?;
-                fs::set_permissions(&place, fs::Permissions::from_mode(0o755))?;
-            }
+        let place = inside(&self.dir.join("upper"), path)?;
+        let upper = self.dir.join("upper");
+        let folders: Vec<_> = place
+            .ancestors()
+            .skip(1)
+            .take_while(|folder| *folder != upper)
+            .collect();
+        for folder in folders.into_iter().rev().filter(|folder| !folder.is_dir()) {
+            fs::create_dir(folder)?;
+            fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
         }
-        Ok(place.join(path.file_name().context("no file name")?))
+        // Writing through a link would follow it on the host.
+        if place.is_symlink() {
+            bail!("{} is a link already", place.display());
+        }
+        Ok(place)
     }
 
     /// Its root as processes outside see it: only while it runs.
@@ -399,6 +405,30 @@ impl Drop for Machine {
     }
 }
 
+/// A path of the machine, below a folder of ours. Anything that could lead out of the folder is refused: joined to it, an
+/// absolute path would name a file of the host.
+fn inside(folder: &Path, path: &str) -> Result<PathBuf> {
+    let relative = path
+        .strip_prefix('/')
+        .context("a machine's paths begin with /")?;
+    let mut place = folder.to_owned();
+    for part in Path::new(relative).components() {
+        match part {
+            Component::Normal(name) => place.push(name),
+            Component::Prefix(_)
+            | Component::RootDir
+            | Component::CurDir
+            | Component::ParentDir => {
+                bail!("{path} is no plain path")
+            }
+        }
+    }
+    if place == folder {
+        bail!("{path} names no file");
+    }
+    Ok(place)
+}
+
 /// The pid 1 that a systemd-nspawn watches.
 fn first_process(nspawn: u32) -> Option<u32> {
     let children = fs::read_to_string(format!("/proc/{nspawn}/task/{nspawn}/children")).ok()?;
@@ -425,4 +455,29 @@ fn tail(path: &Path) -> String {
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<_> = text.lines().rev().take(6).collect();
     lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machines_files_stay_on_its_own_disk() {
+        let folder = Path::new("/lab/upper");
+        let place = |path: &str| inside(folder, path).ok();
+        assert_eq!(
+            place("/etc/hosts"),
+            Some(PathBuf::from("/lab/upper/etc/hosts"))
+        );
+        for path in [
+            "/",
+            "",
+            "etc/hosts",
+            "//etc/hosts",
+            "/../etc/hosts",
+            "/etc/../../hosts",
+        ] {
+            assert_eq!(place(path), None, "{path:?}");
+        }
+    }
 }

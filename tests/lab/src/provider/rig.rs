@@ -494,8 +494,13 @@ fn install(machine: &Machine, config: &str, key: &str) -> Result<()> {
     )?;
     machine.write("/etc/heartline/heartline.toml", config, 0o644)?;
     machine.write("/etc/heartline/cluster.key", key, 0o600)?;
-    // systemd mounts it on machines, not in containers.
-    machine.write("/etc/fstab", "bpf /sys/fs/bpf bpf mode=700 0 0\n", 0o644)?;
+    // systemd mounts it by itself on machines, but not in containers.
+    let mount = "[Mount]\nWhat=bpf\nWhere=/sys/fs/bpf\nType=bpf\nOptions=mode=700\n";
+    machine.write("/etc/systemd/system/sys-fs-bpf.mount", mount, 0o644)?;
+    machine.link(
+        "/etc/systemd/system/local-fs.target.wants/sys-fs-bpf.mount",
+        "../sys-fs-bpf.mount",
+    )?;
     // The agent's group, as a package would make it.
     machine.write(
         "/usr/lib/sysusers.d/heartline.conf",
@@ -526,6 +531,7 @@ fn install(machine: &Machine, config: &str, key: &str) -> Result<()> {
             "/etc/kamailio/kamailio.cfg",
             node(include_str!("files/kamailio.cfg")),
         ),
+        ("/etc/hostname", format!("{}\n", machine.name())),
         (
             "/etc/hosts",
             format!("127.0.0.1 localhost\n127.0.1.1 {}\n", machine.name()),
