@@ -117,7 +117,14 @@ impl Service {
                 "n",
             ),
             Self::Sip => (
-                &["sipsak", "-v", "-s", "sip:lab@10.77.0.104:5060"],
+                &[
+                    "sipsak",
+                    "-v",
+                    "-H",
+                    "10.77.0.201",
+                    "-s",
+                    "sip:lab@10.77.0.104:5060",
+                ],
                 "200 OK",
             ),
         }
@@ -494,12 +501,15 @@ fn install(machine: &Machine, config: &str, key: &str) -> Result<()> {
     )?;
     machine.write("/etc/heartline/heartline.toml", config, 0o644)?;
     machine.write("/etc/heartline/cluster.key", key, 0o600)?;
-    // systemd mounts it by itself on machines, but not in containers.
-    let mount = "[Mount]\nWhat=bpf\nWhere=/sys/fs/bpf\nType=bpf\nOptions=mode=700\n";
-    machine.write("/etc/systemd/system/sys-fs-bpf.mount", mount, 0o644)?;
+    // systemd mounts it by itself on machines, but not in containers, where it refuses such a mount unit, too.
+    machine.write(
+        "/etc/systemd/system/lab-bpf.service",
+        include_str!("files/bpf.service"),
+        0o644,
+    )?;
     machine.link(
-        "/etc/systemd/system/local-fs.target.wants/sys-fs-bpf.mount",
-        "../sys-fs-bpf.mount",
+        "/etc/systemd/system/sysinit.target.wants/lab-bpf.service",
+        "../lab-bpf.service",
     )?;
     // The agent's group, as a package would make it.
     machine.write(
