@@ -209,7 +209,10 @@ fn judge(fault: Fault, service: Service, felt: Felt) -> Row {
             let moves = felt.by.len().saturating_sub(1);
             (
                 format!("<= {moves} resets, refused <= {REFUSED_MS} ms"),
-                tcp.resets <= moves && tcp.hung == 0 && tcp.refused_ms <= REFUSED_MS,
+                tcp.resets <= moves
+                    && tcp.hung == 0
+                    && tcp.refused_ms <= REFUSED_MS
+                    && tcp.slow == 0,
             )
         }
     };

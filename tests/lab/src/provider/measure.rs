@@ -131,7 +131,8 @@ fn web(provider: &Provider, felt: Felt, before: u64, from: u64, to: u64) -> Felt
 
 /// Longest time between two instants, of those that end after `from`; and up to `to`, if nothing comes any more.
 fn longest(instants: impl Iterator<Item = u64>, from: u64, to: u64) -> f64 {
-    let mut instants: Vec<_> = instants.collect();
+    // Begun in the window and answered after it (a first packet that was lost): others were answered meanwhile.
+    let mut instants: Vec<_> = instants.filter(|at| to == 0 || *at < to).collect();
     instants.sort_unstable();
     let mut last = instants.first().copied().unwrap_or(from);
     let mut longest = 0;
@@ -154,6 +155,8 @@ mod tests {
         assert_eq!(longest(at(&[10, 20, 90, 100]), 50 * MS, 110 * MS), 70.0);
         // Before the fault.
         assert_eq!(longest(at(&[10, 90, 100, 110]), 95 * MS, 120 * MS), 10.0);
+        // One more, long after.
+        assert_eq!(longest(at(&[10, 20, 30, 900]), 15 * MS, 40 * MS), 10.0);
         // Never again.
         assert_eq!(longest(at(&[10, 20]), 15 * MS, 500 * MS), 480.0);
         assert_eq!(longest(at(&[]), 15 * MS, 500 * MS), 485.0);

@@ -23,6 +23,9 @@ pub const SOON: Duration = Duration::from_secs(60);
 /// The agent's unit.
 pub const AGENT: &str = "heartline.service";
 
+/// What hands over at shutdown before services stop.
+pub const HANDOVER: &str = "heartline-handover.service";
+
 /// One of the provider's services: a group of the same name, a unit, a VIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -493,12 +496,20 @@ fn config(lab: &Lab) -> String {
 fn install(machine: &Machine, config: &str, key: &str) -> Result<()> {
     const WANTS: &str = "/etc/systemd/system/multi-user.target.wants";
     machine.copy(&agent::binary()?, "/usr/bin/heartline")?;
-    let unit = include_str!("../../../../config/heartline.service");
-    machine.write("/usr/lib/systemd/system/heartline.service", unit, 0o644)?;
-    machine.link(
-        &format!("{WANTS}/{AGENT}"),
-        "/usr/lib/systemd/system/heartline.service",
-    )?;
+    for (unit, text) in [
+        (AGENT, include_str!("../../../../config/heartline.service")),
+        (
+            HANDOVER,
+            include_str!("../../../../config/heartline-handover.service"),
+        ),
+    ] {
+        let path = format!("/usr/lib/systemd/system/{unit}");
+        machine.write(&path, text, 0o644)?;
+        // What `systemctl enable heartline` does.
+        machine.link(&format!("{WANTS}/{unit}"), &path)?;
+    }
+    // The folder makes journals outlive a reboot.
+    machine.write("/var/log/journal/.keep", "", 0o644)?;
     machine.write("/etc/heartline/heartline.toml", config, 0o644)?;
     machine.write("/etc/heartline/cluster.key", key, 0o600)?;
     // systemd mounts it by itself on machines, but not in containers, where it refuses such a mount unit, too.

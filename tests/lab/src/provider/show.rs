@@ -33,7 +33,7 @@ pub fn machine() -> String {
 #[must_use]
 pub fn columns(paint: Paint) -> String {
     paint.bold(format!(
-        "{:<22}{:<9}{:>10}{:>8}{:>8}   {:<34}{}\n",
+        "{:<22}{:<9}{:>10}{:>8}{:>8}   {:<36}{}\n",
         "", "", "outage ms", "asked", "lost", "open connection, new connections", "to reach"
     ))
 }
@@ -93,7 +93,7 @@ fn line(row: &Row, paint: Paint) -> String {
         String::new()
     };
     format!(
-        "{:<9}{:>10.1}{:>8}{:>8}   {tcp:<34}{mark}{noise}\n",
+        "{:<9}{:>10.1}{:>8}{:>8}   {tcp:<36}{mark}{noise}\n",
         format!("{:?}", row.service).to_lowercase(),
         felt.outage_ms,
         felt.asked,
