@@ -208,7 +208,7 @@ fn judge(fault: Fault, service: Service, felt: Felt) -> Row {
             // The connection that is kept is reset once by each new owner, at most.
             let moves = felt.by.len().saturating_sub(1);
             (
-                format!("<= {moves} resets, refused <= {REFUSED_MS} ms"),
+                format!("<= {moves} resets, refused <= {REFUSED_MS} ms, none slow"),
                 tcp.resets <= moves
                     && tcp.hung == 0
                     && tcp.refused_ms <= REFUSED_MS

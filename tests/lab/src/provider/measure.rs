@@ -56,12 +56,16 @@ pub fn felt(provider: &Provider, service: Service, from: u64, to: u64) -> Felt {
     // The last good answer before the fault is where an outage begins.
     let before = from.saturating_sub(300 * MS);
     let answers = provider.answers(service, before, to);
-    let mut by: Vec<String> = Vec::new();
-    for (_, node) in answers.iter().filter(|(at, _)| *at >= from) {
-        if by.last() != Some(node) {
-            by.push(node.clone());
-        }
-    }
+    // The last one before counts: who served when the fault came.
+    let first = answers
+        .partition_point(|(at, _)| *at < from)
+        .saturating_sub(1);
+    let mut by: Vec<String> = answers
+        .iter()
+        .skip(first)
+        .map(|(_, node)| node.clone())
+        .collect();
+    by.dedup();
     let felt = Felt {
         outage_ms: longest(answers.iter().map(|(at, _)| *at), from, to),
         by,
