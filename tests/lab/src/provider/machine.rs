@@ -34,6 +34,8 @@ const SHUTDOWN: Duration = Duration::from_secs(60);
 const COMMAND: Duration = Duration::from_secs(30);
 /// nspawn ends so when the machine asked for a reboot (`--keep-unit`).
 const REBOOT: i32 = 133;
+/// systemd-nspawn's empty folder per machine, for mounts that come later.
+const PROPAGATE: &str = "/run/systemd/nspawn/propagate";
 /// System calls that nspawn's filter withholds and the agent needs.
 const CALLS: &str = "bpf perf_event_open mlockall sched_setscheduler";
 
@@ -399,9 +401,17 @@ impl Drop for Machine {
             let _ = child.kill();
             let _ = exec::wait(child, Duration::from_secs(5));
         }
-        // nspawn's own folder for mounts that come later.
-        let propagate = Path::new("/run/systemd/nspawn/propagate").join(&self.name);
-        let _ = fs::remove_dir(propagate);
+        let _ = fs::remove_dir(Path::new(PROPAGATE).join(&self.name));
+    }
+}
+
+/// Removes what systemd-nspawn keeps for machines whose lab is gone: `stale` says which are.
+pub fn remove_stale(stale: impl Fn(&str) -> bool) {
+    let entries = fs::read_dir(PROPAGATE).into_iter().flatten().flatten();
+    for entry in entries {
+        if entry.file_name().to_str().is_some_and(&stale) {
+            let _ = fs::remove_dir(entry.path());
+        }
     }
 }
 

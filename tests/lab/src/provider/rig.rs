@@ -9,7 +9,7 @@ use super::{
     asker::Asker,
     browser::{Browser, Page},
     cgroup, image,
-    machine::Machine,
+    machine::{self, Machine},
     wire::Datagrams,
 };
 use crate::{
@@ -467,6 +467,7 @@ pub(super) fn said(caller: &Caller, args: &[&str]) -> Result<String> {
 
 /// What is left of machines whose lab was killed: their processes, and with them their mounts.
 pub fn remove_leftovers() -> Vec<String> {
+    machine::remove_stale(cleanup::is_stale);
     cgroup::remove_stale(cleanup::is_stale)
 }
 
