@@ -1,5 +1,5 @@
-//! Web clients: one that opens a connection for each page, every 20 ms, and one that keeps a connection open and fetches a
-//! page every 20 ms on it.
+//! Web clients: one that opens a connection for each page, every 20 ms, and one that keeps a connection open and
+//! fetches a page every 20 ms on it.
 
 use std::{
     io::{Error, ErrorKind},

@@ -18,9 +18,9 @@ const REFUSED_MS: f64 = 50.0;
 
 /// What is done to the cluster.
 ///
-/// What needs `[[group.resource]]` and `[[group.probe]]` in the agent is not here yet: a unit that is killed, one that dies
-/// again and again, a probe that fails while the process lives. [`run`] and `judge` match without a wildcard, so a new
-/// variant finds its places.
+/// What needs `[[group.resource]]` and `[[group.probe]]` in the agent is not here yet: a unit that is killed, one that
+/// dies again and again, a probe that fails while the process lives. [`run`] and `judge` match without a wildcard, so a
+/// new variant finds its places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fault {

@@ -415,8 +415,8 @@ pub fn remove_stale(stale: impl Fn(&str) -> bool) {
     }
 }
 
-/// A path of the machine, below a folder of ours. Anything that could lead out of the folder is refused: joined to it, an
-/// absolute path would name a file of the host.
+/// A path of the machine, below a folder of ours. Anything that could lead out of the folder is refused: joined to it,
+/// an absolute path would name a file of the host.
 fn inside(folder: &Path, path: &str) -> Result<PathBuf> {
     let relative = path
         .strip_prefix('/')

@@ -1,9 +1,10 @@
-//! A provider's services on real machines: recursive DNS, RADIUS, web and SIP, each a group of its own, on nodes that are
-//! Debian under systemd; asked without a pause by clients that count.
+//! A provider's services on real machines: recursive DNS, RADIUS, web and SIP, each a group of its own, on nodes that
+//! are Debian under systemd; asked without a pause by clients that count.
 //!
 //! ```text
 //!   Provider
-//!    |- Machine per node: systemd-nspawn in the node's namespace: heartline.service, unbound, freeradius, nginx, kamailio
+//!    |- Machine per node: systemd-nspawn in the node's namespace
+//!    |    heartline.service, unbound, freeradius, nginx, kamailio
 //!    |- Asker   DNS, RADIUS, SIP: 100 requests a second each
 //!    |- Browser web: a new connection every 20 ms; one kept open, with a page every 20 ms
 //!    `- Lab     namespaces and the switch that cuts

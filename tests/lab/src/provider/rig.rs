@@ -474,7 +474,8 @@ pub fn remove_leftovers() -> Vec<String> {
 /// The cluster's configuration: a group per service, hot standby everywhere.
 fn config(lab: &Lab) -> String {
     let mut text = String::from(
-        "cluster = \"provider\"\ngeneration = 1\nkey_file = \"/etc/heartline/cluster.key\"\n\n[timing]\nprofile = \"lan\"\n\
+        "cluster = \"provider\"\ngeneration = 1\nkey_file = \"/etc/heartline/cluster.key\"\n\n\
+         [timing]\nprofile = \"lan\"\n\
          # A node that booted waits this long before it votes.\nmax_promise = \"1s\"\n",
     );
     for node in &lab.nodes {
