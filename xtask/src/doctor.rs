@@ -190,7 +190,7 @@ fn tools(facts: &Facts) -> Vec<Finding> {
         ));
     }
     if facts.missing_programs.is_empty() {
-        found.push(good("programs the lab calls: ip, ethtool, nft, nginx"));
+        found.push(good("programs the lab calls: ip, ethtool, nft, nginx, debootstrap, systemd-nspawn and others"));
     } else {
         found.push(bad(
             format!("the lab calls {}", facts.missing_programs.join(", ")),

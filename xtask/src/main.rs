@@ -42,7 +42,8 @@ enum Task {
         #[arg(long)]
         release: bool,
     },
-    /// Three nodes in network namespaces lose, freeze, kill and move a VIP; prints what a client saw
+    /// Three nodes in network namespaces lose, freeze, kill and move a VIP; prints what a client saw. `demo provider`:
+    /// DNS, RADIUS, web and SIP on three Debian machines under systemd
     #[command(disable_help_flag = true)]
     Demo(Rest),
     /// A lab of nodes in network namespaces: up, down, status, shell, do

@@ -35,6 +35,13 @@ const LAB_PROGRAMS: &[(&str, &str)] = &[
     ("nft", "nftables"),
     ("nginx", "nginx-light"),
     ("strace", "strace"),
+    // Nodes that are Debian machines (`demo provider`), and clients that ask their services.
+    ("debootstrap", "debootstrap"),
+    ("systemd-nspawn", "systemd-container"),
+    ("kdig", "knot-dnsutils"),
+    ("radclient", "freeradius-utils"),
+    ("sipsak", "sipsak"),
+    ("curl", "curl"),
 ];
 
 /// What the bench calls beyond that: the peer, the load, and what turns its picture into pixels (it brings its fonts).

@@ -83,6 +83,12 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// What calls the agent behind a control socket.
+    #[must_use]
+    pub fn new(binary: PathBuf, socket: PathBuf) -> Self {
+        Self { binary, socket }
+    }
+
     /// Runs a CLI command against the agent.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use anyhow::Result;
 use nix::{errno::Errno, sys::signal::kill, unistd::Pid};
 
-use crate::{agent::bpf_dir, lab::PREFIX, netns};
+use crate::{agent::bpf_dir, lab::PREFIX, netns, provider};
 
 /// What was removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub struct Removed {
 /// # Errors
 /// Something cannot be removed.
 pub fn remove_leftovers() -> Result<Removed> {
+    // Machines do not die with their lab; while they live, their namespace does.
+    provider::rig::remove_leftovers();
     let namespaces = names_in(Path::new(netns::NETNS_DIR));
     let mut removed = Removed {
         namespaces,
@@ -46,9 +48,13 @@ pub fn remove_leftovers() -> Result<Removed> {
 fn names_in(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    names
-        .filter(|name| owner(name).is_some_and(|pid| !alive(pid)))
-        .collect()
+    names.filter(|name| is_stale(name)).collect()
+}
+
+/// Whether a name belongs to a lab whose process is gone.
+#[must_use]
+pub fn is_stale(name: &str) -> bool {
+    owner(name).is_some_and(|pid| !alive(pid))
 }
 
 /// The process id in a name such as `hl-4711-0-n1`.

@@ -35,6 +35,7 @@ pub mod plug;
 pub mod probe_gateway;
 pub mod probe_outage;
 pub mod probe_owner;
+pub mod provider;
 pub mod speed;
 pub mod spray;
 pub mod strace;

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
-use heartline_lab::{bench, clock, demo, flood, hold, interrupt, load, nemesis, speed};
+use heartline_lab::{bench, clock, demo, flood, hold, interrupt, load, nemesis, provider, speed};
 
 /// The lab of Heartline: clusters in network namespaces. Needs root.
 #[derive(Debug, Parser)]
@@ -17,7 +17,11 @@ struct Args {
 #[derive(Debug, Subcommand)]
 enum Task {
     /// Three nodes, a client, five faults: what each costs, measured from outside
+    #[command(args_conflicts_with_subcommands = true)]
     Demo {
+        /// Another demo
+        #[command(subcommand)]
+        which: Option<DemoTask>,
         /// Config of all nodes [default: config/demo.toml of the sources]
         #[arg(long)]
         config: Option<PathBuf>,
@@ -69,6 +73,12 @@ enum Task {
         #[arg(long)]
         seconds: Option<u64>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum DemoTask {
+    /// DNS, RADIUS, web and SIP on three Debian machines under systemd; what faults and maintenance cost each
+    Provider(provider::Options),
 }
 
 #[derive(Debug, Subcommand)]
@@ -140,6 +150,11 @@ fn run(task: Task) -> Result<bool> {
     }
     match task {
         Task::Demo {
+            which: Some(DemoTask::Provider(options)),
+            ..
+        } => return provider::run(&options),
+        Task::Demo {
+            which: None,
             config,
             json,
             svg,

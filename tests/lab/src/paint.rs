@@ -122,6 +122,13 @@ impl Busy {
         bar.enable_steady_tick(Duration::from_millis(100));
         Self(Some(bar))
     }
+
+    /// Shows something else; only on a terminal.
+    pub fn say(&self, what: impl Display) {
+        if let Some(bar) = &self.0 {
+            bar.set_message(what.to_string());
+        }
+    }
 }
 
 impl Drop for Busy {

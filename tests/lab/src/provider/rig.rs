@@ -1,0 +1,567 @@
+//! The provider: machines with the services, a cluster over them, and clients that never stop asking.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use super::{
+    asker::Asker,
+    browser::{Browser, Page},
+    cgroup, image,
+    machine::{self, Machine},
+    wire::Datagrams,
+};
+use crate::{
+    Lab, LabSpec, agent, agent::Caller, cleanup, clock::boot_ns, cluster, exec, interrupt,
+};
+
+const MS: u64 = 1_000_000;
+const POLL: Duration = Duration::from_millis(20);
+/// By then a thing has happened, or it never will; a boot is in it.
+pub const SOON: Duration = Duration::from_secs(60);
+/// The agent's unit.
+pub const AGENT: &str = "heartline.service";
+
+/// What hands over at shutdown before services stop.
+pub const HANDOVER: &str = "heartline-handover.service";
+
+/// One of the provider's services: a group of the same name, a unit, a VIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Service {
+    /// unbound with a local zone.
+    Dns,
+    /// freeradius.
+    Radius,
+    /// nginx.
+    Web,
+    /// kamailio.
+    Sip,
+}
+
+impl Service {
+    /// All of them, in order of their groups' ids.
+    pub const ALL: [Self; 4] = [Self::Dns, Self::Radius, Self::Web, Self::Sip];
+
+    /// The name of its group.
+    #[must_use]
+    pub const fn group(self) -> &'static str {
+        match self {
+            Self::Dns => "dns",
+            Self::Radius => "radius",
+            Self::Web => "web",
+            Self::Sip => "sip",
+        }
+    }
+
+    /// Its unit.
+    #[must_use]
+    pub const fn unit(self) -> &'static str {
+        match self {
+            Self::Dns => "unbound.service",
+            Self::Radius => "freeradius.service",
+            Self::Web => "nginx.service",
+            Self::Sip => "kamailio.service",
+        }
+    }
+
+    /// Where clients ask: VIP and port.
+    #[must_use]
+    pub fn target(self) -> SocketAddr {
+        let (host, port) = match self {
+            Self::Dns => (101, 53),
+            Self::Radius => (102, 18121),
+            Self::Web => (103, 80),
+            Self::Sip => (104, 5060),
+        };
+        SocketAddr::from(([10, 77, 0, host], port))
+    }
+
+    /// A client of Debian's that asks once: a cross-check of our own.
+    #[must_use]
+    pub fn cross_check(self) -> (&'static [&'static str], &'static str) {
+        match self {
+            Self::Dns => (
+                &[
+                    "kdig",
+                    "@10.77.0.101",
+                    "+short",
+                    "+retry=0",
+                    "+time=2",
+                    "www.lab",
+                    "A",
+                ],
+                "10.77.0.103",
+            ),
+            Self::Radius => (
+                &[
+                    "radclient",
+                    "-r",
+                    "1",
+                    "-t",
+                    "2",
+                    "-x",
+                    "10.77.0.102:18121",
+                    "status",
+                    "labsecret",
+                ],
+                "Received Access-Accept",
+            ),
+            Self::Web => (
+                &[
+                    "curl",
+                    "--silent",
+                    "--show-error",
+                    "--max-time",
+                    "2",
+                    "http://10.77.0.103/",
+                ],
+                "n",
+            ),
+            Self::Sip => (
+                &[
+                    "sipsak",
+                    "-v",
+                    "-H",
+                    "10.77.0.201",
+                    "-s",
+                    "sip:lab@10.77.0.104:5060",
+                ],
+                "200 OK",
+            ),
+        }
+    }
+}
+
+/// A program of Debian's asks through the client's station. Returns what it said.
+fn ask_once(lab: &Lab, service: Service) -> Result<String> {
+    let (words, wanted) = service.cross_check();
+    let (program, args) = words.split_first().context("no program")?;
+    let mut command = std::process::Command::new(program);
+    command.args(args);
+    lab.client.ns.apply(&mut command);
+    // radclient wants an attribute on its standard input.
+    let out = exec::run(
+        command,
+        "Message-Authenticator = 0x00\n",
+        Duration::from_secs(10),
+    )?;
+    let said = format!("{}{}", out.stdout, out.stderr);
+    if out.code != Some(0) || !said.contains(wanted) {
+        bail!(
+            "{}: no {wanted:?} from {}: {:?} {}",
+            service.group(),
+            words.join(" "),
+            out.code,
+            said.trim()
+        );
+    }
+    Ok(said)
+}
+
+/// Machines, clients and the lab below. Dropped in this order.
+#[derive(Debug)]
+pub struct Provider {
+    dns: Asker,
+    radius: Asker,
+    sip: Asker,
+    /// Web clients.
+    pub web: Browser,
+    /// One per node.
+    pub machines: Vec<Machine>,
+    /// The lab: cuts are made here.
+    pub lab: Lab,
+}
+
+impl Provider {
+    /// Raises lab, machines and clients; nothing is awaited but the machines' boot.
+    ///
+    /// # Errors
+    /// Not root, something missing, or a machine does not boot.
+    pub fn raise(nodes: u8) -> Result<Self> {
+        let image = image::ensure()?;
+        cleanup::remove_leftovers()?;
+        let lab = Lab::up(&LabSpec { nodes, links: 1 })?;
+        let key = lab.dir().join("cluster.key");
+        agent::keygen(&key)?;
+        let key = std::fs::read_to_string(&key)?;
+        let text = config(&lab);
+        let mut machines = lab
+            .nodes
+            .iter()
+            .map(|node| {
+                // Services that listen on their VIP only must start where it is not.
+                node.ns.sysctl(&[("net/ipv4/ip_nonlocal_bind", "1")])?;
+                let machine = Machine::new(node, &image, lab.dir(), lab.prefix())?;
+                install(&machine, &text, &key)?;
+                Ok(machine)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        machines.iter_mut().try_for_each(Machine::boot)?;
+        let ask = |kind, service: Service| Asker::start(&lab.client, kind, service.target());
+        let provider = Self {
+            dns: ask(Datagrams::Dns, Service::Dns)?,
+            radius: ask(Datagrams::Radius, Service::Radius)?,
+            sip: ask(Datagrams::Sip, Service::Sip)?,
+            web: Browser::start(&lab.client, Service::Web.target())?,
+            machines,
+            lab,
+        };
+        provider.machines.iter().try_for_each(Machine::booted)?;
+        Ok(provider)
+    }
+
+    /// A machine by name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn machine(&mut self, node: &str) -> Result<&mut Machine> {
+        let found = self
+            .machines
+            .iter_mut()
+            .find(|machine| machine.name() == node);
+        found.with_context(|| format!("the lab has no node {node:?}"))
+    }
+
+    /// The client of a datagram service.
+    #[must_use]
+    pub fn asker(&self, service: Service) -> Option<&Asker> {
+        match service {
+            Service::Dns => Some(&self.dns),
+            Service::Radius => Some(&self.radius),
+            Service::Sip => Some(&self.sip),
+            Service::Web => None,
+        }
+    }
+
+    /// Good answers in `[from, to)`: when they came, in order, and from whom.
+    #[must_use]
+    pub fn answers(&self, service: Service, from: u64, to: u64) -> Vec<(u64, String)> {
+        let mut answers: Vec<_> = if let Some(asker) = self.asker(service) {
+            let asks = asker.asks(from, to).into_iter();
+            asks.filter_map(|ask| ask.answer)
+                .map(|(at, node)| (at, node.to_string()))
+                .collect()
+        } else {
+            let fetches = self.web.fresh(from, to).into_iter();
+            fetches
+                .filter_map(|fetch| match fetch.page {
+                    Page::Served(node) => Some((fetch.ended, node.to_string())),
+                    Page::Refused | Page::Reset | Page::Lost => None,
+                })
+                .collect()
+        };
+        answers.sort();
+        answers
+    }
+
+    /// Who has answered for a service during the last 300 ms, if it was one node and most requests were answered.
+    #[must_use]
+    pub fn serves(&self, service: Service) -> Option<String> {
+        let now = boot_ns();
+        let answers = self.answers(service, now.saturating_sub(300 * MS), now);
+        let node = answers.first()?.1.clone();
+        let alone = answers.iter().all(|(_, other)| *other == node);
+        (alone && answers.len() >= 8).then_some(node)
+    }
+
+    /// What each agent that answers says of itself.
+    #[must_use]
+    pub fn statuses(&self) -> Vec<(String, Result<Value>)> {
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = self
+                .machines
+                .iter()
+                .map(|machine| (machine.name().to_owned(), scope.spawn(|| machine.status())))
+                .collect();
+            let joined = |thread: std::thread::ScopedJoinHandle<'_, Result<Value>>| {
+                thread.join().unwrap_or_else(|_| bail!("panic"))
+            };
+            threads
+                .into_iter()
+                .map(|(name, thread)| (name, joined(thread)))
+                .collect()
+        })
+    }
+
+    /// Waits until all nodes are alive, vote and agree who owns what, and that is who answers the clients.
+    /// Returns the owners, in the order of [`Service::ALL`].
+    ///
+    /// # Errors
+    /// Not in time; the error shows what was said last.
+    pub fn settled(&self) -> Result<Vec<String>> {
+        let mut last = Vec::new();
+        let mut serving = Vec::new();
+        let mut owners = None;
+        interrupt::until(SOON, POLL, || {
+            last = self.statuses();
+            serving = Service::ALL
+                .iter()
+                .map(|service| self.serves(*service))
+                .collect::<Vec<_>>();
+            owners = self.agreed(&last).filter(|owners| {
+                serving
+                    .iter()
+                    .zip(owners)
+                    .all(|(node, owner)| node.as_ref() == Some(owner))
+            });
+            Ok(owners.is_some())
+        })?;
+        if let Some(owners) = owners {
+            return Ok(owners);
+        }
+        let mut text = format!("not settled within {SOON:?}; answered by {serving:?}");
+        for (name, said) in &last {
+            let said = match said {
+                Ok(status) => format!(
+                    "alive {}, voting {}, owners {:?}",
+                    cluster::alive(status),
+                    status.pointer("/voting/active").unwrap_or(&Value::Null),
+                    Service::ALL.map(|service| cluster::owner(status, service.group())),
+                ),
+                Err(error) => format!("{error:#}"),
+            };
+            text += &format!("\n  {name}: {said}");
+        }
+        for machine in &self.machines {
+            text += &format!("\n{}:\n{}", machine.name(), machine.journal(AGENT));
+        }
+        bail!(text)
+    }
+
+    fn agreed(&self, said: &[(String, Result<Value>)]) -> Option<Vec<String>> {
+        let mut agreed: Option<Vec<String>> = None;
+        for (_, status) in said {
+            let status = status.as_ref().ok()?;
+            let owners: Option<Vec<_>> = Service::ALL
+                .iter()
+                .map(|service| cluster::owner(status, service.group()))
+                .collect();
+            let owners = owners?;
+            let votes = status.pointer("/voting/active") == Some(&Value::Bool(true));
+            let same = agreed.as_ref().is_none_or(|known| *known == owners);
+            if !votes || !same || cluster::alive(status) != self.machines.len() {
+                return None;
+            }
+            agreed = Some(owners);
+        }
+        agreed
+    }
+
+    /// A way to call the agent of some node that is on, not `but`.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn other(&mut self, but: &str) -> Result<Caller> {
+        let on = |machine: &mut Machine| machine.running().then(|| machine.caller());
+        let mut others = self
+            .machines
+            .iter_mut()
+            .filter(|machine| machine.name() != but);
+        others.find_map(on).context("no other node is on")
+    }
+
+    /// Runs a command of ours against a node's agent; it must succeed.
+    ///
+    /// # Errors
+    /// It fails; the error shows what it said.
+    pub fn cli(&mut self, node: &str, args: &[&str]) -> Result<String> {
+        said(&self.machine(node)?.caller(), args)
+    }
+
+    /// Moves all services to one node: a fault there hits all at once. Returns the node.
+    ///
+    /// # Errors
+    /// A move fails, or the cluster does not settle.
+    pub fn gather(&mut self) -> Result<String> {
+        let owners = self.settled()?;
+        let node = owners.first().context("no services")?.clone();
+        for (service, owner) in Service::ALL.into_iter().zip(&owners) {
+            if *owner != node {
+                self.cli(&node, &["move", service.group(), &node])?;
+            }
+        }
+        let owners = self.settled()?;
+        if owners.iter().any(|owner| *owner != node) {
+            bail!("moved to {node}, but the owners are {owners:?}");
+        }
+        Ok(node)
+    }
+
+    /// Lets a node go down and come up by its own `systemctl reboot`: its card is new afterwards, its disk is not.
+    ///
+    /// # Errors
+    /// It does not go down or does not come up.
+    pub fn reboot(&mut self, node: &str) -> Result<()> {
+        let machine = self.machine(node)?;
+        // The machine may be faster than the answer.
+        let asked = machine.run(&["systemctl", "--no-block", "reboot"]);
+        machine.down().map_err(|error| match asked {
+            Ok(out) if out.code == Some(0) => error,
+            Ok(out) => error.context(format!("systemctl reboot: {}", out.stderr.trim())),
+            Err(why) => error.context(why),
+        })?;
+        self.lab.unplug(node, 0)?;
+        self.lab.replug(node, 0)?;
+        let machine = self.machine(node)?;
+        machine.boot()?;
+        machine.booted()
+    }
+
+    /// Asks each service once with a program of Debian's. Returns the programs.
+    ///
+    /// # Errors
+    /// One gets no good answer.
+    pub fn cross_check(&self) -> Result<Vec<&'static str>> {
+        Service::ALL
+            .into_iter()
+            .map(|service| {
+                ask_once(&self.lab, service)?;
+                service
+                    .cross_check()
+                    .0
+                    .first()
+                    .copied()
+                    .context("no program")
+            })
+            .collect()
+    }
+
+    /// Keeps journals, console logs and configs, and returns the folder. The machines are gone then.
+    pub fn keep(mut self) -> Option<PathBuf> {
+        for machine in &self.machines {
+            let out = machine.run(&[
+                "journalctl",
+                "--no-pager",
+                "--boot=all",
+                "--output=short-precise",
+            ]);
+            let text = out.map_or_else(|error| error.to_string(), |out| out.stdout);
+            let _ = std::fs::write(
+                self.lab
+                    .dir()
+                    .join(format!("journal-{}.log", machine.name())),
+                text,
+            );
+        }
+        self.machines.clear();
+        self.lab.keep_dir()
+    }
+}
+
+/// Runs a command of ours that must succeed.
+pub(super) fn said(caller: &Caller, args: &[&str]) -> Result<String> {
+    let out = caller.cli(args)?;
+    if out.code != Some(0) {
+        bail!(
+            "heartline {} ended with {:?}: {} {}",
+            args.join(" "),
+            out.code,
+            out.stderr.trim(),
+            out.stdout.trim()
+        );
+    }
+    Ok(out.stdout)
+}
+
+/// What is left of machines whose lab was killed: their processes, and with them their mounts.
+pub fn remove_leftovers() -> Vec<String> {
+    machine::remove_stale(cleanup::is_stale);
+    cgroup::remove_stale(cleanup::is_stale)
+}
+
+/// The cluster's configuration: a group per service, hot standby everywhere.
+fn config(lab: &Lab) -> String {
+    let mut text = String::from(
+        "cluster = \"provider\"\ngeneration = 1\nkey_file = \"/etc/heartline/cluster.key\"\n\n\
+         [timing]\nprofile = \"lan\"\n\
+         # A node that booted waits this long before it votes.\nmax_promise = \"1s\"\n",
+    );
+    for node in &lab.nodes {
+        let (name, id, address) = (&node.name, node.id, node.eth0().v4);
+        text += &format!(
+            "\n[[node]]\nname = \"{name}\"\nid = {id}\n[[node.link]]\ndevice = \"eth0\"\naddress = \"{address}\"\n"
+        );
+    }
+    for (id, service) in Service::ALL.into_iter().enumerate() {
+        text += &format!(
+            "\n[[group]]\nname = \"{}\"\nid = {id}\n[[group.vip]]\naddress = \"{}\"\ndevice = \"eth0\"\n",
+            service.group(),
+            service.target().ip()
+        );
+    }
+    text
+}
+
+/// Installs the agent as a user would, and the services' configuration.
+fn install(machine: &Machine, config: &str, key: &str) -> Result<()> {
+    const WANTS: &str = "/etc/systemd/system/multi-user.target.wants";
+    machine.copy(&agent::binary()?, "/usr/bin/heartline")?;
+    for (unit, text) in [
+        (AGENT, include_str!("../../../../config/heartline.service")),
+        (
+            HANDOVER,
+            include_str!("../../../../config/heartline-handover.service"),
+        ),
+    ] {
+        let path = format!("/usr/lib/systemd/system/{unit}");
+        machine.write(&path, text, 0o644)?;
+        // What `systemctl enable heartline` does.
+        machine.link(&format!("{WANTS}/{unit}"), &path)?;
+    }
+    // The folder makes journals outlive a reboot.
+    machine.write("/var/log/journal/.keep", "", 0o644)?;
+    machine.write("/etc/heartline/heartline.toml", config, 0o644)?;
+    machine.write("/etc/heartline/cluster.key", key, 0o600)?;
+    // systemd mounts it by itself on machines, but not in containers, where it refuses such a mount unit, too.
+    machine.write(
+        "/etc/systemd/system/lab-bpf.service",
+        include_str!("files/bpf.service"),
+        0o644,
+    )?;
+    machine.link(
+        "/etc/systemd/system/sysinit.target.wants/lab-bpf.service",
+        "../lab-bpf.service",
+    )?;
+    // The agent's group, as a package would make it.
+    machine.write(
+        "/usr/lib/sysusers.d/heartline.conf",
+        "g heartline -\n",
+        0o644,
+    )?;
+
+    let node = |text: &str| text.replace("@NODE@", machine.name());
+    let files = [
+        (
+            "/etc/unbound/unbound.conf.d/lab.conf",
+            node(include_str!("files/unbound.conf")),
+        ),
+        // Debian's asks for a key that only a network brings.
+        (
+            "/etc/unbound/unbound.conf.d/root-auto-trust-anchor-file.conf",
+            String::new(),
+        ),
+        (
+            "/etc/freeradius/3.0/sites-enabled/lab",
+            node(include_str!("files/radius-status.conf")),
+        ),
+        (
+            "/etc/nginx/sites-available/default",
+            node(include_str!("files/nginx.conf")),
+        ),
+        (
+            "/etc/kamailio/kamailio.cfg",
+            node(include_str!("files/kamailio.cfg")),
+        ),
+        ("/etc/hostname", format!("{}\n", machine.name())),
+        (
+            "/etc/hosts",
+            format!("127.0.0.1 localhost\n127.0.1.1 {}\n", machine.name()),
+        ),
+    ];
+    for (path, text) in files {
+        machine.write(path, &text, 0o644)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,121 @@
+//! The demo on paper: one block per fault, one line per service.
+
+use super::{
+    Record,
+    fault::{Row, Step},
+};
+use crate::paint::Paint;
+
+/// What this is.
+#[must_use]
+pub fn header(paint: Paint) -> String {
+    format!(
+        "\n{}\n{}\n",
+        paint.bold("Heartline under a provider's services: DNS, RADIUS, web and SIP on three Debian machines"),
+        paint.dim(format!(
+            "unbound, freeradius, nginx, kamailio and heartline.service under systemd, hot standby: {}.\n\
+             DNS, RADIUS, SIP: a request every 10 ms; web: a new connection every 20 ms, and one kept open.",
+            machine()
+        )),
+    )
+}
+
+/// Kernel and processors.
+#[must_use]
+pub fn machine() -> String {
+    let kernel =
+        nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned());
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    format!("Linux {}, {cpus} processors", kernel.unwrap_or_default())
+}
+
+/// What the numbers are.
+#[must_use]
+pub fn columns(paint: Paint) -> String {
+    paint.bold(format!(
+        "{:<22}{:<9}{:>10}{:>8}{:>8}   {:<36}{}\n",
+        "", "", "outage ms", "asked", "lost", "open connection, new connections", "to reach"
+    ))
+}
+
+/// A fault.
+#[must_use]
+pub fn step(step: &Step, paint: Paint) -> String {
+    let mut text = String::new();
+    for (number, row) in step.rows.iter().enumerate() {
+        let left = match number {
+            0 => paint.bold(format!("{:<22}", step.fault.title())),
+            1 => paint.dim(format!(
+                "{:<22}",
+                format!("  {} -> {}", step.node, owners(step))
+            )),
+            2 => paint.dim(format!("{:<22}", format!("  {:.0} s", step.took_s))),
+            _ => format!("{:<22}", ""),
+        };
+        text += &left;
+        text += &line(row, paint);
+    }
+    text
+}
+
+fn owners(step: &Step) -> String {
+    let mut owners = step.owners.clone();
+    owners.dedup();
+    owners.join(", ")
+}
+
+fn line(row: &Row, paint: Paint) -> String {
+    let felt = &row.felt;
+    let tcp = felt.web.as_ref().map_or_else(String::new, |tcp| {
+        let mut parts = vec![format!(
+            "{} reset, {:.0} ms",
+            tcp.resets + tcp.hung,
+            tcp.kept_outage_ms
+        )];
+        parts.push(format!("{} refused", tcp.refused));
+        if tcp.slow > 0 {
+            parts.push(format!("{} slow", tcp.slow));
+        }
+        parts.join("; ")
+    });
+    let mark = match (row.target.is_empty(), row.held) {
+        (true, _) => String::new(),
+        (false, true) => paint.good(format!("{}  ok", row.target)),
+        (false, false) => paint.bad(format!("{}  MISSED", row.target)),
+    };
+    // A client that stood still itself measures too much.
+    let noise = if felt.stall_ms > 40.0 {
+        paint.warn(format!(
+            "  (the client itself stood still for {:.0} ms)",
+            felt.stall_ms
+        ))
+    } else {
+        String::new()
+    };
+    format!(
+        "{:<9}{:>10.1}{:>8}{:>8}   {tcp:<36}{mark}{noise}\n",
+        format!("{:?}", row.service).to_lowercase(),
+        felt.outage_ms,
+        felt.asked,
+        felt.lost
+    )
+}
+
+/// The end.
+#[must_use]
+pub fn verdict(record: &Record, paint: Paint) -> String {
+    let missed = record
+        .steps
+        .iter()
+        .flat_map(|step| &step.rows)
+        .filter(|row| !row.held)
+        .count();
+    if record.held {
+        format!("\n{}\n", paint.good("every target was reached"))
+    } else {
+        format!(
+            "\n{}\n",
+            paint.bad(format!("{missed} targets were missed: see above"))
+        )
+    }
+}
