@@ -158,15 +158,20 @@ impl<S: Deref<Target = Shared>> Core<S> {
                 self.free_since[i] = now.boot.max(1);
             }
             let helpless = reachable < self.cfg.majority() as usize || self.leaving;
+            let stays = owner_alive && self.plainly_stays(g, owner, &view);
             if owner_alive && self.links.orderly.has(g) {
                 // Its owner stops it first, and lets go by itself, if this node would take it.
-                let want = !helpless && self.intended(g, &view).0 == me;
+                let want = !helpless && !stays && self.intended(g, &view).0 == me;
                 if want != (self.soft.get(Key::Want(g)) == me) {
                     self.set_soft(Key::Want(g), if want { me } else { 0 }, now);
                 }
                 continue;
             }
             if helpless || now.boot < self.retry[i] {
+                continue;
+            }
+            if stays {
+                self.move_since[i] = 0;
                 continue;
             }
             if self.awaits_better(g, &view, now.boot) {

@@ -5,8 +5,11 @@ use std::ops::Deref;
 use agent_common::{Set, state::Shared};
 
 use crate::{
+    command::Fitness,
+    config::Failback,
     core::Core,
     placement::{Decision, Reason},
+    soft::Key,
     view::{Said, View},
 };
 
@@ -51,6 +54,22 @@ impl<S: Deref<Target = Shared>> Core<S> {
     /// Where a group should be, by this node's view.
     pub(crate) fn decide(&self, group: u8, view: &View) -> Decision {
         self.cluster(view).decide(group)
+    }
+
+    /// Does nothing at all speak against a living owner? Most groups, most of the time: placement would say the same, but
+    /// looks at all nodes for it.
+    pub(crate) fn plainly_stays(&self, group: u8, owner: u8, view: &View) -> bool {
+        let of = self.cfg.settings(group);
+        let wish = self.soft.get(Key::Wish(group));
+        let mut named = of.prefer.iter().take_while(|id| **id != 0);
+        !self.links.placed_together.has(group)
+            && of.failback == Failback::Manual
+            && (wish == 0 || wish == owner)
+            && (of.prefer[0] == 0 || named.any(|id| *id == owner))
+            && self.fitness(owner, group) == Fitness::Fit
+            && view.nodes[usize::from(owner.wrapping_sub(1)) & 31]
+                .excluded()
+                .is_none()
     }
 
     /// The plan of the groups that depend on each other is made anew if something has changed that it looks at.

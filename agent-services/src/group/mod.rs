@@ -1,10 +1,12 @@
 //! One group's services on this node: started in order, watched, started again, stopped in reverse.
 //!
-//! A task per group ([`runner`]) follows what is wanted of it ([`Wanted`], always the newest) and tells what became of
+//! A task per group (`runner`) follows what is wanted of it ([`Wanted`], always the newest) and tells what became of
 //! it ([`Report`]). It decides nothing about who owns the group.
 
+mod heed;
 mod monitor;
 mod runner;
+mod tell;
 mod view;
 
 use std::time::Duration;

@@ -9,11 +9,11 @@ use tokio::{
 
 use super::{
     GroupView, Phase, ProbeView, Report, ResourceView, Role, Services, Wanted, Weight, What,
-    monitor::{Monitors, Seen},
+    monitor::Monitors,
 };
 use crate::{
-    policy::{Failures, Next, SLOW},
-    probe::{Judge, On, Standing, Verdict},
+    policy::{Failures, SLOW},
+    probe::{Judge, On},
     resource::{Failure, Resource, State},
 };
 
@@ -22,7 +22,7 @@ const SEEN: usize = 64;
 
 /// May a resource be running?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mark {
+pub(super) enum Mark {
     /// Not asked yet: it may, from before this agent began.
     Unasked,
     /// Perhaps: a start was broken off, or has failed.
@@ -31,46 +31,46 @@ enum Mark {
     Down,
 }
 
-struct Runner {
-    group: u8,
-    reports: mpsc::Sender<Report>,
-    services: Arc<Services>,
-    monitors: Monitors,
+pub(super) struct Runner {
+    pub(super) group: u8,
+    pub(super) reports: mpsc::Sender<Report>,
+    pub(super) services: Arc<Services>,
+    pub(super) monitors: Monitors,
     /// What is being watched: as an owner, or as a standby.
-    watching: Option<bool>,
-    marks: Vec<Mark>,
+    pub(super) watching: Option<bool>,
+    pub(super) marks: Vec<Mark>,
     /// To be stopped before it is started again.
-    bounce: Vec<bool>,
-    judges: Vec<Judge>,
-    begun: Instant,
-    failures: Failures,
+    pub(super) bounce: Vec<bool>,
+    pub(super) judges: Vec<Judge>,
+    pub(super) begun: Instant,
+    pub(super) failures: Failures,
     /// Nothing is started before.
-    start_at: Option<Instant>,
+    pub(super) start_at: Option<Instant>,
     /// Nothing is stopped before: a stop has failed.
-    stop_at: Option<Instant>,
+    pub(super) stop_at: Option<Instant>,
     /// Something stateful would not stop.
-    stuck: Option<String>,
+    pub(super) stuck: Option<String>,
     /// Why the group does not work here, as long as it is remembered.
-    broken: Option<String>,
+    pub(super) broken: Option<String>,
     /// What was said of that last.
-    broken_told: Option<String>,
+    pub(super) broken_told: Option<String>,
     /// The loss that everything has been stopped for.
-    losses: u64,
-    clears: u64,
-    role: Role,
-    paused: bool,
+    pub(super) losses: u64,
+    pub(super) clears: u64,
+    pub(super) role: Role,
+    pub(super) paused: bool,
     /// Resources of an earlier configuration that may be running.
-    orphans: Vec<Resource>,
+    pub(super) orphans: Vec<Resource>,
     /// The ownership whose end was told.
-    ended: Option<u64>,
+    pub(super) ended: Option<u64>,
     /// The ownership that could not be ended, as was told.
-    stuck_told: Option<u64>,
-    phase: Phase,
-    shown: GroupView,
+    pub(super) stuck_told: Option<u64>,
+    pub(super) phase: Phase,
+    pub(super) shown: GroupView,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Todo {
+pub(super) enum Todo {
     Start(usize),
     Stop(usize),
 }
@@ -211,7 +211,7 @@ async fn unless_gone<T>(
 }
 
 impl Runner {
-    fn now(&self) -> Duration {
+    pub(super) fn now(&self) -> Duration {
         self.begun.elapsed()
     }
 
@@ -298,19 +298,6 @@ impl Runner {
         }
     }
 
-    /// The first bad one of the probes that are asked.
-    fn bad_probe(&self, owner: bool) -> Option<String> {
-        let list = self
-            .judges
-            .iter()
-            .zip(&self.services.probes)
-            .zip(&self.shown.probes);
-        let mut bad =
-            list.filter(|((j, p), _)| j.standing() == Standing::Bad && (owner || p.on == On::All));
-        bad.next()
-            .map(|((_, p), v)| format!("probe {} is bad: {}", p.name, v.text))
-    }
-
     /// The next step towards what is wanted.
     fn todo(&self, w: &Wanted) -> Option<Todo> {
         let owner = match w.role {
@@ -352,7 +339,7 @@ impl Runner {
             .resources
             .iter()
             .zip(&self.marks)
-            .all(|(r, m)| *m == Mark::Up || !(owner && w.hold.is_none()) && !r.keep_running);
+            .all(|(r, m)| *m == Mark::Up || !(r.keep_running || owner && w.hold.is_none()));
         let watch = (w.role != Role::Unknown && all_up).then_some(owner && w.hold.is_none());
         if w.paused != self.paused {
             // What was seen before the pause is old.
@@ -368,7 +355,7 @@ impl Runner {
     }
 
     /// Does nothing of the owner's own run?
-    fn is_down(&self) -> bool {
+    pub(super) fn is_down(&self) -> bool {
         let own = self
             .services
             .resources
@@ -378,7 +365,7 @@ impl Runner {
         own.into_iter().all(|(_, m)| *m == Mark::Down)
     }
 
-    fn unwatch(&mut self) {
+    pub(super) fn unwatch(&mut self) {
         if self.watching.take().is_some() {
             self.monitors.stop();
             for p in &mut self.shown.probes {
@@ -484,213 +471,5 @@ impl Runner {
             format!("{name} does not stop ({why}) and is left behind"),
         )
         .await;
-    }
-
-    /// A failure of the whole group here.
-    async fn failed(&mut self, why: String, hopeless: bool) {
-        let policy = self.services.policy;
-        let next = self.failures.failed(&policy, self.now(), hopeless);
-        let n = self.failures.count(&policy, self.now());
-        self.unwatch();
-        match next {
-            Next::Restart(wait) => {
-                self.start_at = Some(Instant::now() + wait);
-                let text = format!(
-                    "{why}; started again here, failure {n} of at most {}",
-                    policy.restarts
-                );
-                self.note(Weight::Warn, text).await;
-            }
-            Next::GiveUp(wait) => {
-                self.start_at = Some(Instant::now() + wait);
-                let first = self.broken.replace(why.clone()).is_none();
-                if first {
-                    let text = format!(
-                        "{why}; given up here after {n} failures, and avoided for {:?}",
-                        policy.failure_memory
-                    );
-                    self.note(Weight::Bad, text).await;
-                }
-            }
-        }
-    }
-
-    async fn saw(&mut self, what: Seen, w: &Wanted) {
-        match what {
-            Seen::Resource(i, state) if w.paused => self.show_resource(i, &state),
-            Seen::Probe(..) if w.paused => {}
-            Seen::Resource(i, state) => {
-                self.show_resource(i, &state);
-                let why = match state {
-                    State::Running => return self.is_it_well(),
-                    // Not known is not failed.
-                    State::Unknown(_) => return,
-                    State::Stopped => "has stopped".to_owned(),
-                    State::Failed(why) => format!("has failed: {why}"),
-                };
-                let Some(r) = self.services.resources.get(i) else {
-                    return;
-                };
-                let text = format!("{} {why}", r.name);
-                self.bounce_from(i, r.keep_running);
-                self.failed(text, false).await;
-            }
-            Seen::Probe(i, verdict) => {
-                let (Some(judge), Some(p)) = (self.judges.get_mut(i), self.services.probes.get(i))
-                else {
-                    return;
-                };
-                let before = judge.standing();
-                let standing = judge.hear(verdict.clone(), 0);
-                if let Some(v) = self.shown.probes.get_mut(i) {
-                    v.standing = match standing {
-                        Standing::Good => "good",
-                        Standing::Bad => "bad",
-                        Standing::Unknown => "unknown",
-                    };
-                    match &verdict {
-                        Verdict::Good(a) => {
-                            v.text.clone_from(&a.text);
-                            v.performance.clone_from(&a.performance);
-                            v.took_ms = a.took.as_secs_f64() * 1000.0;
-                        }
-                        Verdict::Bad(why) | Verdict::Unknown(why) => v.text.clone_from(why),
-                    }
-                }
-                if standing == before {
-                    return;
-                }
-                let (name, text) = (p.name.clone(), self.shown.probes[i].text.clone());
-                match standing {
-                    Standing::Unknown => {}
-                    Standing::Good => {
-                        self.note(Weight::Good, format!("probe {name} is good: {text}"))
-                            .await;
-                        self.is_it_well();
-                    }
-                    Standing::Bad => {
-                        let why = format!("probe {name} is bad: {text}");
-                        let owner = matches!(w.role, Role::Owner { .. });
-                        if !owner {
-                            // A standby that would not serve is not fit; nothing is served here that a restart could mend.
-                            if self.broken.replace(why.clone()).is_none() {
-                                self.note(Weight::Warn, why).await;
-                            }
-                            return;
-                        }
-                        let hopeless = self.services.resources.is_empty();
-                        if !hopeless {
-                            self.bounce_from(0, true);
-                        }
-                        self.failed(why, hopeless).await;
-                        if hopeless {
-                            // Nothing can be started again; it goes on being asked.
-                            self.start_at = None;
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    /// All probes that are asked are good: what was said against this node is over, unless it is remembered.
-    fn is_it_well(&mut self) {
-        let owner = self.watching == Some(true);
-        let well = self
-            .judges
-            .iter()
-            .zip(&self.services.probes)
-            .all(|(j, p)| j.standing() == Standing::Good || !(owner || p.on == On::All));
-        let remembered = self.failures.is_given_up(&self.services.policy, self.now());
-        if well && self.broken.is_some() && (owner || !remembered) {
-            // What failed lately still counts: who fails again at once is given up at once.
-            self.failures.recovered();
-            self.broken = None;
-        }
-    }
-
-    /// To be stopped and started: a resource and those that came after it, which may rest on it.
-    fn bounce_from(&mut self, first: usize, kept: bool) {
-        for (i, r) in self.services.resources.iter().enumerate().skip(first) {
-            let up = self.marks[i] != Mark::Down;
-            if i == first || up && (kept || !r.keep_running) {
-                self.bounce[i] = true;
-            }
-        }
-    }
-
-    fn show_resource(&mut self, i: usize, state: &State) {
-        if let Some(v) = self.shown.resources.get_mut(i) {
-            (v.state, v.text) = match state {
-                State::Running => ("running", String::new()),
-                State::Stopped => ("stopped", String::new()),
-                State::Failed(why) => ("failed", why.clone()),
-                State::Unknown(why) => ("unknown", why.clone()),
-            };
-        }
-    }
-
-    fn phase_for(&self, w: &Wanted, todo: Option<Todo>) -> Phase {
-        match w.role {
-            Role::Unknown => self.phase,
-            Role::Standby | Role::Leaving { .. } if self.stuck.is_some() => Phase::Stuck,
-            Role::Standby | Role::Leaving { .. } if self.is_down() => Phase::Idle,
-            Role::Standby | Role::Leaving { .. } => Phase::Stopping,
-            Role::Owner { .. } if self.stuck.is_some() => Phase::Stuck,
-            Role::Owner { .. } if matches!(todo, Some(Todo::Start(_))) => Phase::Starting,
-            Role::Owner { .. } if todo.is_some() => Phase::Stopping,
-            Role::Owner { .. } if w.hold.is_some() => Phase::Blocked,
-            Role::Owner { .. } if self.watching == Some(true) && self.broken.is_none() => {
-                Phase::Running
-            }
-            Role::Owner { .. } => Phase::Failed,
-        }
-    }
-
-    /// Says what has changed.
-    async fn tell(&mut self, w: &Wanted, todo: Option<Todo>) {
-        let phase = self.phase_for(w, todo);
-        let policy = self.services.policy;
-        self.shown.phase = phase;
-        self.shown.failures =
-            u32::try_from(self.failures.count(&policy, self.now())).unwrap_or(u32::MAX);
-        self.shown.given_up = self.failures.is_given_up(&policy, self.now());
-        self.shown.text = self
-            .stuck
-            .clone()
-            .or_else(|| self.broken.clone())
-            .or_else(|| w.hold.clone())
-            .unwrap_or_default();
-        if self.broken != self.broken_told {
-            self.broken_told.clone_from(&self.broken);
-            self.send(What::Broken(self.broken.clone())).await;
-        }
-        if phase != self.phase {
-            self.phase = phase;
-            self.send(What::Phase(phase)).await;
-        }
-        if let Role::Leaving { epoch } = w.role
-            && self.ended != Some(epoch)
-            && todo.is_none()
-            && self.is_down()
-        {
-            self.ended = Some(epoch);
-            self.send(What::Stopped { epoch }).await;
-        }
-    }
-
-    async fn note(&self, weight: Weight, text: String) {
-        self.send(What::Note(weight, text)).await;
-    }
-
-    /// The agent reads these as long as it lives; without it nobody wants to know.
-    async fn send(&self, what: What) {
-        let _ = self
-            .reports
-            .send(Report {
-                group: self.group,
-                what,
-            })
-            .await;
     }
 }

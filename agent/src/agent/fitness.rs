@@ -58,6 +58,16 @@ pub struct FitnessBook {
     started: Option<u64>,
 }
 
+/// What a node's fitness comes from.
+pub struct Seen<'a> {
+    /// Carriers and gates.
+    pub gates: &'a Gates,
+    /// What answers.
+    pub targets: &'a Targets,
+    /// What works.
+    pub services: &'a ServicesBook,
+}
+
 /// What is to be told to people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
@@ -138,12 +148,15 @@ impl FitnessBook {
         &mut self,
         config: &Config,
         me: u8,
-        gates: &Gates,
-        targets: &Targets,
-        services: &ServicesBook,
+        seen: &Seen<'_>,
         owners: &[u8; MAX_GROUPS],
         now: u64,
     ) -> Vec<Change> {
+        let Seen {
+            gates,
+            targets,
+            services,
+        } = *seen;
         let mine = |g: &&Group| g.prefer.contains(&me);
         let young = now.saturating_sub(*self.started.get_or_insert(now)) < START;
         self.held

@@ -75,16 +75,14 @@ impl Supervisor {
     pub(super) fn check_fitness(&mut self) {
         let now = boottime_ns();
         let owners = &self.rt.snapshot.read().owner;
-        let (gates, targets) = (&self.gates, &self.targets);
-        let changes = self.fitness.check(
-            &self.config,
-            self.me,
-            gates,
-            targets,
-            &self.services,
-            owners,
-            now,
-        );
+        let seen = Seen {
+            gates: &self.gates,
+            targets: &self.targets,
+            services: &self.services,
+        };
+        let changes = self
+            .fitness
+            .check(&self.config, self.me, &seen, owners, now);
         let drafts = changes.into_iter().map(|c| self.narrator.fitness(now, c));
         let drafts: Vec<_> = drafts.collect();
         self.record(drafts);

@@ -148,7 +148,7 @@ impl Config {
             });
             // In their order, which is that of starting.
             let services = super::services::fingerprint(&group.services);
-            f.extras(b"services", &services, |s| format!("{s}"));
+            f.extras(b"services", &services, String::clone);
             if group.near != Near::default() {
                 f.text(&format!("{:?}", group.near));
             }
