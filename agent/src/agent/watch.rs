@@ -2,6 +2,7 @@
 
 use agent_core::{Command, Fitness};
 
+use super::fitness::Seen;
 use super::{rt::RtCommand, setup, start::clock_source, supervise::Supervisor};
 use crate::{
     events::{Draft, EventKind},
