@@ -45,8 +45,22 @@ impl Supervisor {
                 );
             }
             Ask::Clear(group, stopped_elsewhere, tell) => {
-                if stopped_elsewhere && self.end_doubt(group) {
-                    self.review_holds();
+                if stopped_elsewhere {
+                    let owner = self.rt.snapshot.read().owner[usize::from(group)];
+                    if owner != 0 && owner != self.me {
+                        // What waits for this word waits there.
+                        let (name, owner) = (
+                            self.narrator.names.group(group),
+                            self.narrator.names.node(owner),
+                        );
+                        let text = format!("{name} is with {owner}, not here");
+                        let _ = tell.send(Err(Refusal::new(Code::Refused, text)
+                            .help("say --stopped-elsewhere on that node")));
+                        return;
+                    }
+                    if self.end_doubt(group) {
+                        self.review_holds();
+                    }
                 }
                 self.services.clear(group);
                 let names = self.narrator.names.clone();

@@ -176,6 +176,12 @@ impl ServicesBook {
             .unwrap_or_default()
     }
 
+    /// How long stopping one group may take at most, ms.
+    pub fn stop_timeout_ms(&self, group: u8) -> u64 {
+        let timeout = self.entries.get(&group).map(|e| e.services.stop_timeout());
+        timeout.map_or(0, |t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX))
+    }
+
     /// Why a group does not work on this node.
     pub fn broken(&self, group: u8) -> Option<&str> {
         self.entries.get(&group)?.broken.as_deref()

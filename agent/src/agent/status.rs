@@ -188,6 +188,7 @@ fn node(s: &Sources<'_>, n: &config::Node, ago: &dyn Fn(u64) -> Option<u64>) -> 
         },
         generation: known.then_some(u64::from(if me { s.config.generation } else { generation })),
         digest_match: known.then_some(me || matches),
+        voting: c.alive && !c.waiting,
         drained: c.drained,
         config_mismatch: (!me && seen != 0 && !matches).then(|| {
             format!(
@@ -287,6 +288,7 @@ fn services(s: &Sources<'_>, group: u8) -> Option<ServicesStatus> {
         .name()
         .into(),
         phase_here: here.phase.name().into(),
+        stop_timeout_ms: s.services.stop_timeout_ms(group),
         text: here.text,
         failures: here.failures,
         given_up: here.given_up,

@@ -7,6 +7,9 @@ use super::render;
 use crate::control::Client;
 use crate::control::proto::{Done, Request, StatusReport};
 
+/// Groups without services have left by then.
+const ADDRESSES: Duration = Duration::from_secs(10);
+
 /// Arguments of `heartline drain`.
 #[derive(Debug, clap::Args)]
 pub struct DrainArgs {
@@ -15,9 +18,9 @@ pub struct DrainArgs {
     /// Return as soon as the drain is accepted, not when the groups have left
     #[arg(long)]
     pub no_wait: bool,
-    /// How long to wait for the groups to leave
-    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10s", conflicts_with = "no_wait")]
-    pub timeout: Duration,
+    /// How long to wait for the groups to leave [default: 10s, and as long as stopping their services may take]
+    #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with = "no_wait")]
+    pub timeout: Option<Duration>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -41,6 +44,7 @@ pub(super) async fn drain(args: DrainArgs, client: Client) -> Result<(), Failure
     let done: Done = client.call(request).await.map_err(as_failure(args.json))?;
     if !args.no_wait {
         let begin = Instant::now();
+        let mut longest = Duration::ZERO;
         loop {
             let status: StatusReport = client
                 .call(Request::Status)
@@ -50,16 +54,21 @@ pub(super) async fn drain(args: DrainArgs, client: Client) -> Result<(), Failure
                 .groups
                 .iter()
                 .filter(|group| group.owner.as_deref() == Some(args.node.as_str()))
-                .map(|group| group.name.as_str())
                 .collect();
+            // Groups stop side by side.
+            let services = left.iter().filter_map(|group| group.services.as_ref());
+            let stop = services.map(|s| s.stop_timeout_ms).max().unwrap_or(0);
+            longest = longest.max(Duration::from_millis(stop));
+            let timeout = args.timeout.unwrap_or(ADDRESSES + longest);
+            let left: Vec<_> = left.iter().map(|group| group.name.as_str()).collect();
             if left.is_empty() {
                 break;
             }
-            if begin.elapsed() >= args.timeout {
+            if begin.elapsed() >= timeout {
                 let what = format!(
                     "{} is drained, but after {:?} it still runs {} (see `heartline explain {}`)",
                     args.node,
-                    args.timeout,
+                    timeout,
                     left.join(", "),
                     left.first().unwrap_or(&"GROUP"),
                 );

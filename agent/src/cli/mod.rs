@@ -12,6 +12,7 @@ pub mod events;
 pub mod explain;
 pub mod keygen;
 pub mod logging;
+pub mod maintain;
 pub mod move_group;
 pub mod output;
 pub mod pause;
@@ -104,6 +105,8 @@ pub enum Command {
     Drain(drain::DrainArgs),
     /// Put a drained node back into use
     Undrain(drain::UndrainArgs),
+    /// Take a node out of use, run a command there, wait until it is back, put it into use; or all nodes in turn
+    Maintain(maintain::Args),
     /// Forget that a group failed, so that it may run there again
     Clear(clear::ClearArgs),
     /// Hands off: keep everything where it is
@@ -154,6 +157,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Move(args) => block_on(move_group::run(args, place.client())),
         Command::Drain(args) => block_on(drain::drain(args, place.client())),
         Command::Undrain(args) => block_on(drain::undrain(args, place.client())),
+        Command::Maintain(args) => block_on(maintain::run(args, place.client())),
         Command::Clear(args) => block_on(clear::run(args, place.client())),
         Command::Pause(args) => block_on(pause::run(args, true, place.client())),
         Command::Resume(args) => block_on(pause::run(args, false, place.client())),

@@ -378,6 +378,8 @@ pub struct NodeStatus {
     pub generation: Option<u64>,
     /// Whether its config digest is ours; null if not heard.
     pub digest_match: Option<bool>,
+    /// It is heard, and votes.
+    pub voting: bool,
     /// Taken out of use by `drain`.
     pub drained: bool,
     /// What differs from our config.

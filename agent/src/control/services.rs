@@ -12,6 +12,8 @@ pub struct ServicesStatus {
     pub phase_here: String,
     /// What they wait for here, or why they do not work.
     pub text: String,
+    /// How long stopping it may take at most.
+    pub stop_timeout_ms: u64,
     /// Failures on this node within the window of the group's policy.
     pub failures: u32,
     /// This node has given up on the group: it is avoided until that is forgotten, or cleared.
