@@ -71,6 +71,9 @@ impl Supervisor {
                     }),
                 );
             }
+            Ask::NodeDown(node, tell) => {
+                let _ = tell.send(self.foresee(node));
+            }
             Ask::Pause(on, tell) => {
                 let was = self.rt.snapshot.read().paused;
                 self.command(

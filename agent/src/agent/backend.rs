@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     control::{
         Backend, MoveAccepted, Pending, Target,
-        proto::{CONTROL_VERSION, Code, Done, Pong, Refusal, ReloadReply, StatusReport},
+        proto::{CONTROL_VERSION, Code, Done, NodeDown, Pong, Refusal, ReloadReply, StatusReport},
     },
     events::EventLog,
     net::rt::boottime_ns,
@@ -23,6 +23,8 @@ pub enum Ask {
     Drain(u8, bool, oneshot::Sender<Result<bool, Refusal>>),
     /// Forget that a group failed; and, if so said, that its last owner may run it still.
     Clear(u8, bool, oneshot::Sender<Result<(), Refusal>>),
+    /// What would become of the groups without a node.
+    NodeDown(u8, oneshot::Sender<Result<NodeDown, Refusal>>),
     /// Hands off, or on again.
     Pause(bool, oneshot::Sender<Result<bool, Refusal>>),
     /// Planned restart.
@@ -125,6 +127,10 @@ impl Backend for AgentBackend {
                 moving: Vec::new(),
             })
         })
+    }
+
+    fn node_down(&self, node: Target) -> Pending<'_, NodeDown> {
+        Box::pin(async move { self.ask(|tell| Ask::NodeDown(node.id, tell)).await? })
     }
 
     fn set_paused(&self, paused: bool) -> Pending<'_, Done> {

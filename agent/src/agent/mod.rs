@@ -15,6 +15,7 @@ mod backend;
 mod choose;
 mod devices;
 mod fitness;
+mod foresee;
 pub(crate) mod generations;
 mod hooks;
 mod link;

@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod drain;
 pub mod events;
 pub mod explain;
+pub mod foresee;
 pub mod keygen;
 pub mod logging;
 pub mod maintain;
@@ -117,7 +118,7 @@ pub enum Command {
     Events(events::Args),
     /// Read the configuration again; moves nothing that need not move
     Reload(reload::Args),
-    /// Say what a changed configuration would do, and in which steps; changes nothing
+    /// Say what a changed configuration, or the loss of a node, would do; changes nothing
     Plan(plan::Args),
     /// Replace the agent process; moves nothing
     Restart(restart::Args),
@@ -149,7 +150,10 @@ pub fn run(cli: Cli) -> ExitCode {
     let result = match command {
         Command::Agent(args) => return agent::run(args, &place),
         Command::Check(args) => return check::run(args),
-        Command::Plan(args) => return plan::run(&args),
+        Command::Plan(args) => match &args.node_down {
+            Some(node) => block_on(foresee::run(node, args.json, place.client())),
+            None => return plan::run(&args),
+        },
         Command::Keygen(args) => return keygen::run(args),
         Command::Doctor(args) => return doctor::run(args),
         Command::Status(args) => block_on(status::run(args, place.client())),

@@ -15,8 +15,11 @@ use crate::config::{
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The new configuration
-    #[arg(value_name = "FILE")]
-    pub file: PathBuf,
+    #[arg(value_name = "FILE", required_unless_present = "node_down")]
+    pub file: Option<PathBuf>,
+    /// Say what would move, where and why, if this node were gone; asks the running agent
+    #[arg(long, value_name = "NODE", conflicts_with_all = ["file", "old"])]
+    pub node_down: Option<String>,
     /// The configuration in force
     #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG_FILE)]
     pub old: PathBuf,
@@ -73,7 +76,10 @@ pub fn run(args: &Args) -> ExitCode {
             Err(ExitCode::from(2))
         }
     };
-    let (old, new) = match (load(&args.old), load(&args.file)) {
+    let Some(file) = &args.file else {
+        return ExitCode::from(2);
+    };
+    let (old, new) = match (load(&args.old), load(file)) {
         (Ok(old), Ok(new)) => (old, new),
         (Err(code), _) | (_, Err(code)) => return code,
     };

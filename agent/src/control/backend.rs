@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use super::explain;
-use super::proto::{Code, Done, ExplainReport, Pong, Refusal, ReloadReply, StatusReport};
+use super::proto::{Code, Done, ExplainReport, NodeDown, Pong, Refusal, ReloadReply, StatusReport};
 use crate::events::EventLog;
 
 /// An answer under way: `Box::pin(async move { .. })`.
@@ -66,6 +66,9 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Forgets that a group failed; with `stopped_elsewhere` also that its last owner said nothing.
     fn clear(&self, group: Target, stopped_elsewhere: bool) -> Pending<'_, Done>;
+
+    /// What would become of the groups without a node.
+    fn node_down(&self, node: Target) -> Pending<'_, NodeDown>;
 
     /// Hands off (`true`), or on again; for the whole cluster.
     fn set_paused(&self, paused: bool) -> Pending<'_, Done>;

@@ -13,6 +13,7 @@
 mod backend;
 mod client;
 pub mod explain;
+pub mod foresee;
 pub mod proto;
 pub mod report;
 mod server;

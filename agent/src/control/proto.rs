@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use super::foresee::*;
 pub use super::report::*;
 pub use super::services::*;
 pub use crate::events::{Event, EventKind, EventPage};
@@ -76,6 +77,11 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         stopped_elsewhere: bool,
     },
+    /// What would become of the groups without a node. Answered with [`NodeDown`].
+    NodeDown {
+        /// Name of the node.
+        node: String,
+    },
     /// Hands off: keep everything where it is. Answered with [`Done`].
     Pause,
     /// Ends a pause. Answered with [`Done`].
@@ -109,6 +115,7 @@ impl Request {
             Request::Drain { .. } => "drain",
             Request::Undrain { .. } => "undrain",
             Request::Clear { .. } => "clear",
+            Request::NodeDown { .. } => "node_down",
             Request::Pause => "pause",
             Request::Resume => "resume",
             Request::Events { .. } => "events",
@@ -120,9 +127,11 @@ impl Request {
     /// Whether it changes anything (such requests are logged with the asker's uid).
     pub fn changes_something(&self) -> bool {
         match self {
-            Request::Ping | Request::Status | Request::Explain { .. } | Request::Events { .. } => {
-                false
-            }
+            Request::Ping
+            | Request::Status
+            | Request::Explain { .. }
+            | Request::NodeDown { .. }
+            | Request::Events { .. } => false,
             Request::Move { .. }
             | Request::Drain { .. }
             | Request::Undrain { .. }

@@ -148,6 +148,15 @@ impl Backend for Fake {
         })
     }
 
+    fn node_down(&self, node: Target) -> Pending<'_, NodeDown> {
+        Box::pin(async move {
+            Ok(NodeDown {
+                node: node.name,
+                ..NodeDown::default()
+            })
+        })
+    }
+
     fn set_paused(&self, paused: bool) -> Pending<'_, Done> {
         Box::pin(async move {
             self.report.lock().unwrap().paused = paused;

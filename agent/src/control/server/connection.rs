@@ -131,6 +131,13 @@ impl Connection {
                 })
                 .await
             }
+            Request::NodeDown { node } => {
+                self.reply(async {
+                    let node = find_node(&backend.status().await?, &node)?;
+                    backend.node_down(node).await
+                })
+                .await
+            }
             Request::Pause => self.reply(backend.set_paused(true)).await,
             Request::Resume => self.reply(backend.set_paused(false)).await,
             Request::Restart => self.reply(backend.restart()).await,
