@@ -43,7 +43,10 @@ fn places(cfg: &CoreConfig, links: &Links, seen: &Snapshot, down: u8) -> Vec<(u8
             load: 0,
             ..*node
         };
-        owner.iter_mut().filter(|o| **o == down).for_each(|o| *o = 0);
+        owner
+            .iter_mut()
+            .filter(|o| **o == down)
+            .for_each(|o| *o = 0);
     }
     let cluster = Cluster {
         cfg,
@@ -84,10 +87,11 @@ pub(super) fn node_down(
         .help("ask again in some seconds, or on another node"));
     }
     if !state(down).alive {
-        return Err(
-            Refusal::new(Code::Refused, format!("{} is not heard: it is down already", name(down)))
-                .help("see `heartline status`"),
-        );
+        return Err(Refusal::new(
+            Code::Refused,
+            format!("{} is not heard: it is down already", name(down)),
+        )
+        .help("see `heartline status`"));
     }
     if seen.progress.next.is_some() {
         return Err(Refusal::new(

@@ -37,7 +37,11 @@ fn text(r: &NodeDown) -> String {
                     show_ns(ns)
                 );
                 if g.starts > 0 {
-                    let _ = writeln!(out, "  services start there, on top of that: {}", resources(g.starts));
+                    let _ = writeln!(
+                        out,
+                        "  services start there, on top of that: {}",
+                        resources(g.starts)
+                    );
                 }
                 if g.runs_there > 0 {
                     let _ = writeln!(out, "  runs there already: {}", resources(g.runs_there));

@@ -4,14 +4,16 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 use heartline_lab::{
-    Cluster, Lab, LabSpec,
+    Cluster, Lab, LabSpec, agent,
     config::{self, ConfigSpec},
     demo::rig::Rig,
+    exec,
     interrupt::{pass, until},
     trial::{says, with_cluster},
 };
@@ -202,10 +204,8 @@ fn phase(status: &Value, name: &str) -> String {
 
 /// Waits until all agents say that the group is with somebody other than `not`, and runs there.
 fn runs(rig: &mut Rig, name: &str, not: &str) -> Result<String> {
-    rig.cluster.wait_for(
-        &format!("{name} runs, and not on {not:?}"),
-        LATE,
-        |said| {
+    rig.cluster
+        .wait_for(&format!("{name} runs, and not on {not:?}"), LATE, |said| {
             !said.is_empty()
                 && said.iter().all(|(node, s)| {
                     node == not
@@ -214,8 +214,7 @@ fn runs(rig: &mut Rig, name: &str, not: &str) -> Result<String> {
                             owner.is_string() && owner != not && phase(s, name) == "running"
                         })
                 })
-        },
-    )?;
+        })?;
     let said = rig.cluster.statuses();
     let owner = said
         .iter()
@@ -299,7 +298,9 @@ fn what_dies_is_started_again_and_in_the_end_moves() -> Result<()> {
         );
         rig.cluster.agent(&new)?.cli_ok(&["clear", "web"])?;
         says(rig, &new, "nobody is unfit", |s| {
-            group(s, "web")["unfit"].as_array().is_some_and(Vec::is_empty)
+            group(s, "web")["unfit"]
+                .as_array()
+                .is_some_and(Vec::is_empty)
         })?;
         rig.cluster.agent(&new)?.cli_ok(&["move", "web", &old])?;
         ensure!(runs(rig, "web", &new)? == old, "not back");
@@ -316,7 +317,8 @@ fn a_bad_probe_of_a_living_process_restarts_it_and_then_moves() -> Result<()> {
              interval = \"100ms\"\ntimeout = \"5s\"\nfall = 2\nrise = 1\n",
             script.display()
         );
-        "\n[group.policy]\nrestarts = 1\nwindow = \"10min\"\nfailure_memory = \"10min\"\n".to_owned()
+        "\n[group.policy]\nrestarts = 1\nwindow = \"10min\"\nfailure_memory = \"10min\"\n"
+            .to_owned()
             + &app(dir)
             + &probe
     };
@@ -371,37 +373,55 @@ fn something_stateful_waits_for_a_word_after_a_cut_and_not_after_a_move() -> Res
         let first = runs(rig, "web", "")?;
         let old = another(&first).to_owned();
         rig.cluster.agent(&first)?.cli_ok(&["move", "web", &old])?;
-        ensure!(runs(rig, "web", &first)? == old, "a planned move waits for nobody");
+        ensure!(
+            runs(rig, "web", &first)? == old,
+            "a planned move waits for nobody"
+        );
         rig.cluster.lab.switch.cut(&old)?;
-        rig.cluster.wait_for("another has it, and waits", LATE, |said| {
-            said.iter().filter(|(node, _)| *node != old).all(|(_, s)| {
-                s.as_ref().is_ok_and(|s| {
-                    let g = group(s, "web");
-                    g["owner"].is_string() && g["owner"] != *old && phase(s, "web") == "blocked"
+        rig.cluster
+            .wait_for("another has it, and waits", LATE, |said| {
+                said.iter().filter(|(node, _)| *node != old).all(|(_, s)| {
+                    s.as_ref().is_ok_and(|s| {
+                        let g = group(s, "web");
+                        g["owner"].is_string() && g["owner"] != *old && phase(s, "web") == "blocked"
+                    })
                 })
-            })
-        })?;
+            })?;
         let said = rig.cluster.statuses();
         let owner = said
             .iter()
             .filter(|(node, _)| *node != old)
-            .find_map(|(_, s)| group(s.as_ref().ok()?, "web")["owner"].as_str().map(str::to_owned));
+            .find_map(|(_, s)| {
+                group(s.as_ref().ok()?, "web")["owner"]
+                    .as_str()
+                    .map(str::to_owned)
+            });
         let new = owner.context("an owner")?;
         says(rig, &new, "it says why, and what to do", |s| {
             let text = group(s, "web")["services"]["text"].as_str().unwrap_or("");
             text.contains(&old) && text.contains("heartline clear web --stopped-elsewhere")
         })?;
         pass(Duration::from_secs(1))?;
-        ensure!(t.count(&format!("{new} app start")) == usize::from(new == first), "it started");
+        ensure!(
+            t.count(&format!("{new} app start")) == usize::from(new == first),
+            "it started"
+        );
         // The word counts where the group is; said elsewhere it is refused, with the place.
-        let third = ["n1", "n2", "n3"].into_iter().find(|n| *n != old && *n != new);
+        let third = ["n1", "n2", "n3"]
+            .into_iter()
+            .find(|n| *n != old && *n != new);
         let third = third.context("a third")?;
-        let out = rig.cluster.agent(third)?.cli(&["clear", "web", "--stopped-elsewhere"])?;
+        let out = rig
+            .cluster
+            .agent(third)?
+            .cli(&["clear", "web", "--stopped-elsewhere"])?;
         ensure!(
             out.code == Some(1) && out.stderr.contains(&new),
             "said where it does nothing: {out:?}"
         );
-        rig.cluster.agent(&new)?.cli_ok(&["clear", "web", "--stopped-elsewhere"])?;
+        rig.cluster
+            .agent(&new)?
+            .cli_ok(&["clear", "web", "--stopped-elsewhere"])?;
         ensure!(runs(rig, "web", &old)? == new, "it moved again");
         ensure!(t.is_up("app", &new), "not up");
         rig.cluster.lab.switch.heal()?;
@@ -418,15 +438,19 @@ fn something_stateful_that_does_not_stop_stays_where_it_is() -> Result<()> {
         let old = runs(rig, "web", "")?;
         let new = another(&old);
         t.make(&format!("app.{old}.no-stop"))?;
-        let _ = rig.cluster.agent(&old)?.cli(&["move", "web", new, "--no-wait"])?;
-        rig.cluster.wait_for("all say that it is stuck where it was", LATE, |said| {
-            said.len() == 3
-                && said.iter().all(|(_, s)| {
-                    s.as_ref().is_ok_and(|s| {
-                        phase(s, "web") == "stuck" && group(s, "web")["owner"] == *old
+        let _ = rig
+            .cluster
+            .agent(&old)?
+            .cli(&["move", "web", new, "--no-wait"])?;
+        rig.cluster
+            .wait_for("all say that it is stuck where it was", LATE, |said| {
+                said.len() == 3
+                    && said.iter().all(|(_, s)| {
+                        s.as_ref().is_ok_and(|s| {
+                            phase(s, "web") == "stuck" && group(s, "web")["owner"] == *old
+                        })
                     })
-                })
-        })?;
+            })?;
         pass(Duration::from_secs(1))?;
         ensure!(t.up("app") == [old.as_str()], "up: {:?}", t.up("app"));
         ensure!(
@@ -467,9 +491,8 @@ fn what_keeps_running_runs_everywhere_and_a_move_stops_nothing() -> Result<()> {
 
 #[test]
 fn a_group_starts_after_the_one_it_waits_for() -> Result<()> {
-    let sections = |dir: &Path| {
-        app(dir) + &second("after = [\"web\"]") + &resource(dir, "rest", "")
-    };
+    let sections =
+        |dir: &Path| app(dir) + &second("after = [\"web\"]") + &resource(dir, "rest", "");
     let hold = |t: &Traces| t.make("app.hold-start");
     with_services(sections, hold, |rig, t| {
         rig.cluster.wait_for("the later one waits", LATE, |said| {
@@ -502,7 +525,9 @@ fn a_reload_that_removes_a_group_stops_it() -> Result<()> {
         runs(rig, "late", "")?;
         let path = rig.cluster.config().to_owned();
         let text = fs::read_to_string(&path)?;
-        let cut = text.find("\n[[group]]\nname = \"late\"").context("the group")?;
+        let cut = text
+            .find("\n[[group]]\nname = \"late\"")
+            .context("the group")?;
         fs::write(&path, &text[..cut])?;
         for node in rig.cluster.answering() {
             rig.cluster.agent(&node)?.signal(Signal::SIGHUP)?;
@@ -549,7 +574,10 @@ fn a_drain_waits_for_what_takes_long_to_stop() -> Result<()> {
         let old = runs(rig, "web", "")?;
         // Longer than any command waits for addresses alone.
         let slow = t.path("service.sh");
-        fs::write(&slow, SCRIPT.replace("say stop\n", "say stop\n        sleep 11\n"))?;
+        fs::write(
+            &slow,
+            SCRIPT.replace("say stop\n", "say stop\n        sleep 11\n"),
+        )?;
         rig.cluster.agent(&old)?.cli_ok(&["drain", &old])?;
         ensure!(
             t.last(&format!("{old} app stopped")).is_some(),
@@ -558,6 +586,183 @@ fn a_drain_waits_for_what_takes_long_to_stop() -> Result<()> {
         runs(rig, "web", &old)?;
         t.never_both("app")?;
         rig.cluster.agent(&old)?.cli_ok(&["undrain", &old])?;
+        rig.settle()
+    })
+}
+
+/// `heartline` with more time than a question needs; its output and exit status.
+fn slow_cli(socket: &Path, args: &[&str]) -> Result<exec::Output> {
+    let mut command = Command::new(agent::binary()?);
+    command.args(args).env("HEARTLINE_SOCKET", socket);
+    exec::run(command, "", Duration::from_secs(120))
+}
+
+/// What `plan --node-down` says of each group: `group from to`.
+#[test]
+fn a_plan_without_the_owner_is_what_then_happens() -> Result<()> {
+    let sections = |dir: &Path| app(dir) + &resource(dir, "base", "keep_running = true");
+    with_services(sections, nothing, |rig, t| {
+        let old = runs(rig, "web", "")?;
+        let asked = another(&old);
+        let args = ["plan", "--node-down", &old, "--json"];
+        let said: Value = serde_json::from_str(&rig.cluster.agent(asked)?.cli_ok(&args)?)?;
+        let plan = &said["groups"][0];
+        ensure!(
+            said["quorum"] == true && plan["group"] == "web" && plan["from"] == *old,
+            "{said}"
+        );
+        ensure!(plan["starts"] == 1 && plan["runs_there"] == 1, "{said}");
+        let to = plan["to"].as_str().context("a node")?.to_owned();
+        let text = rig
+            .cluster
+            .agent(asked)?
+            .cli_ok(&["plan", "--node-down", &old])?;
+        ensure!(text.contains(&format!("web: from {old} to {to}")), "{text}");
+        // Who owns nothing is not missed; who is not there is refused.
+        let idle = rig
+            .cluster
+            .agent(&old)?
+            .cli_ok(&["plan", "--node-down", asked])?;
+        ensure!(idle.contains("nothing moves"), "{idle}");
+        let out = rig
+            .cluster
+            .agent(asked)?
+            .cli(&["plan", "--node-down", "n9"])?;
+        ensure!(out.code == Some(1) && out.stderr.contains("n9"), "{out:?}");
+        ensure!(
+            t.log().iter().all(|l| !l.ends_with(" stop")),
+            "it did something"
+        );
+        rig.cluster.agent(&old)?.kill()?;
+        ensure!(runs(rig, "web", &old)? == to, "it went elsewhere");
+        let out = rig
+            .cluster
+            .agent(&to)?
+            .cli(&["plan", "--node-down", &to, "--json"])?;
+        ensure!(out.stdout.contains("\"quorum\":false"), "{out:?}");
+        rig.cluster.agent(&old)?.start()?;
+        rig.settle()
+    })
+}
+
+#[test]
+fn maintenance_waits_for_a_node_that_goes_and_comes_back() -> Result<()> {
+    with_services(app, nothing, |rig, t| {
+        let old = runs(rig, "web", "")?;
+        let pid = rig.cluster.agent(&old)?.pid()?.to_string();
+        let socket = rig.cluster.agent(another(&old))?.socket();
+        let state = t.path("state").display().to_string();
+        let node = old.clone();
+        let command = std::thread::spawn(move || {
+            // As a reboot does: the connection ends, and then the node is away.
+            let line = format!("kill -9 {pid}; exit 255");
+            slow_cli(
+                &socket,
+                &[
+                    "maintain",
+                    &node,
+                    "--state-dir",
+                    &state,
+                    "--via",
+                    "env VIA={node} sh -c",
+                    "--settle",
+                    "2s",
+                    "--timeout",
+                    "60s",
+                    "--",
+                    &line,
+                ],
+            )
+        });
+        let dead = until(LATE, POLL, || Ok(!rig.cluster.agent(&old)?.running()))?;
+        if !dead {
+            bail!("the command did not run: {:?}", command.join());
+        }
+        // It has run when the node owned nothing any more.
+        ensure!(t.up("app").iter().all(|n| *n != old), "not drained first");
+        ensure!(
+            t.path("state").join("maintain.json").exists(),
+            "nothing is written down"
+        );
+        let _ = rig.cluster.agent(&old)?.ended(Duration::from_secs(5))?;
+        rig.cluster.agent(&old)?.start()?;
+        let out = command.join().map_err(|_| anyhow::anyhow!("panic"))??;
+        ensure!(out.code == Some(0), "{out:?}");
+        let steps = [
+            format!("draining {old}: gives up web"),
+            format!("the connection to {old} has ended"),
+            format!("{old} is away"),
+            format!("{old} is back in use"),
+            "maintenance is done".to_owned(),
+        ];
+        let mut rest = out.stdout.as_str();
+        for step in &steps {
+            let at = rest.find(step.as_str());
+            let at = at.with_context(|| format!("no {step:?} in its place: {out:?}"))?;
+            rest = &rest[at..];
+        }
+        ensure!(
+            !t.path("state").join("maintain.json").exists(),
+            "it is not forgotten"
+        );
+        t.never_both("app")?;
+        rig.settle()
+    })
+}
+
+#[test]
+fn maintenance_of_all_goes_on_after_it_was_stopped() -> Result<()> {
+    with_services(app, nothing, |rig, t| {
+        runs(rig, "web", "")?;
+        let socket = rig.cluster.agent("n1")?.socket();
+        let state = t.path("state").display().to_string();
+        let ran = t.path("ran").display().to_string();
+        let line = format!(
+            "echo $HEARTLINE_MAINTAIN >> {ran}; [ $HEARTLINE_MAINTAIN != n3 ] || [ -e {ran}.ok ]"
+        );
+        let with = [
+            "maintain",
+            "--state-dir",
+            &state,
+            "--settle",
+            "500ms",
+            "--timeout",
+            "60s",
+        ];
+        let first = [&with[..], &["--via", "env sh -c", "--all", "--", &line]].concat();
+        let out = slow_cli(&socket, &first)?;
+        ensure!(
+            out.code == Some(1)
+                && out.stderr.contains("on n3 the command failed")
+                && out.stderr.contains("n3 is out of use")
+                && out.stderr.contains("1 of 3 nodes are done"),
+            "{out:?}"
+        );
+        // Nothing new over an old one, and no command twice unless somebody says so.
+        let out = slow_cli(&socket, &first)?;
+        ensure!(
+            out.code == Some(1) && out.stderr.contains("--resume"),
+            "{out:?}"
+        );
+        let out = slow_cli(&socket, &[&with[..], &["--resume"]].concat())?;
+        ensure!(
+            out.code == Some(1) && out.stderr.contains("--rerun"),
+            "{out:?}"
+        );
+        fs::write(format!("{ran}.ok"), "")?;
+        let out = slow_cli(&socket, &[&with[..], &["--resume", "--rerun"]].concat())?;
+        ensure!(out.code == Some(0), "{out:?}");
+        let nodes = fs::read_to_string(&ran)?;
+        ensure!(nodes == "n2\nn3\nn3\nn1\n", "another order: {nodes:?}");
+        // Not while it is not whole.
+        rig.cluster.agent("n3")?.cli_ok(&["drain", "n3"])?;
+        let out = slow_cli(&socket, &first)?;
+        ensure!(
+            out.code == Some(1) && out.stderr.contains("not whole: n3 is drained"),
+            "{out:?}"
+        );
+        rig.cluster.agent("n3")?.cli_ok(&["undrain", "n3"])?;
+        t.never_both("app")?;
         rig.settle()
     })
 }

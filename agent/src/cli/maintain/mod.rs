@@ -46,7 +46,11 @@ pub struct Args {
     #[arg(long, conflicts_with = "resume")]
     pub forget: bool,
     /// How another node is reached; gets the command as its last argument
-    #[arg(long, value_name = "COMMAND", default_value = "ssh -o BatchMode=yes {node}")]
+    #[arg(
+        long,
+        value_name = "COMMAND",
+        default_value = "ssh -o BatchMode=yes {node}"
+    )]
     pub via: String,
     /// How long to wait at most for each of: groups that leave, a node that comes back
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "15m")]
@@ -101,13 +105,18 @@ pub(super) async fn run(args: Args, client: Client) -> Result<(), Failure> {
                 "{failure}\nmaintenance has stopped: {}\ngo on: heartline maintain --resume{}\nor give it up: heartline maintain --forget, \
                  and heartline undrain what is drained",
                 m.progress.sentence(),
-                if m.progress.step == Step::Command { " with --rerun or --skip-command" } else { "" },
+                if m.progress.step == Step::Command {
+                    " with --rerun or --skip-command"
+                } else {
+                    ""
+                },
             );
             Err(match failure {
                 Failure::Late(_) => Failure::Late(text),
-                Failure::Client(_) | Failure::Json(_) | Failure::Output(_) | Failure::Refused(_) => {
-                    Failure::Refused(text)
-                }
+                Failure::Client(_)
+                | Failure::Json(_)
+                | Failure::Output(_)
+                | Failure::Refused(_) => Failure::Refused(text),
             })
         }
     }
@@ -229,7 +238,10 @@ async fn resumed(args: &Args, path: &Path, client: &Client) -> Result<Progress, 
         Err(e) => return Err(e.into()),
     };
     let mut p: Progress = serde_json::from_str(&text).map_err(|e| {
-        Failure::Refused(format!("{}: {e}; heartline maintain --forget", path.display()))
+        Failure::Refused(format!(
+            "{}: {e}; heartline maintain --forget",
+            path.display()
+        ))
     })?;
     if p.step != Step::Command {
         return Ok(p);
@@ -241,8 +253,8 @@ async fn resumed(args: &Args, path: &Path, client: &Client) -> Result<Progress, 
     let rebooted = p.boot != boot();
     let status = client.call::<StatusReport>(Request::Status).await.ok();
     let here = status.as_ref().is_some_and(|s| s.node == work.node);
-    let ended = here && rebooted
-        || status.is_some_and(|s| steps::look(&s, &p) == Look::Fine { new: true });
+    let ended =
+        here && rebooted || status.is_some_and(|s| steps::look(&s, &p) == Look::Fine { new: true });
     if args.skip_command || ended && !args.rerun {
         p.advance();
     } else if !args.rerun {
@@ -301,7 +313,11 @@ impl Maintain {
             }
             if !fresh {
                 fresh = true;
-                self.say(&node, "resume", &format!("going on: {}", self.progress.sentence()))?;
+                self.say(
+                    &node,
+                    "resume",
+                    &format!("going on: {}", self.progress.sentence()),
+                )?;
             }
             self.save()?;
             match self.progress.step {
@@ -398,9 +414,15 @@ impl Maintain {
         }
         if node != status.node && ended.code() == Some(CONNECTION_ENDED) {
             self.progress.must_go = true;
-            return self.say(node, "command", &format!("the connection to {node} has ended"));
+            return self.say(
+                node,
+                "command",
+                &format!("the connection to {node} has ended"),
+            );
         }
-        Err(Failure::Refused(format!("on {node} the command failed: {ended}")))
+        Err(Failure::Refused(format!(
+            "on {node} the command failed: {ended}"
+        )))
     }
 
     /// Waits until the node is well for a while; if the connection has ended, after it was away.

@@ -105,11 +105,19 @@ impl Progress {
         };
         let here = match self.step {
             Step::Drain => format!("{node} may be drained; the command has not run there"),
-            Step::Command => format!("{node} is out of use; the command may have run there, in part or whole"),
-            Step::Back => format!("{node} is out of use; the command has ended there, the node was not seen back yet"),
+            Step::Command => {
+                format!("{node} is out of use; the command may have run there, in part or whole")
+            }
+            Step::Back => format!(
+                "{node} is out of use; the command has ended there, the node was not seen back yet"
+            ),
             Step::Undrain => format!("{node} is well, and still drained"),
         };
-        format!("{here}; {} of {} nodes are done", self.done, self.works.len())
+        format!(
+            "{here}; {} of {} nodes are done",
+            self.done,
+            self.works.len()
+        )
     }
 }
 
@@ -159,7 +167,10 @@ pub fn not_whole(status: &StatusReport) -> Vec<String> {
             why.push(format!("{} has no owner", g.name));
         }
         let phase = g.services.as_ref().map_or("", |s| s.phase.as_str());
-        if matches!(phase, "stuck" | "failed" | "blocked" | "starting" | "stopping") {
+        if matches!(
+            phase,
+            "stuck" | "failed" | "blocked" | "starting" | "stopping"
+        ) {
             why.push(format!("the services of {} are {phase}", g.name));
         }
     }
@@ -173,7 +184,10 @@ pub fn not_without(status: &StatusReport, node: &str) -> Option<String> {
         return Some(format!("there is no node {node:?}"));
     };
     if !matches!(n.state, NodeState::Me | NodeState::Alive) {
-        return Some(format!("{node} is {}: it cannot be drained", n.state.name()));
+        return Some(format!(
+            "{node} is {}: it cannot be drained",
+            n.state.name()
+        ));
     }
     let others = status
         .nodes
@@ -260,7 +274,11 @@ pub fn look(status: &StatusReport, p: &Progress) -> Look {
 pub fn argv(p: &Progress, node: &str, me: &str) -> Vec<String> {
     let line = match p.command.as_slice() {
         [one] => one.clone(),
-        words => words.iter().map(|w| quoted(w)).collect::<Vec<_>>().join(" "),
+        words => words
+            .iter()
+            .map(|w| quoted(w))
+            .collect::<Vec<_>>()
+            .join(" "),
     };
     let mut argv = if node == me {
         vec!["/bin/sh".to_owned(), "-c".to_owned()]
@@ -297,7 +315,11 @@ mod tests {
         let node = |id: u8| NodeStatus {
             name: format!("n{id}"),
             id,
-            state: if id == 2 { NodeState::Me } else { NodeState::Alive },
+            state: if id == 2 {
+                NodeState::Me
+            } else {
+                NodeState::Alive
+            },
             role: if id == 3 { Role::Witness } else { Role::Member },
             voting: true,
             incarnation: Some(10 + u64::from(id)),
@@ -338,8 +360,16 @@ mod tests {
             p.advance();
         }
         let expected = [
-            "n1 Drain", "n1 Command", "n1 Back", "n1 Undrain", "n3 Command", "n3 Back",
-            "n2 Drain", "n2 Command", "n2 Back", "n2 Undrain",
+            "n1 Drain",
+            "n1 Command",
+            "n1 Back",
+            "n1 Undrain",
+            "n3 Command",
+            "n3 Back",
+            "n2 Drain",
+            "n2 Command",
+            "n2 Back",
+            "n2 Undrain",
         ];
         assert_eq!(seen, expected);
         assert_eq!(p.sentence(), "all nodes are done");
@@ -352,7 +382,10 @@ mod tests {
         p.incarnation = Some(7);
         let text = serde_json::to_string(&p).unwrap();
         assert_eq!(serde_json::from_str::<Progress>(&text).unwrap(), p);
-        assert!(p.sentence().contains("n1 is out of use; the command may have run"));
+        assert!(
+            p.sentence()
+                .contains("n1 is out of use; the command may have run")
+        );
         // What was known of one node is not taken for the next.
         (0..3).for_each(|_| p.advance());
         assert_eq!((p.done, p.incarnation), (1, None));
@@ -366,8 +399,14 @@ mod tests {
             change(&mut s);
             not_whole(&s).join("; ")
         };
-        assert_eq!(broken(|s| s.nodes[0].state = NodeState::Silent), "n1 is silent");
-        assert_eq!(broken(|s| s.nodes[2].voting = false), "n3 does not vote yet");
+        assert_eq!(
+            broken(|s| s.nodes[0].state = NodeState::Silent),
+            "n1 is silent"
+        );
+        assert_eq!(
+            broken(|s| s.nodes[2].voting = false),
+            "n3 does not vote yet"
+        );
         assert_eq!(broken(|s| s.nodes[1].drained = true), "n2 is drained");
         assert_eq!(broken(|s| s.paused = true), "the cluster is paused");
         assert_eq!(broken(|s| s.groups[0].owner = None), "web has no owner");
@@ -385,7 +424,10 @@ mod tests {
         let mut s = status();
         s.nodes[2].state = NodeState::Silent;
         let why = not_without(&s, "n1").unwrap();
-        assert!(why.contains("only 1 voters are left, and 2 are needed"), "{why}");
+        assert!(
+            why.contains("only 1 voters are left, and 2 are needed"),
+            "{why}"
+        );
         assert!(not_without(&s, "n3").unwrap().contains("silent"));
         assert!(not_without(&s, "n9").unwrap().contains("no node"));
     }
