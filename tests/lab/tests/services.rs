@@ -160,7 +160,7 @@ fn resource(dir: &Path, name: &str, more: &str) -> String {
 fn second(more: &str) -> String {
     format!(
         "\n[[group]]\nname = \"late\"\nid = 1\nprefer = [\"n1\", \"n2\", \"n3\"]\n{more}\n\
-         [[group.vip]]\naddress = \"10.77.0.201\"\ndevice = \"eth0\"\n"
+         [[group.vip]]\naddress = \"10.77.0.101\"\ndevice = \"eth0\"\n"
     )
 }
 
