@@ -271,6 +271,8 @@ impl Runner {
         }
         if w.clears != self.clears {
             self.clears = w.clears;
+            // Should it fail once more, that is news.
+            self.stuck_told = None;
             self.failures.clear();
             (self.start_at, self.stop_at, self.stuck, self.broken) = (None, None, None, None);
         }

@@ -41,6 +41,14 @@ impl Supervisor {
             CoreEvent::Cleared { group } => {
                 self.services.clear(*group);
             }
+            // Cleared on whichever node: what would not stop here is tried again at once, not when it is due.
+            CoreEvent::Stuck {
+                group,
+                node,
+                on: false,
+            } if *node == self.me => {
+                self.services.clear(*group);
+            }
             _ => {}
         }
     }
