@@ -166,6 +166,25 @@ impl Supervisor {
         }
     }
 
+    /// The last word counts, and it may be that of an owner before: its "idle" crosses the new one's "running". Whoever
+    /// waits for the group would wait for ever.
+    pub(super) fn repeat_phases(&mut self) {
+        let mut commands = Vec::new();
+        let snapshot = self.rt.snapshot.read();
+        for group in snapshot.owned.iter() {
+            let Some(phase) = self.services.phase(group).map(core_phase) else {
+                continue;
+            };
+            let said = snapshot.phases[usize::from(group)];
+            if said != (self.me, phase) && said != (self.me, agent_core::Phase::Stuck) {
+                commands.push(Command::Phase { group, phase });
+            }
+        }
+        for command in commands {
+            self.command(command, Box::new(|_| {}));
+        }
+    }
+
     /// This node is to give a group up: its services are stopped first.
     pub(super) fn stop_services(&mut self, group: u8, epoch: u64, to: u8) {
         if !self.services.leave(group, epoch) {

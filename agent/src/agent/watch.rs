@@ -125,6 +125,7 @@ impl Supervisor {
             let _ = self.rt.send(RtCommand::Reopen { anew: false });
         }
         self.say_unsent();
+        self.repeat_phases();
         self.check_fitness();
         let drafts = self.narrator.tick(boottime_ns());
         self.record(drafts);
