@@ -100,6 +100,7 @@ pub fn healthy() -> StatusReport {
             node(1, NodeState::Me, None),
             node(2, NodeState::Alive, Some(4)),
             NodeStatus {
+                voting: true,
                 role: Role::Witness,
                 ..node(3, NodeState::Alive, Some(7))
             },
