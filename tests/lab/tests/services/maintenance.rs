@@ -1,9 +1,15 @@
 //! `heartline plan --node-down` and `heartline maintain`.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use heartline_lab::{agent, exec, interrupt::until};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::{LATE, POLL, another, app, nothing, resource, runs, with_services};
@@ -180,6 +186,62 @@ fn maintenance_of_all_goes_on_after_it_was_stopped() -> Result<()> {
         );
         rig.cluster.agent("n3")?.cli_ok(&["undrain", "n3"])?;
         t.never_both("app")?;
+        rig.settle()
+    })
+}
+
+#[test]
+fn one_at_a_time_and_ctrl_c_says_how_to_go_on() -> Result<()> {
+    with_services(app, nothing, |rig, t| {
+        let old = runs(rig, "web", "")?;
+        let socket = rig.cluster.agent(&old)?.socket();
+        let (state, begun) = (t.path("state").display().to_string(), t.path("begun"));
+        let line = format!("touch {}; sleep 3", begun.display());
+        let with = [
+            "maintain",
+            "--state-dir",
+            &state,
+            "--settle",
+            "500ms",
+            "--timeout",
+            "60s",
+        ];
+        let args = [&with[..], &[&old, "--", &line]].concat();
+        let mut command = Command::new(agent::binary()?);
+        command
+            .args(&args)
+            .env("HEARTLINE_SOCKET", &socket)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let child = command.spawn()?;
+        ensure!(
+            until(LATE, POLL, || Ok(begun.exists()))?,
+            "the command did not run"
+        );
+        let out = slow_cli(&socket, &args)?;
+        ensure!(
+            out.code == Some(1) && out.stderr.contains("under way already"),
+            "{out:?}"
+        );
+        exec::signal(child.id(), Signal::SIGINT)?;
+        let out = child.wait_with_output()?;
+        let said = String::from_utf8_lossy(&out.stderr);
+        ensure!(
+            out.status.code() == Some(1)
+                && said.contains(&format!(
+                    "interrupted\nmaintenance has stopped: {old} is out of use"
+                ))
+                && said.contains("--resume with --rerun or --skip-command"),
+            "{said}"
+        );
+        let out = slow_cli(
+            &socket,
+            &[&with[..], &["--resume", "--skip-command"]].concat(),
+        )?;
+        ensure!(
+            out.code == Some(0) && out.stdout.contains(&format!("{old} is back in use")),
+            "{out:?}"
+        );
         rig.settle()
     })
 }
