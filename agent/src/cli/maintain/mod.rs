@@ -1,6 +1,6 @@
 //! `heartline maintain`: out of use, command, back, into use again; one node, or all of them one after the other.
 //!
-//! How far it has come is in a file before each step, so that it can go on after a reboot of the very machine it runs on.
+//! How far it has come is in a file before each step, so that it can go on after a reboot of the machine it runs on.
 
 mod steps;
 
@@ -102,8 +102,8 @@ pub(super) async fn run(args: Args, client: Client) -> Result<(), Failure> {
         }
         Err(failure) => {
             let text = format!(
-                "{failure}\nmaintenance has stopped: {}\ngo on: heartline maintain --resume{}\nor give it up: heartline maintain --forget, \
-                 and heartline undrain what is drained",
+                "{failure}\nmaintenance has stopped: {}\ngo on: heartline maintain --resume{}\n\
+                 or give it up: heartline maintain --forget, and heartline undrain what is drained",
                 m.progress.sentence(),
                 if m.progress.step == Step::Command {
                     " with --rerun or --skip-command"

@@ -1,4 +1,4 @@
-//! What maintenance does next, and whether a cluster is fit for it: pure functions of status and of what was done so far.
+//! What maintenance does next, and whether a cluster is fit for it: pure functions of status and of what was done.
 
 use serde::{Deserialize, Serialize};
 
@@ -268,8 +268,8 @@ pub fn look(status: &StatusReport, p: &Progress) -> Look {
     Look::Fine { new }
 }
 
-/// The program and arguments that run the command on a node: a line for a shell, the same on all nodes. A way to another
-/// node gets it as its last argument, as ssh(1) needs it; a command of one word is such a line already.
+/// The program and arguments that run the command on a node: a line for a shell, the same on all nodes. A way to
+/// another node gets it as its last argument, as ssh(1) needs it; a command of one word is such a line already.
 #[must_use]
 pub fn argv(p: &Progress, node: &str, me: &str) -> Vec<String> {
     let line = match p.command.as_slice() {

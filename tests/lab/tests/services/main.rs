@@ -1,5 +1,5 @@
 //! Services behind the group, with real agents: scripts that say in one file what they do on which node, in the order
-//! in which it happens (all nodes are on one machine, so that one file has one order). No times are asserted. Needs root.
+//! in which it happens (all nodes are on one machine, so one file has one order). No times are asserted. Needs root.
 
 mod groups;
 mod maintenance;
