@@ -6,7 +6,10 @@ use agent_core::{
     Command, Event as CoreEvent,
     action::{Gain, GainReason},
 };
-use agent_services::group::{Phase, Report, What};
+use agent_services::{
+    group::{Phase, Report, What},
+    resource::{Kind, Resource},
+};
 
 use super::{services, supervise::Supervisor};
 use crate::events::{Draft, EventKind};
@@ -29,8 +32,33 @@ impl Supervisor {
             }
         }
         self.services.set(&self.config, self.me, owned);
+        if at_start {
+            self.warn_shut_off();
+        }
         self.hooks.set(&self.config.hooks, &self.log);
         self.review_holds();
+    }
+
+    /// What is mounted in a name space of the agent's own is mounted for nobody else.
+    fn warn_shut_off(&self) {
+        let acts_itself = |r: &Resource| !matches!(r.kind, Kind::Systemd { .. });
+        let mut resources = self
+            .config
+            .groups
+            .iter()
+            .flat_map(|g| &g.services.resources);
+        let Some(first) = resources.find(|r| acts_itself(r)) else {
+            return;
+        };
+        let space = |of: &str| fs::read_link(format!("/proc/{of}/ns/mnt")).ok();
+        if space("self") != space("1") {
+            let text = format!(
+                "{} acts on the machine itself, and this agent has mounts of its own: install config/heartline-services.conf \
+                 as /etc/systemd/system/heartline.service.d/services.conf",
+                first.name
+            );
+            self.record(vec![Draft::new(EventKind::ServiceTrouble, text)]);
+        }
     }
 
     /// What an event of the core means for services.

@@ -406,6 +406,7 @@ impl Supervisor {
         )]);
         // What runs here is stopped first, each resource within its own time.
         let stops = self.services.longest_stop();
+        self.notifier.extend_timeout(HANDOVER + stops);
         *ending = Ending::Leaving(Instant::now() + HANDOVER + stops);
         self.command(Command::Leave, Box::new(|_| {}));
     }
