@@ -71,6 +71,9 @@ impl Supervisor {
                     }),
                 );
             }
+            Ask::Scores(group, tell) => {
+                let _ = tell.send(self.scores(group));
+            }
             Ask::NodeDown(node, tell) => {
                 let _ = tell.send(self.foresee(node));
             }

@@ -7,7 +7,11 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     control::{
         Backend, MoveAccepted, Pending, Target,
-        proto::{CONTROL_VERSION, Code, Done, NodeDown, Pong, Refusal, ReloadReply, StatusReport},
+        explain::explain,
+        proto::{
+            CONTROL_VERSION, Code, Done, ExplainReport, NodeDown, NodeScore, Pong, Refusal,
+            ReloadReply, StatusReport,
+        },
     },
     events::EventLog,
     net::rt::boottime_ns,
@@ -25,6 +29,8 @@ pub enum Ask {
     Clear(u8, bool, oneshot::Sender<Result<(), Refusal>>),
     /// What would become of the groups without a node.
     NodeDown(u8, oneshot::Sender<Result<NodeDown, Refusal>>),
+    /// What placement finds of each node for a group.
+    Scores(u8, oneshot::Sender<Vec<NodeScore>>),
     /// Hands off, or on again.
     Pause(bool, oneshot::Sender<Result<bool, Refusal>>),
     /// Planned restart.
@@ -126,6 +132,18 @@ impl Backend for AgentBackend {
                 ),
                 moving: Vec::new(),
             })
+        })
+    }
+
+    fn explain(&self, group: Target) -> Pending<'_, ExplainReport> {
+        Box::pin(async move {
+            let status = self.status().await?;
+            let mut report = explain(&status, &group.name).ok_or_else(|| {
+                let text = format!("there is no group {:?}", group.name);
+                Refusal::new(Code::UnknownGroup, text)
+            })?;
+            report.scores = self.ask(|tell| Ask::Scores(group.id, tell)).await?;
+            Ok(report)
         })
     }
 

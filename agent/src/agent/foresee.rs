@@ -3,13 +3,13 @@
 use agent_core::{
     CoreConfig, Fitness, Phase,
     links::Links,
-    placement::{Candidate, Cluster, Facts, Reason},
+    placement::{Candidate, Cluster, Exclusion, Facts, Reason},
 };
 
 use super::{setup::core_config, snapshot::Snapshot, supervise::Supervisor};
 use crate::{
     config::{self, Config},
-    control::proto::{Code, NodeDown, NodeDownGroup, Refusal},
+    control::proto::{Code, NodeDown, NodeDownGroup, NodeScore, Refusal},
 };
 
 /// Soft state as the snapshot has it. Wishes are not in it: a wish counts for where a group is already.
@@ -62,6 +62,51 @@ fn places(cfg: &CoreConfig, links: &Links, seen: &Snapshot, down: u8) -> Vec<(u8
         (g, d.target, d.reason)
     });
     decided.collect()
+}
+
+/// What placement finds of each node as the place of a group.
+fn scores(config: &Config, me: u8, seen: &Snapshot, group: u8) -> Vec<NodeScore> {
+    let cfg = core_config(config, me);
+    let links = Links::new(&cfg);
+    let cluster = Cluster {
+        cfg: &cfg,
+        links: &links,
+        nodes: &seen.nodes,
+        owner: &seen.owner,
+        paused: seen.paused,
+        facts: Seen(seen),
+    };
+    let d = cluster.decide(group);
+    let score = |n: &config::Node| {
+        let s = d.scores.get(usize::from(n.id).wrapping_sub(1))?;
+        Some(NodeScore {
+            node: n.name.clone(),
+            target: d.target == n.id,
+            excluded: s.excluded.map(|why| excluded(why).to_owned()),
+            unable: s.unable.into(),
+            apart: s.apart.into(),
+            preference: s.preference.into(),
+            load: s.load.into(),
+        })
+    };
+    config.nodes.iter().filter_map(score).collect()
+}
+
+const fn excluded(why: Exclusion) -> &'static str {
+    match why {
+        Exclusion::NotAMember => "it is no member",
+        Exclusion::Witness => "it is a witness",
+        Exclusion::NotListed => "the group's `prefer` does not name it",
+        Exclusion::NotAlive => "it is not heard",
+        Exclusion::Drained => "it is drained",
+        Exclusion::Leaving => "its agent is stopping",
+        Exclusion::Waiting => "it does not vote yet",
+        Exclusion::Unfit => "it is unfit: no carrier, or no gate",
+        Exclusion::Doubtful => "a target does not answer it: only where all are so",
+        Exclusion::Failed => "the group failed there: only where there is nowhere else",
+        Exclusion::NoRoom => "its capacity does not suffice",
+        Exclusion::Follows => "the group that it goes with is not there",
+    }
 }
 
 /// What would follow if `down` were gone, as this node sees the cluster.
@@ -182,5 +227,9 @@ fn sentence(reason: Reason, g: &config::Group, config: &Config) -> String {
 impl Supervisor {
     pub(super) fn foresee(&mut self, down: u8) -> Result<NodeDown, Refusal> {
         node_down(&self.config, self.me, self.rt.snapshot.read(), down)
+    }
+
+    pub(super) fn scores(&mut self, group: u8) -> Vec<NodeScore> {
+        scores(&self.config, self.me, self.rt.snapshot.read(), group)
     }
 }

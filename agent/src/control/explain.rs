@@ -27,6 +27,7 @@ pub fn explain(status: &StatusReport, group: &str) -> Option<ExplainReport> {
         desired,
         why,
         elsewhere,
+        scores: Vec::new(),
     })
 }
 

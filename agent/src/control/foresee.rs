@@ -39,3 +39,24 @@ pub struct NodeDownGroup {
     /// If the node falls silent, somebody must say that the group is stopped there before it starts.
     pub waits_for_word: bool,
 }
+
+/// How a node does as the place of a group, by the order in which it counts: what excludes it, groups that could not follow,
+/// groups to be kept from, place in `prefer`, groups there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeScore {
+    /// The node.
+    pub node: String,
+    /// Placement wants the group there.
+    pub target: bool,
+    /// Why it cannot have the group; nothing if it can.
+    pub excluded: Option<String>,
+    /// So many of the groups that follow this one cannot run there.
+    pub unable: u32,
+    /// So many groups are there that this one should be kept from.
+    pub apart: u32,
+    /// Place in the order of preference, from 1; 0: not in it.
+    pub preference: u32,
+    /// Groups that it owns.
+    pub load: u32,
+}

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::services::ServicesStatus;
+use super::{foresee::NodeScore, services::ServicesStatus};
 use serde::{Deserialize, Serialize};
 
 pub use super::takeover::*;
@@ -89,6 +89,9 @@ pub struct ExplainReport {
     pub why: Vec<String>,
     /// Why not elsewhere, in the order of preference.
     pub elsewhere: Vec<NotThere>,
+    /// What placement found of each node, by id.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub scores: Vec<NodeScore>,
 }
 
 /// Why a group is not on a node.

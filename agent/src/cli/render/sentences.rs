@@ -33,7 +33,48 @@ pub fn explain(report: &ExplainReport, style: &Style) -> String {
         ]);
     }
     text.push_str(&lines(&table));
+    if !report.scores.is_empty() {
+        text.push_str("\nPlacement (what counts first stands first):\n");
+        text.push_str(&scores(report, style));
+    }
     text
+}
+
+fn scores(report: &ExplainReport, style: &Style) -> String {
+    let mut table = style.table();
+    let head = [
+        "NODE",
+        "CAN",
+        "CANNOT FOLLOW",
+        "KEPT FROM",
+        "PREFERENCE",
+        "GROUPS",
+    ];
+    table.set_header(head.map(|name| style.cell(name, Tone::Dim)));
+    for s in &report.scores {
+        let name = if s.target {
+            format!("{} {}", style.symbol(Symbol::Arrow), clean(&s.node))
+        } else {
+            format!("  {}", clean(&s.node))
+        };
+        let (can, tone) = match &s.excluded {
+            None => ("yes".to_owned(), Tone::Good),
+            Some(why) => (format!("no: {}", clean(why)), Tone::Warn),
+        };
+        let place = match s.preference {
+            0 => "-".to_owned(),
+            n => n.to_string(),
+        };
+        table.add_row([
+            style.cell(name, Tone::Strong),
+            style.cell(can, tone),
+            style.cell(s.unable.to_string(), Tone::Plain),
+            style.cell(s.apart.to_string(), Tone::Plain),
+            style.cell(place, Tone::Plain),
+            style.cell(s.load.to_string(), Tone::Plain),
+        ]);
+    }
+    lines(&table)
 }
 
 /// The answer to `move`.
