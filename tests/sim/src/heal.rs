@@ -156,7 +156,14 @@ impl World {
                 } else {
                     2
                 };
-                if worst > most || self.check.longest_outage > 5 * self.o.unit() {
+                // Fitness that changes in the instant of a release: who was to have the group defers, and the next one waits for
+                // its turn (seed 33753).
+                let turn = if self.o.services.is_some() {
+                    2 * (self.o.timing.takeover - self.o.timing.lease)
+                } else {
+                    0
+                };
+                if worst > most || self.check.longest_outage > 5 * self.o.unit() + turn {
                     let text = format!(
                         "up to {worst} changes of owner, {:.3} ms without one",
                         self.check.longest_outage as f64 / 1e6
