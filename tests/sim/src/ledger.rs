@@ -125,11 +125,10 @@ impl World {
         let ledger = &mut self.ledgers[i % MAX_NODES];
         ledger
             .enter(told, t, |p| {
-                let its = |l: &Life| (l.id, l.incarnation) == (p.to, p.incarnation);
-                let gone = |l: Life| p.cv != l.run_cv && p.cv < l.cv_max;
-                // One that was rolled back has ended more than once (seed 36870): its last end counts.
-                let last = ended.iter().copied().rfind(its);
-                nodes.iter().map(Life::of).find(its).or(last).is_some_and(gone)
+                let now = nodes.iter().map(Life::of);
+                now.chain(ended.iter().copied())
+                    .find(|l| (l.id, l.incarnation) == (p.to, p.incarnation))
+                    .is_some_and(|l| p.cv != l.run_cv && p.cv < l.cv_max)
             })
             .map_err(|over| {
                 let text = format!(
