@@ -52,14 +52,7 @@ impl World {
         let held = n.sh.run_set.load();
         let before = Life::of(n);
         f(&mut core, now);
-        if n.sh.incarnation.load() != before.incarnation {
-            // It started afresh, and had dropped everything before.
-            self.ended.push(Life {
-                run_cv: u64::MAX,
-                cv_max: u64::MAX,
-                ..before
-            });
-        }
+        self.started_afresh(i, before);
         let n = &mut self.nodes[i];
         if let Some(down) = n.kill_next.take() {
             say!(self, "n{} dies in a call", i + 1);

@@ -95,6 +95,17 @@ impl World {
         self.ended.push(life);
     }
 
+    /// Has a step ended an incarnation? Who starts afresh has dropped everything before.
+    pub(crate) fn started_afresh(&mut self, i: usize, before: Life) {
+        if self.nodes[i].sh.incarnation.load() != before.incarnation {
+            self.ended.push(Life {
+                run_cv: u64::MAX,
+                cv_max: u64::MAX,
+                ..before
+            });
+        }
+    }
+
     /// A voter's ack or grant leaves: it must not go over another promise of its that stands.
     #[inline]
     pub(crate) fn promised(&mut self, i: usize, m: &Message) -> Result<(), Violation> {

@@ -18,6 +18,7 @@ use agent_core::{Action, Core, CoreConfig, NodeConfig, Now, Timing};
 
 use crate::{
     call::CoreOf,
+    ledger::Life,
     world::{World, say},
 };
 
@@ -74,6 +75,7 @@ impl World {
             // A step of the agent inside the kernel's half.
             let at = 1 + self.rng_late.below(24) as u32;
             say!(self, "n{} takes a step before access {at} of:", i + 1);
+            let before = Life::of(&self.nodes[i]);
             let core = Rc::new(RefCell::new(self.nodes[i].core.take()));
             let inside = Rc::clone(&core);
             race::arm(
@@ -89,6 +91,7 @@ impl World {
                 step();
             }
             self.nodes[i].core = core.take();
+            self.started_afresh(i, before);
             self.arrived(i, from, m, verdict);
             // What the step wants done.
             self.call(i, |_, _| ());
