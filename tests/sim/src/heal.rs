@@ -105,14 +105,15 @@ impl World {
                 false
             }
             1 => {
+                // Where a clock is behind another or was set back, what was said before wins over what is said now, and may come
+                // late: people see that a node is drained and say it again (seed 47067).
+                let core = self.nodes[0].core.as_ref();
+                let left = |key| core.is_some_and(|c| c.soft(key) != 0);
+                if left(Key::Pause) || (1..=self.o.shape.nodes).any(|id| left(Key::Drain(id))) {
+                    self.all_wanted();
+                }
                 if self.o.services.is_some() {
-                    // Where a clock was set back, what was said before wins over what is said now.
                     self.all_fit();
-                    let core = self.nodes[0].core.as_ref();
-                    let left = |key| core.is_some_and(|c| c.soft(key) != 0);
-                    if left(Key::Pause) || (1..=self.o.shape.nodes).any(|id| left(Key::Drain(id))) {
-                        self.all_wanted();
-                    }
                     self.mend_services();
                 }
                 if !self.finish_generations() {
