@@ -16,9 +16,10 @@ pub struct Timing {
 }
 
 impl Timing {
-    /// The profile for ordinary LANs.
+    /// The profile for ordinary LANs. Every 12 ms, as the lease of 40 ms outlives two lost heartbeats then as well as at
+    /// 10 ms, which cost a fifth more processor time.
     pub const LAN: Timing = Timing {
-        heartbeat: 10_000_000,
+        heartbeat: 12_000_000,
         lease: 40_000_000,
         takeover: 50_000_000,
         max_promise: 10_000_000_000,

@@ -122,7 +122,7 @@ fn a_halted_voter_grants_no_parked_ask() {
     for halted in [false, true] {
         let mut b = Bench::new(3, 1);
         b.command(3, Command::Drain { node: 3, on: true });
-        b.run(30);
+        b.run(3 * b.timing.heartbeat / MS);
         // Node 3 hears nothing of the owner, and node 2 asks shortly before the promise to it ends.
         b.pass = |from, to, m| !(from == 1 && to == 3) && m.kind != Kind::Grant as u8;
         b.freeze(2, true);

@@ -105,11 +105,13 @@ fn the_target_may_change_on_the_way() {
 #[test]
 fn what_cannot_be_stopped_stays_until_it_is_cleared() {
     let mut b = orderly(3, 1);
-    b.run(30);
+    // In step with the heartbeats: a cut counts from the last one.
+    let beat = b.timing.heartbeat / MS;
+    b.run(3 * beat);
     b.command(1, Command::Drain { node: 1, on: true });
     let (epoch, _) = stop(&mut b, 1, 0);
     b.command(1, Command::StopFailed { group: 0, epoch });
-    b.run(1_000);
+    b.run(80 * beat);
     assert!(b.open(1, 0) && b.asked(1).is_empty());
     let stuck = |on| Event::Stuck {
         group: 0,

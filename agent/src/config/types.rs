@@ -115,7 +115,7 @@ impl Profile {
     pub fn timing(self) -> Timing {
         let (heartbeat_us, lease_us, takeover_us) = match self {
             Self::Fast => (1_000, 4_000, 6_000),
-            Self::Lan => (10_000, 40_000, 50_000),
+            Self::Lan => (12_000, 40_000, 50_000),
             Self::Wan => (100_000, 800_000, 1_000_000),
         };
         Timing {

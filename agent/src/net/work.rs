@@ -21,7 +21,7 @@ use super::{NetEvent, NetStats, RENEW_INTERVAL_NS, Text, messages};
 const PACE_NS: u64 = 1_000_000;
 /// Rest between two batches of removals of a lost group, ns. Nothing waits for them, since the gate is shut; the kernel's
 /// RTNL lock, which they hold, others wait for.
-const REMOVAL_PACE_NS: u64 = 4_000_000;
+const REMOVAL_PACE_NS: u64 = 10_000_000;
 /// How often a slice is tried on a full transmit queue before it is left out.
 const FULL_TRIES: u32 = 50;
 

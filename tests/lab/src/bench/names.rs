@@ -26,7 +26,7 @@ impl System {
 /// How it is set up: a profile of Heartline, or keepalived's interval between advertisements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Setting {
-    /// 10 ms heartbeats; the default.
+    /// 12 ms heartbeats; the default.
     Lan,
     /// 1 ms heartbeats.
     Fast,
