@@ -26,11 +26,11 @@ fn impossible_timings_name_both_sides() {
     );
     config(&timed("lease = \"100ms\"\ntakeover = \"123000001ns\""));
     refused(
-        &timed("lease = \"19ms\""),
+        &timed("lease = \"23ms\""),
         "timing-lease",
-        &["lease 19ms", "heartbeat 10ms (profile lan)", "2 *"],
+        &["lease 23ms", "heartbeat 12ms (profile lan)", "2 *"],
     );
-    config(&timed("lease = \"20ms\""));
+    config(&timed("lease = \"24ms\""));
     refused(
         &timed("heartbeat = \"0s\""),
         "timing-heartbeat",
