@@ -107,13 +107,21 @@ impl World {
             1 => {
                 // Where a clock is behind another or was set back, what was said before wins over what is said now, and may come
                 // late: people see that a node is drained and say it again (seed 47067).
-                let core = self.nodes[0].core.as_ref();
+                let (core, shape) = (self.nodes[0].core.as_ref(), self.o.shape);
                 let left = |key| core.is_some_and(|c| c.soft(key) != 0);
-                if left(Key::Pause) || (1..=self.o.shape.nodes).any(|id| left(Key::Drain(id))) {
+                let unfit = |node| {
+                    let mut keys = shape.group_ids().map(|group| Key::Unfit { node, group });
+                    keys.any(left)
+                };
+                let unfit = (1..=shape.nodes).any(unfit);
+                if left(Key::Pause) || (1..=shape.nodes).any(|id| left(Key::Drain(id))) {
                     self.all_wanted();
                 }
-                if self.o.services.is_some() {
+                // So does each agent, of itself, as long as it finds something else said (seed 97176).
+                if self.o.services.is_some() || unfit {
                     self.all_fit();
+                }
+                if self.o.services.is_some() {
                     self.mend_services();
                 }
                 if !self.finish_generations() {

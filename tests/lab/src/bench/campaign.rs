@@ -1,5 +1,6 @@
 //! All runs of one setting: some labs side by side take jobs from one list. A lab in which something went wrong is
-//! taken down and raised anew; what fails again is told, and left out of the figures.
+//! taken down and raised anew; what fails again is told, and left out of the figures. A run in which the prober itself
+//! stood still tells of the machine: it is set aside, counted, and measured again, whichever system it was of.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -18,6 +19,8 @@ use crate::interrupt;
 
 /// Attempts at one run.
 const TRIES: usize = 2;
+/// Times that one run is set aside because the machine stood still; the next one counts as it is.
+pub(super) const SET_ASIDE: usize = 2;
 
 /// What is to be measured of one setting.
 #[derive(Clone, Debug)]
@@ -41,6 +44,8 @@ pub struct Failure {
 pub(super) struct Outcome {
     pub ones: Vec<One>,
     pub failures: Vec<Failure>,
+    /// Runs that were measured again because the machine stood still.
+    pub set_aside: usize,
 }
 
 impl Plan {
@@ -160,9 +165,15 @@ fn lane(plan: &Plan, shared: &Mutex<Shared>, progress: &Progress) -> Result<()> 
         let next = lock(shared).queue.pop_front();
         let Some(fault) = next else { return Ok(()) };
         let mut last = None;
-        for _ in 0..TRIES {
+        let (mut tries, mut set_aside) = (0, 0);
+        while tries < TRIES {
             let result = attempt(&mut subject, plan.setting, fault);
             interrupt::check()?;
+            if set_aside < SET_ASIDE && result.as_ref().is_ok_and(says_nothing) {
+                set_aside += 1;
+                continue;
+            }
+            tries += 1;
             last = Some(result);
             if matches!(last, Some(Ok(_))) {
                 break;
@@ -177,6 +188,7 @@ fn lane(plan: &Plan, shared: &Mutex<Shared>, progress: &Progress) -> Result<()> 
             }
         }
         let mut shared = lock(shared);
+        shared.outcome.set_aside += set_aside;
         match last {
             Some(Ok((one, healed))) => {
                 if fault == Fault::Heal {
@@ -206,6 +218,12 @@ fn lane(plan: &Plan, shared: &Mutex<Shared>, progress: &Progress) -> Result<()> 
             plan.estimate(fault) / runs as f64,
         );
     }
+}
+
+/// Did the prober stand still in it? Two owners are never set aside.
+fn says_nothing((one, healed): &(One, Option<One>)) -> bool {
+    let both = || std::iter::once(one).chain(healed);
+    both().any(|one| one.prober_stalled) && both().all(|one| one.dual_ms == 0.0)
 }
 
 fn lock(shared: &Mutex<Shared>) -> std::sync::MutexGuard<'_, Shared> {
@@ -286,6 +304,20 @@ mod tests {
         assert_eq!(jobs, [(Fault::Heal, 10), (Fault::Move, 10)]);
         let jobs = plan(Setting::Lan, &[Fault::SilentCut]).jobs();
         assert_eq!(jobs, [(Fault::SilentCut, 10)]);
+    }
+
+    #[test]
+    fn a_run_of_a_machine_that_stood_still_is_set_aside_but_never_two_owners() {
+        let one = |stalled, dual_ms| One {
+            prober_stalled: stalled,
+            dual_ms,
+            ..super::super::report::tests::one(Setting::Lan, Fault::Heal, 0.0)
+        };
+        assert!(!says_nothing(&(one(false, 0.0), None)));
+        assert!(says_nothing(&(one(true, 0.0), None)));
+        assert!(says_nothing(&(one(false, 0.0), Some(one(true, 0.0)))));
+        assert!(!says_nothing(&(one(true, 2.0), None)));
+        assert!(!says_nothing(&(one(true, 0.0), Some(one(false, 2.0)))));
     }
 
     #[test]

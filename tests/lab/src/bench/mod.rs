@@ -198,6 +198,7 @@ fn measure_all(options: &Options, settings: &[Setting], with_keepalived: bool) -
         announced: None,
         xdp: None,
         failures: Vec::new(),
+        set_aside: 0,
         seconds: 0.0,
     };
     for plan in &plans {
@@ -222,6 +223,7 @@ fn measure_all(options: &Options, settings: &[Setting], with_keepalived: bool) -
         let outcome = campaign::run(plan, &progress)?;
         results.ones.extend(outcome.ones);
         results.failures.extend(outcome.failures);
+        results.set_aside += outcome.set_aside;
     }
     results.rows = report::rows(&results.ones);
     results.seconds = progress.elapsed().as_secs_f64();

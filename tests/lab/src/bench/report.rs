@@ -76,6 +76,8 @@ pub struct Results {
     pub(super) announced: Option<Announced>,
     pub(super) xdp: Option<XdpCost>,
     pub(super) failures: Vec<Failure>,
+    /// Runs that were measured again because the prober stood still in them.
+    pub(super) set_aside: usize,
     pub(super) seconds: f64,
 }
 
@@ -185,6 +187,7 @@ pub(super) mod tests {
             announced: None,
             xdp: None,
             failures: Vec::new(),
+            set_aside: 0,
             seconds: 1.0,
         }
     }

@@ -81,6 +81,14 @@ pub(super) fn terminal(results: &Results, paint: Paint) -> String {
              and `fast` gives up after 4 ms. runs.json has what the agents said.\n",
         );
     }
+    if results.set_aside > 0 {
+        let _ = writeln!(
+            text,
+            "{} runs without two owners were measured again, up to {} times each, because the prober stood still in them.",
+            results.set_aside,
+            super::campaign::SET_ASIDE
+        );
+    }
     let _ = write!(text, "\n{}\n", paint.bold("Targets"));
     for target in targets::all(results) {
         let (sign, seen) = match target.verdict {
