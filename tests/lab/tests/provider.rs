@@ -5,8 +5,9 @@ use std::time::Duration;
 use heartline_lab::{
     interrupt,
     provider::{
-        fault::{self, Fault},
+        fault::{self, Fault, Row},
         rig::{AGENT, HANDOVER, Provider, Service},
+        setup,
     },
 };
 
@@ -24,18 +25,21 @@ fn services_follow_their_vips_through_faults_and_a_reboot() {
 fn story(provider: &mut Provider) -> anyhow::Result<()> {
     provider.settled()?;
     provider.cross_check()?;
-    for fault in [Fault::Cut, Fault::Freeze, Fault::Move, Fault::Reboot] {
+    doctor_knows_the_order_of_a_shutdown(provider)?;
+    for fault in [
+        Fault::KillUnit,
+        Fault::UnitDies,
+        Fault::ProbeFails,
+        Fault::Cut,
+        Fault::Freeze,
+        Fault::Move,
+        Fault::Reboot,
+        Fault::Maintenance,
+    ] {
         let step = fault::run(provider, fault)?;
         println!("{step:?}");
         for row in &step.rows {
-            let by = row.felt.by.last();
-            anyhow::ensure!(
-                by.is_some_and(|node| *node != step.node),
-                "{}: {:?} is answered by {by:?} after {} lost it",
-                fault.title(),
-                row.service,
-                step.node
-            );
+            served_by_the_right_one(fault, &step.node, row)?;
         }
         if fault == Fault::Reboot {
             handed_over_first(provider, &step.node)?;
@@ -62,6 +66,79 @@ fn story(provider: &mut Provider) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Who serves afterwards, and what was started for it.
+fn served_by_the_right_one(fault: Fault, node: &str, row: &Row) -> anyhow::Result<()> {
+    let (service, by) = (row.service, row.felt.by.last());
+    anyhow::ensure!(
+        by.is_some() && (!fault.moves(service) || by.is_some_and(|by| by != node)),
+        "{}: {service:?} is answered by {by:?} after {node} lost it",
+        fault.title(),
+    );
+    let stays = match fault {
+        Fault::KillUnit => true,
+        Fault::UnitDies | Fault::ProbeFails => !fault.hits(service),
+        Fault::Cut
+        | Fault::Freeze
+        | Fault::KillAgent
+        | Fault::Move
+        | Fault::Reboot
+        | Fault::Maintenance => false,
+    };
+    anyhow::ensure!(
+        !stays || row.felt.by == [node],
+        "{}: {service:?} was to stay on {node} and was answered by {:?}",
+        fault.title(),
+        row.felt.by
+    );
+    let started = row.own.start_ms > 0.0;
+    anyhow::ensure!(
+        started || service.hot_standby() || stays && fault != Fault::KillUnit,
+        "{}: nobody has started {service:?}",
+        fault.title()
+    );
+    // Whoever reboots starts all at boot; but a hot standby is not started to take over.
+    let restarts = matches!(fault, Fault::Cut | Fault::Freeze | Fault::Move);
+    anyhow::ensure!(
+        !(started && restarts && service.hot_standby()),
+        "{}: {service:?} ran and was started all the same",
+        fault.title()
+    );
+    Ok(())
+}
+
+/// Without the drop-in it names the unit that only Heartline starts, and with it nothing.
+fn doctor_knows_the_order_of_a_shutdown(provider: &mut Provider) -> anyhow::Result<()> {
+    let machine = &provider.machines[0];
+    let shutdown = || -> anyhow::Result<Vec<serde_json::Value>> {
+        let out = machine.run(&["/usr/bin/heartline", "doctor", "--json"])?;
+        let all: serde_json::Value = serde_json::from_str(&out.stdout)?;
+        let all = all.as_array().cloned().unwrap_or_default();
+        let about = |finding: &serde_json::Value| {
+            finding["what"].as_str().is_some_and(|what| what.starts_with("shutdown"))
+        };
+        Ok(all.into_iter().filter(about).collect())
+    };
+    let good = shutdown()?;
+    anyhow::ensure!(
+        good.len() == 3 && good.iter().all(|finding| finding["level"] == "ok"),
+        "{good:#?}"
+    );
+    machine.run_ok(&["mv", setup::ORDER, "/root/order.conf"])?;
+    machine.run_ok(&["systemctl", "disable", HANDOVER])?;
+    let bad = shutdown()?;
+    let text = format!("{bad:?}");
+    machine.run_ok(&["mv", "/root/order.conf", setup::ORDER])?;
+    machine.run_ok(&["systemctl", "enable", HANDOVER])?;
+    machine.run_ok(&["systemctl", "daemon-reload"])?;
+    anyhow::ensure!(
+        text.contains("heartline-handover.service is not enabled")
+            && text.contains("kamailio.service may be stopped before")
+            && !text.contains("unbound.service may"),
+        "{bad:#?}"
+    );
+    Ok(())
+}
+
 /// The node's last life: the handover was over before any service was told to stop.
 fn handed_over_first(provider: &mut Provider, node: &str) -> anyhow::Result<()> {
     let journal = provider.machine(node)?.run_ok(&[
@@ -83,10 +160,11 @@ fn handed_over_first(provider: &mut Provider, node: &str) -> anyhow::Result<()> 
         "{HANDOVER} was not stopped:\n{journal}"
     );
     for service in Service::ALL {
+        // What is the owner's alone has been stopped by the agent, as part of it.
         let stopping = at(format!("Stopping {}", service.unit()));
         anyhow::ensure!(
-            stopping.is_some_and(|stopping| Some(stopping) > handed_over),
-            "{} stopped before the handover was done:\n{journal}",
+            stopping.is_some() && (stopping > handed_over) == service.hot_standby(),
+            "{} stopped too early or too late:\n{journal}",
             service.unit()
         );
     }

@@ -19,7 +19,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::cgroup::Cgroup;
+use super::{cgroup::Cgroup, rig};
 use crate::{
     agent::{self, Caller},
     exec, interrupt,
@@ -110,6 +110,27 @@ impl Machine {
     /// As [`Machine::write`].
     pub fn link(&self, path: &str, target: &str) -> Result<()> {
         Ok(std::os::unix::fs::symlink(target, self.place(path)?)?)
+    }
+
+    /// Takes a file of the image off its disk, before the first boot.
+    ///
+    /// # Errors
+    /// As [`Machine::write`].
+    pub fn remove(&self, path: &str) -> Result<()> {
+        use nix::sys::stat::{Mode, SFlag, mknod};
+        // overlayfs, "whiteouts and opaque directories": such a device hides what lies below.
+        let place = self.place(path)?;
+        mknod(&place, SFlag::S_IFCHR, Mode::empty(), 0)
+            .with_context(|| format!("whiteout {}", place.display()))
+    }
+
+    /// A file of the image.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn from_image(&self, path: &str) -> Result<String> {
+        let path = inside(&self.image, path)?;
+        fs::read_to_string(&path).with_context(|| path.display().to_string())
     }
 
     /// Where a file of its own lies, with the folders above it, open to all as Debian's are.
@@ -258,14 +279,23 @@ impl Machine {
     /// # Errors
     /// The machine is off, or the command does not end in time.
     pub fn run(&self, words: &[&str]) -> Result<exec::Output> {
+        exec::run(self.command(words), "", COMMAND)
+    }
+
+    /// A command that is to run inside.
+    #[must_use]
+    pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new("nsenter");
         command
             .args(["--target", &self.pid1.to_string(), "--all", "--"])
             .args(words)
+            .env_remove("HEARTLINE_SOCKET")
             .env("LC_ALL", "C.UTF-8")
+            .env("HOME", "/root")
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("SYSTEMD_COLORS", "0")
             .env("NO_COLOR", "1");
-        exec::run(command, "", COMMAND)
+        command
     }
 
     /// Runs a command inside that must succeed; returns what it said.
@@ -287,6 +317,15 @@ impl Machine {
         Ok(out.stdout)
     }
 
+    /// Writes a file while it runs, as somebody there would.
+    ///
+    /// # Errors
+    /// As [`Machine::run_ok`].
+    pub fn put(&self, path: &str, text: &str) -> Result<()> {
+        let script = "mkdir -p \"$(dirname \"$0\")\" && printf %s \"$1\" >\"$0\"";
+        self.run_ok(&["sh", "-c", script, path, text]).map(drop)
+    }
+
     /// What calls its agent.
     #[must_use]
     pub fn caller(&self) -> Caller {
@@ -299,11 +338,7 @@ impl Machine {
     /// # Errors
     /// It does not answer.
     pub fn status(&self) -> Result<Value> {
-        let out = self.caller().cli(&["status", "--json"])?;
-        if out.code != Some(0) {
-            bail!("{}: {}", self.name(), out.stderr.trim());
-        }
-        Ok(serde_json::from_str(&out.stdout)?)
+        rig::status(&self.caller()).with_context(|| self.name().to_owned())
     }
 
     /// The process of a unit.

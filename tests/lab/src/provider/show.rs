@@ -13,7 +13,8 @@ pub fn header(paint: Paint) -> String {
         "\n{}\n{}\n",
         paint.bold("Heartline under a provider's services: DNS, RADIUS, web and SIP on three Debian machines"),
         paint.dim(format!(
-            "unbound, freeradius, nginx, kamailio and heartline.service under systemd, hot standby: {}.\n\
+            "unbound, freeradius, nginx (hot standby), kamailio (started by whoever takes over) and heartline.service\n\
+             under systemd, each service with a probe: {}.\n\
              DNS, RADIUS, SIP: a request every 10 ms; web: a new connection every 20 ms, and one kept open.",
             machine()
         )),
@@ -34,7 +35,13 @@ pub fn machine() -> String {
 pub fn columns(paint: Paint) -> String {
     paint.bold(format!(
         "{:<22}{:<9}{:>10}{:>8}{:>8}   {:<36}{}\n",
-        "", "", "outage ms", "asked", "lost", "open connection, new connections", "to reach"
+        "",
+        "",
+        "outage ms",
+        "asked",
+        "lost",
+        "open connection, new ones; own times",
+        "to reach"
     ))
 }
 
@@ -55,7 +62,20 @@ pub fn step(step: &Step, paint: Paint) -> String {
         text += &left;
         text += &line(row, paint);
     }
+    if step.fault.planned() && step.rows.iter().any(|row| row.felt.lost > 0) {
+        text += &paint.dim(format!("{:<22}dropped by the gates: {}\n", "", gates(step)));
+    }
     text
+}
+
+fn gates(step: &Step) -> String {
+    let gates = step.gates.iter().map(|gate| {
+        format!(
+            "{} {} in, {} out",
+            gate.node, gate.dropped_in, gate.dropped_out
+        )
+    });
+    gates.collect::<Vec<_>>().join("; ")
 }
 
 fn owners(step: &Step) -> String {
@@ -78,6 +98,7 @@ fn line(row: &Row, paint: Paint) -> String {
         }
         parts.join("; ")
     });
+    let notes = if tcp.is_empty() { own(row) } else { tcp };
     let mark = match (row.target.is_empty(), row.held) {
         (true, _) => String::new(),
         (false, true) => paint.good(format!("{}  ok", row.target)),
@@ -93,12 +114,24 @@ fn line(row: &Row, paint: Paint) -> String {
         String::new()
     };
     format!(
-        "{:<9}{:>10.1}{:>8}{:>8}   {tcp:<36}{mark}{noise}\n",
+        "{:<9}{:>10.1}{:>8}{:>8}   {notes:<36}{mark}{noise}\n",
         format!("{:?}", row.service).to_lowercase(),
         felt.outage_ms,
         felt.asked,
         felt.lost
     )
+}
+
+/// What the unit itself took, where that is part of the outage.
+fn own(row: &Row) -> String {
+    let mut parts = Vec::new();
+    if row.own.stop_ms > 0.0 && !row.service.hot_standby() {
+        parts.push(format!("stop {:.0}", row.own.stop_ms));
+    }
+    if row.own.start_ms > 0.0 {
+        parts.push(format!("start {:.0} ms", row.own.start_ms));
+    }
+    parts.join(" + ")
 }
 
 /// The end.
