@@ -274,17 +274,22 @@ impl Machine {
             .is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
-    /// Runs a command inside, whatever its exit status.
+    /// A file of its own as it is on its disk, on or off; empty if there is none.
+    #[must_use]
+    pub fn disk(&self, path: &str) -> String {
+        let place = inside(&self.dir.join("upper"), path);
+        place
+            .ok()
+            .and_then(|place| fs::read_to_string(place).ok())
+            .unwrap_or_default()
+    }
+
+    /// Runs a command inside, whatever its exit status. Nothing that outlives a shutdown: what nsenter waits for is stopped
+    /// by it before it is killed, nsenter stops with it, and the machine waits for nsenter.
     ///
     /// # Errors
     /// The machine is off, or the command does not end in time.
     pub fn run(&self, words: &[&str]) -> Result<exec::Output> {
-        exec::run(self.command(words), "", COMMAND)
-    }
-
-    /// A command that is to run inside.
-    #[must_use]
-    pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new("nsenter");
         command
             .args(["--target", &self.pid1.to_string(), "--all", "--"])
@@ -295,7 +300,7 @@ impl Machine {
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("SYSTEMD_COLORS", "0")
             .env("NO_COLOR", "1");
-        command
+        exec::run(command, "", COMMAND)
     }
 
     /// Runs a command inside that must succeed; returns what it said.

@@ -1,93 +1,69 @@
 //! Rolling maintenance by `heartline maintain --all -- systemctl reboot`, run on one of the nodes, which reaches the
 //! others by ssh. The lab only switches machines on again, and logs in again after that node's own reboot.
 
-use std::{
-    fs::{File, OpenOptions},
-    process::{Child, Stdio},
-    time::Duration,
-};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail, ensure};
 
 use super::rig::Provider;
-use crate::{exec, interrupt};
+use crate::interrupt;
 
 const POLL: Duration = Duration::from_millis(20);
 /// Three reboots, and waiting for three nodes to be well again.
 const DEADLINE: Duration = Duration::from_secs(5 * 60);
+/// What it said, on the disk of the machine that it runs on.
+const LOG: &str = "/root/maintain.log";
+/// Written when it ends, unless the machine took it with it.
+const ENDED: &str = "ended with ";
 
 /// Reboots all nodes, one after the other; the one that it is run on comes last. Returns what it said.
 ///
 /// # Errors
 /// It fails, or a machine does not come up; the error shows what it said.
 pub fn run(provider: &mut Provider, on: &str) -> Result<String> {
-    let log = provider.lab.dir().join("maintain.log");
-    let _ = std::fs::remove_file(&log);
-    let done = drive(provider, on, &log);
-    let said = std::fs::read_to_string(&log).unwrap_or_default();
+    let done = drive(provider, on);
+    let said = provider.machine(on)?.disk(LOG);
     match done {
         Ok(()) => Ok(said),
         Err(error) => Err(error.context(format!("heartline maintain on {on} said:\n{said}"))),
     }
 }
 
-fn drive(provider: &mut Provider, on: &str, log: &std::path::Path) -> Result<()> {
-    let begin = ["--all", "--", "systemctl", "reboot"];
-    let mut child = start(provider, on, &begin, log)?;
-    let mut rebooted = false;
-    let mut done = false;
-    let result = interrupt::until(DEADLINE, POLL, || {
+fn drive(provider: &mut Provider, on: &str) -> Result<()> {
+    provider.machine(on)?.run_ok(&["rm", "-f", LOG])?;
+    start(provider, on, "--all -- systemctl reboot")?;
+    let done = interrupt::until(DEADLINE, POLL, || {
         let names: Vec<_> = provider
             .machines
             .iter()
             .map(|machine| machine.name().to_owned())
             .collect();
         for name in names {
-            if !provider.machine(&name)?.running() {
-                provider.again(&name)?;
-                rebooted |= name == on;
+            if provider.machine(&name)?.running() {
+                continue;
+            }
+            provider.again(&name)?;
+            if name == on {
+                provider.machine(on)?.booted()?;
+                start(provider, on, "--resume")?;
             }
         }
-        let Some(status) = child.try_wait()? else {
-            return Ok(false);
-        };
-        if status.success() {
-            done = true;
-            return Ok(true);
+        match provider.machine(on)?.disk(LOG).rsplit_once(ENDED) {
+            Some((_, "0\n")) => Ok(true),
+            Some((_, code)) => bail!("it {ENDED}{}", code.trim()),
+            None => Ok(false),
         }
-        if !rebooted {
-            // Ended by the shutdown of its own machine, which is not down yet; or it has failed.
-            return match provider.machine(on)?.run(&["systemctl", "is-system-running"]) {
-                Ok(out) if matches!(out.stdout.trim(), "running" | "degraded" | "starting") => {
-                    bail!("it ended with {status}")
-                }
-                Ok(_) | Err(_) => Ok(false),
-            };
-        }
-        rebooted = false;
-        provider.machine(on)?.booted()?;
-        child = start(provider, on, &["--resume"], log)?;
-        Ok(false)
-    });
-    if !done {
-        let _ = child.kill();
-        let _ = exec::wait(&mut child, Duration::from_secs(5));
-    }
-    if !result? {
-        bail!("not done after {DEADLINE:?}");
-    }
+    })?;
+    ensure!(done, "not done after {DEADLINE:?}");
     Ok(())
 }
 
-fn start(provider: &mut Provider, on: &str, words: &[&str], log: &std::path::Path) -> Result<Child> {
-    let log: File = OpenOptions::new().create(true).append(true).open(log)?;
-    let mut all = vec!["/usr/bin/heartline", "maintain", "--settle", "2s"];
-    all.extend(words);
-    let mut command = provider.machine(on)?.command(&all);
-    command
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log);
-    exec::tie_to_lab(&mut command);
-    command.spawn().context("cannot start nsenter (util-linux)")
+/// In a unit of its own, as it would be in somebody's session: not below a process outside of the machine.
+fn start(provider: &mut Provider, on: &str, words: &str) -> Result<()> {
+    let script = format!(
+        "heartline maintain --settle 2s {words} >>{LOG} 2>&1; echo \"{ENDED}$?\" >>{LOG}"
+    );
+    let unit = ["systemd-run", "--quiet", "--setenv=HOME=/root", "sh", "-c"];
+    let words: Vec<_> = unit.into_iter().chain([script.as_str()]).collect();
+    provider.machine(on)?.run_ok(&words).map(drop)
 }

@@ -2,7 +2,7 @@
 
 use super::{
     Record,
-    fault::{Row, Step},
+    fault::{Fault, Row, Step},
 };
 use crate::paint::Paint;
 
@@ -60,7 +60,7 @@ pub fn step(step: &Step, paint: Paint) -> String {
             _ => format!("{:<22}", ""),
         };
         text += &left;
-        text += &line(row, paint);
+        text += &line(step.fault, row, paint);
     }
     if step.fault.planned() && step.rows.iter().any(|row| row.felt.lost > 0) {
         text += &paint.dim(format!("{:<22}dropped by the gates: {}\n", "", gates(step)));
@@ -84,7 +84,7 @@ fn owners(step: &Step) -> String {
     owners.join(", ")
 }
 
-fn line(row: &Row, paint: Paint) -> String {
+fn line(fault: Fault, row: &Row, paint: Paint) -> String {
     let felt = &row.felt;
     let tcp = felt.web.as_ref().map_or_else(String::new, |tcp| {
         let mut parts = vec![format!(
@@ -98,7 +98,7 @@ fn line(row: &Row, paint: Paint) -> String {
         }
         parts.join("; ")
     });
-    let notes = if tcp.is_empty() { own(row) } else { tcp };
+    let notes = if tcp.is_empty() { own(fault, row) } else { tcp };
     let mark = match (row.target.is_empty(), row.held) {
         (true, _) => String::new(),
         (false, true) => paint.good(format!("{}  ok", row.target)),
@@ -123,7 +123,20 @@ fn line(row: &Row, paint: Paint) -> String {
 }
 
 /// What the unit itself took, where that is part of the outage.
-fn own(row: &Row) -> String {
+fn own(fault: Fault, row: &Row) -> String {
+    let killed = match fault {
+        Fault::KillUnit | Fault::UnitDies | Fault::ProbeFails => true,
+        Fault::Cut
+        | Fault::Freeze
+        | Fault::KillAgent
+        | Fault::Move
+        | Fault::Reboot
+        | Fault::Maintenance => false,
+    };
+    if row.service.hot_standby() && !killed {
+        // At boot, if at all.
+        return String::new();
+    }
     let mut parts = Vec::new();
     if row.own.stop_ms > 0.0 && !row.service.hot_standby() {
         parts.push(format!("stop {:.0}", row.own.stop_ms));
