@@ -65,7 +65,10 @@ async fn sessions_end(args: &DrainArgs, client: &Client, limit: Duration) -> Res
         if left.is_empty() {
             return Ok(());
         }
-        let counts: Vec<_> = left.iter().map(|(group, n)| format!("{group} {n}")).collect();
+        let counts: Vec<_> = left
+            .iter()
+            .map(|(group, n)| format!("{group} {n}"))
+            .collect();
         let counts = counts.join(", ");
         if late {
             eprintln!("heartline: draining with sessions left, after {limit:?}: {counts}");

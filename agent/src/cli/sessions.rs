@@ -1,7 +1,7 @@
 //! TCP sessions to VIPs that end on this node: what a move would reset.
 //!
-//! Counted from the kernel's own tables (proc_net_tcp(5)), not from conntrack, which need not be there. What a node only
-//! forwards (gateway VIPs, load balancers in the kernel) has no session here.
+//! Counted from the kernel's own tables (proc_net_tcp(5)), not from conntrack, which need not be there. What a node
+//! only forwards (gateway VIPs, load balancers in the kernel) has no session here.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -59,7 +59,10 @@ fn by_group(status: &StatusReport, node: &str, local: &[IpAddr]) -> BTreeMap<Str
         // "192.0.2.80/24"
         let vip = |text: &str| text.split('/').next()?.parse::<IpAddr>().ok();
         let vips: Vec<_> = group.vips.iter().filter_map(|v| vip(&v.address)).collect();
-        let sessions = local.iter().filter(|address| vips.contains(address)).count();
+        let sessions = local
+            .iter()
+            .filter(|address| vips.contains(address))
+            .count();
         if sessions > 0 {
             found.insert(group.name.clone(), sessions);
         }

@@ -99,7 +99,7 @@ impl Machine {
         self.root.join(path).exists()
     }
 
-    /// Whether one of the folders `*.wants` and `*.requires` below `place` has this name, as `systemctl enable` makes it.
+    /// Whether a folder `*.wants` or `*.requires` below `place` has this name, as `systemctl enable` makes it.
     fn linked(&self, place: &str, name: &str) -> bool {
         let entries = std::fs::read_dir(self.root.join(place));
         entries.into_iter().flatten().flatten().any(|entry| {

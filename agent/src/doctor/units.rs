@@ -87,19 +87,21 @@ fn enabled(machine: &Machine, unit: &str) -> Finding {
         return Finding::warn(
             what,
             format!("{unit} is not installed"),
-            format!("install config/{unit} as /etc/systemd/system/{unit}, then `systemctl daemon-reload`"),
+            format!(
+                "install config/{unit} as /etc/systemd/system/{unit}, then `systemctl daemon-reload`"
+            ),
         );
     }
-    let wanted = PLACES
-        .iter()
-        .any(|place| machine.linked(place, unit));
+    let wanted = PLACES.iter().any(|place| machine.linked(place, unit));
     if wanted {
         return Finding::ok(what, format!("{unit} is enabled"));
     }
     Finding::warn(
         what,
         if unit == HANDOVER {
-            format!("{unit} is not enabled: services stop before their groups have gone to other nodes")
+            format!(
+                "{unit} is not enabled: services stop before their groups have gone to other nodes"
+            )
         } else {
             format!("{unit} is not enabled: the agent does not come back after a reboot")
         },
@@ -196,10 +198,18 @@ mod tests {
         let none = |_: &[&str]| None;
         let all = look(&[], none);
         assert_eq!(all.len(), 1);
-        expect(&all[0], Level::Warn, &["not booted by systemd", "heartline drain n1"]);
+        expect(
+            &all[0],
+            Level::Warn,
+            &["not booted by systemd", "heartline drain n1"],
+        );
 
         let all = look(&[SYSTEMD], none);
-        expect(&all[0], Level::Warn, &["heartline.service is not installed"]);
+        expect(
+            &all[0],
+            Level::Warn,
+            &["heartline.service is not installed"],
+        );
         expect(&all[1], Level::Warn, &["handover.service is not installed"]);
         expect(&all[2], Level::Warn, &["could not be asked"]);
 
@@ -211,7 +221,11 @@ mod tests {
             "etc/systemd/system/heartline.service.d/heartline.service",
         ];
         let all = look(&installed, none);
-        expect(&all[0], Level::Warn, &["does not come back after a reboot", "systemctl enable"]);
+        expect(
+            &all[0],
+            Level::Warn,
+            &["does not come back after a reboot", "systemctl enable"],
+        );
         expect(&all[1], Level::Warn, &["services stop before their groups"]);
 
         let enabled = [
@@ -230,7 +244,9 @@ mod tests {
         let says = |after: &'static str, before: &'static str| {
             move |words: &[&str]| match words {
                 ["--value", "--property", "After", "--", HANDOVER] => Some(after.to_owned()),
-                ["--value", "--property", "Before", "--", "unbound.service"] => Some(before.to_owned()),
+                ["--value", "--property", "Before", "--", "unbound.service"] => {
+                    Some(before.to_owned())
+                }
                 _ => panic!("{words:?}"),
             }
         };
@@ -244,7 +260,10 @@ mod tests {
         expect(
             &order(after, "shutdown.target\n"),
             Level::Warn,
-            &["unbound.service may be stopped before", "After=unbound.service"],
+            &[
+                "unbound.service may be stopped before",
+                "After=unbound.service",
+            ],
         );
         // As the mend makes it.
         expect(

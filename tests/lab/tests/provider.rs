@@ -46,6 +46,8 @@ fn story(provider: &mut Provider) -> anyhow::Result<()> {
         }
     }
 
+    sessions_are_waited_for(provider)?;
+
     // systemd starts a killed agent again, and nothing it did comes back by itself.
     let node = provider.gather()?;
     let machine = provider.machine(&node)?;
@@ -106,6 +108,44 @@ fn served_by_the_right_one(fault: Fault, node: &str, row: &Row) -> anyhow::Resul
     Ok(())
 }
 
+/// A browser that never closes its connection: the drain waits for it, says so, and goes on when its time is over.
+fn sessions_are_waited_for(provider: &mut Provider) -> anyhow::Result<()> {
+    let node = provider.gather()?;
+    let drain =
+        |node: &str| ["heartline", "drain", node, "--wait-connections", "300ms"].map(str::to_owned);
+    let run = |provider: &mut Provider, on: &str, words: &[String]| {
+        let words: Vec<_> = words.iter().map(String::as_str).collect();
+        provider.machine(on)?.run(&words)
+    };
+    let others = provider
+        .machines
+        .iter()
+        .map(|machine| machine.name().to_owned());
+    let other = others
+        .into_iter()
+        .find(|name| *name != node)
+        .expect("three nodes");
+    let refused = run(provider, &other, &drain(&node))?;
+    anyhow::ensure!(
+        refused.code == Some(1) && refused.stderr.contains("on the node itself"),
+        "{refused:?}"
+    );
+    let drained = run(provider, &node, &drain(&node))?;
+    let waited = "waiting for the end of sessions: web ";
+    anyhow::ensure!(
+        drained.code == Some(0)
+            && drained.stderr.contains(waited)
+            && drained
+                .stderr
+                .contains("draining with sessions left, after 300ms: web "),
+        "{drained:?}"
+    );
+    let owners = provider.settled()?;
+    anyhow::ensure!(!owners.contains(&node), "{node} is drained: {owners:?}");
+    provider.cli(&other, &["undrain", &node])?;
+    Ok(())
+}
+
 /// Without the drop-in it names the unit that only Heartline starts, and with it nothing.
 fn doctor_knows_the_order_of_a_shutdown(provider: &mut Provider) -> anyhow::Result<()> {
     let machine = &provider.machines[0];
@@ -114,7 +154,9 @@ fn doctor_knows_the_order_of_a_shutdown(provider: &mut Provider) -> anyhow::Resu
         let all: serde_json::Value = serde_json::from_str(&out.stdout)?;
         let all = all.as_array().cloned().unwrap_or_default();
         let about = |finding: &serde_json::Value| {
-            finding["what"].as_str().is_some_and(|what| what.starts_with("shutdown"))
+            finding["what"]
+                .as_str()
+                .is_some_and(|what| what.starts_with("shutdown"))
         };
         Ok(all.into_iter().filter(about).collect())
     };

@@ -112,7 +112,10 @@ pub(super) async fn start(name: &str) -> Result<(), Failure> {
     let bus = Bus::get().await.map_err(failure)?;
     // Forgets how often it was started lately: how often is too often is for the group's policy to say. Asked together:
     // on a busy machine each question takes tens of milliseconds, and clients wait.
-    let (unit, _) = tokio::join!(Unit::load(&bus, name), bus.manager("ResetFailedUnit", &name));
+    let (unit, _) = tokio::join!(
+        Unit::load(&bus, name),
+        bus.manager("ResetFailedUnit", &name)
+    );
     let unit = unit.map_err(failure)?;
     if unit.text("ActiveState") == "active" {
         return Ok(());

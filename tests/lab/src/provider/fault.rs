@@ -227,7 +227,9 @@ pub fn run(provider: &mut Provider, fault: Fault) -> Result<Step> {
         Fault::Maintenance => {
             // Run on another node: the owner is one of the first, not the last.
             let mut others = provider.machines.iter().rev().map(|machine| machine.name());
-            let on = others.find(|name| *name != node).context("one node is no cluster")?;
+            let on = others
+                .find(|name| *name != node)
+                .context("one node is no cluster")?;
             let on = on.to_owned();
             maintenance::run(provider, &on)?;
             provider.settled()?;
@@ -244,10 +246,7 @@ pub fn run(provider: &mut Provider, fault: Fault) -> Result<Step> {
         );
     }
     // What has failed where is forgotten: the next fault begins with three good nodes.
-    if matches!(
-        fault,
-        Fault::KillUnit | Fault::UnitDies | Fault::ProbeFails
-    ) {
+    if matches!(fault, Fault::KillUnit | Fault::UnitDies | Fault::ProbeFails) {
         for service in Service::ALL.into_iter().filter(|s| fault.hits(*s)) {
             provider.cli(&node, &["clear", service.group()])?;
         }
@@ -326,7 +325,9 @@ fn kill_units(provider: &mut Provider, node: &str) -> Result<()> {
     let again = interrupt::until(SOON, POLL, || {
         let machine = provider.machine(node)?;
         let new = |(service, old): (Service, &u32)| {
-            machine.main_pid(service.unit()).is_ok_and(|pid| pid != *old)
+            machine
+                .main_pid(service.unit())
+                .is_ok_and(|pid| pid != *old)
         };
         let there = Service::ALL.into_iter().zip(&old).all(new);
         serving = Service::ALL.map(|service| provider.serves(service)).into();
@@ -341,7 +342,10 @@ fn kill_units(provider: &mut Provider, node: &str) -> Result<()> {
 
 /// SIGKILL to the process of a service whenever there is one, until its group is elsewhere.
 fn keep_killing(provider: &mut Provider, fault: Fault, node: &str) -> Result<()> {
-    let hit: Vec<_> = Service::ALL.into_iter().filter(|s| fault.hits(*s)).collect();
+    let hit: Vec<_> = Service::ALL
+        .into_iter()
+        .filter(|s| fault.hits(*s))
+        .collect();
     let other = provider.other(node)?;
     let moved = interrupt::until(SOON, POLL, || {
         let status = rig::status(&other)?;

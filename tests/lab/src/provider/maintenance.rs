@@ -60,9 +60,8 @@ fn drive(provider: &mut Provider, on: &str) -> Result<()> {
 
 /// In a unit of its own, as it would be in somebody's session: not below a process outside of the machine.
 fn start(provider: &mut Provider, on: &str, words: &str) -> Result<()> {
-    let script = format!(
-        "heartline maintain --settle 2s {words} >>{LOG} 2>&1; echo \"{ENDED}$?\" >>{LOG}"
-    );
+    let script =
+        format!("heartline maintain --settle 2s {words} >>{LOG} 2>&1; echo \"{ENDED}$?\" >>{LOG}");
     let unit = ["systemd-run", "--quiet", "--setenv=HOME=/root", "sh", "-c"];
     let words: Vec<_> = unit.into_iter().chain([script.as_str()]).collect();
     provider.machine(on)?.run_ok(&words).map(drop)

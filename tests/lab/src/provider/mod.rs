@@ -13,6 +13,7 @@
 pub mod asker;
 pub mod browser;
 pub mod cgroup;
+mod disk;
 pub mod fault;
 pub mod image;
 mod judge;
@@ -21,6 +22,7 @@ pub mod maintenance;
 pub mod measure;
 pub mod own;
 pub mod rig;
+pub mod service;
 pub mod setup;
 pub mod show;
 pub mod wire;

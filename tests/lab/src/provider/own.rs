@@ -65,7 +65,8 @@ fn longest(journal: &str, from_us: u64) -> Own {
         ) else {
             continue;
         };
-        let took = |begun: Option<u64>| begun.map_or(0.0, |since| (at - since.min(at)) as f64 / 1e3);
+        let took =
+            |begun: Option<u64>| begun.map_or(0.0, |since| (at - since.min(at)) as f64 / 1e3);
         match id {
             STARTING | STOPPING if at < from_us => {}
             STARTING => drop(begun.insert(STARTING, at)),
@@ -85,7 +86,9 @@ mod tests {
     #[test]
     fn the_longest_start_and_stop_count() {
         let line = |id: &str, at: u64| {
-            format!("{{\"MESSAGE_ID\":\"{id}\",\"_SOURCE_REALTIME_TIMESTAMP\":\"{at}\",\"__REALTIME_TIMESTAMP\":\"9\"}}\n")
+            format!(
+                "{{\"MESSAGE_ID\":\"{id}\",\"_SOURCE_REALTIME_TIMESTAMP\":\"{at}\",\"__REALTIME_TIMESTAMP\":\"9\"}}\n"
+            )
         };
         let journal = [
             // Before the fault.

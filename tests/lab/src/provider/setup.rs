@@ -69,7 +69,8 @@ fn behind(service: Service) -> String {
     format!(
         "{first}[[group.resource]]\nname = \"{name}\"\nsystemd = \"{unit}\"\nkeep_running = {kept}\n\
          status_interval = \"{STATUS}\"\n\
-         [[group.probe]]\nname = \"answers\"\n{probe}\ninterval = \"200ms\"\ntimeout = \"500ms\"\nfall = 2\non = \"{on}\"\n\
+         [[group.probe]]\nname = \"answers\"\n{probe}\n\
+         interval = \"200ms\"\ntimeout = \"500ms\"\nfall = 2\non = \"{on}\"\n\
          [group.policy]\nrestarts = {RESTARTS}\nwindow = \"1min\"\nfailure_memory = \"1h\"\n"
     )
 }
@@ -99,18 +100,18 @@ pub(super) fn install(machine: &Machine, lab: &Lab, config: &str, key: &str) -> 
         // What `systemctl disable` does: Heartline starts it where it is needed.
         machine.remove(&format!("{WANTS}/{}", service.unit()))?;
         // As `heartline doctor` then says.
-        machine.write(
-            ORDER,
-            &format!("[Unit]\nAfter={}\n", service.unit()),
-            0o644,
-        )?;
+        machine.write(ORDER, &format!("[Unit]\nAfter={}\n", service.unit()), 0o644)?;
     }
     // The folder makes journals outlive a reboot.
     machine.write("/var/log/journal/.keep", "", 0o644)?;
     machine.write("/etc/heartline/heartline.toml", config, 0o644)?;
     machine.write("/etc/heartline/cluster.key", key, 0o600)?;
     machine.write("/etc/heartline/radius.secret", "labsecret\n", 0o600)?;
-    machine.write("/usr/local/sbin/pages", include_str!("files/pages.sh"), 0o755)?;
+    machine.write(
+        "/usr/local/sbin/pages",
+        include_str!("files/pages.sh"),
+        0o755,
+    )?;
     // systemd mounts it by itself on machines, but not in containers, where it refuses such a mount unit, too.
     machine.write(
         "/etc/systemd/system/lab-bpf.service",

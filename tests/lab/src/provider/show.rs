@@ -35,13 +35,7 @@ pub fn machine() -> String {
 pub fn columns(paint: Paint) -> String {
     paint.bold(format!(
         "{:<22}{:<9}{:>10}{:>8}{:>8}   {:<36}{}\n",
-        "",
-        "",
-        "outage ms",
-        "asked",
-        "lost",
-        "open connection, new ones; own times",
-        "to reach"
+        "", "", "outage ms", "asked", "lost", "open connection, new ones; own times", "to reach"
     ))
 }
 
