@@ -2,7 +2,7 @@
 //!
 //! systemd stops what is ordered after another first (systemd.unit(5), `Before=`). `heartline-handover.service` is
 //! ordered after `multi-user.target`, so it comes before all that this target wants; a unit that only Heartline starts
-//! may be ordered nowhere.
+//! may be ordered nowhere. What is the owner's alone is stopped by the handover itself, and is not looked at.
 
 use std::{
     collections::BTreeSet,
@@ -121,6 +121,7 @@ fn order(
         .iter()
         .filter(|group| group.prefer.contains(&node.id))
         .flat_map(|group| &group.services.resources)
+        .filter(|resource| resource.keep_running)
         .filter_map(|resource| match &resource.kind {
             Kind::Systemd { unit } => Some(unit.as_str()),
             Kind::Exec { .. } | Kind::Ocf { .. } | Kind::Filesystem { .. } => None,

@@ -123,7 +123,7 @@ pub(super) async fn start(name: &str) -> Result<(), Failure> {
     if let Some(why) = unit.unusable(name) {
         return Err(Failure::Misconfigured(why));
     }
-    let result = job(&bus, "StartUnit", name).await?;
+    let result = job(&bus, "StartUnit", name, "replace").await?;
     let unit = Unit::load(&bus, name).await.map_err(failure)?;
     let more = unit.more(&bus).await;
     if result == "done"
@@ -169,7 +169,14 @@ pub(super) async fn stop(name: &str) -> Result<(), Failure> {
     let mut result = "done".to_owned();
     // A start that waits for another unit would come later: a stop takes its place.
     if !matches!(unit.text("ActiveState"), "inactive" | "failed") || unit.job() != 0 {
-        result = job(&bus, "StopUnit", name).await?;
+        // At a shutdown systemd has a stop of its own in its queue, which may wait for heartline-handover.service, and so for
+        // us: it must not.
+        let mode = if unit.job() == 0 {
+            "replace"
+        } else {
+            "ignore-dependencies"
+        };
+        result = job(&bus, "StopUnit", name, mode).await?;
     }
     let mut unit = Unit::load(&bus, name).await.map_err(failure)?;
     if unit.text("ActiveState") == "failed" {
@@ -361,13 +368,10 @@ async fn left_behind(bus: &Bus, unit: &Unit, name: &str) -> Result<Option<String
 }
 
 /// Puts a job into systemd's queue and waits for its end; returns how it ended.
-async fn job(bus: &Bus, method: &str, name: &str) -> Result<String, Failure> {
+async fn job(bus: &Bus, method: &str, name: &str, mode: &str) -> Result<String, Failure> {
     // Before the call: the job may end before its answer is here.
     let mut jobs = bus.jobs();
-    let answer = bus
-        .manager(method, &(name, "replace"))
-        .await
-        .map_err(failure)?;
+    let answer = bus.manager(method, &(name, mode)).await.map_err(failure)?;
     let job = decode::<OwnedObjectPath>(&answer)
         .map_err(failure)?
         .to_string();

@@ -13,9 +13,6 @@ const STATUS: &str = "200ms";
 /// So often a service is started again where it is before its group moves.
 pub const RESTARTS: u32 = 1;
 
-/// What makes a shutdown hand over before it stops a unit that only Heartline starts.
-pub const ORDER: &str = "/etc/systemd/system/heartline-handover.service.d/order.conf";
-
 /// The cluster's configuration: a group per service.
 pub(super) fn config(lab: &Lab) -> String {
     let mut text = String::from(
@@ -99,8 +96,6 @@ pub(super) fn install(machine: &Machine, lab: &Lab, config: &str, key: &str) -> 
     for service in Service::ALL.into_iter().filter(|s| !s.hot_standby()) {
         // What `systemctl disable` does: Heartline starts it where it is needed.
         machine.remove(&format!("{WANTS}/{}", service.unit()))?;
-        // As `heartline doctor` then says.
-        machine.write(ORDER, &format!("[Unit]\nAfter={}\n", service.unit()), 0o644)?;
     }
     // The folder makes journals outlive a reboot.
     machine.write("/var/log/journal/.keep", "", 0o644)?;
