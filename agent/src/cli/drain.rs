@@ -3,12 +3,15 @@
 use std::time::{Duration, Instant};
 
 use super::output::{Failure, answer, as_failure, duration};
-use super::render;
+use super::{render, sessions};
 use crate::control::Client;
 use crate::control::proto::{Done, Request, StatusReport};
 
 /// Groups without services have left by then.
 const ADDRESSES: Duration = Duration::from_secs(10);
+
+/// Time between two looks at the sessions.
+const SESSIONS: Duration = Duration::from_millis(250);
 
 /// Arguments of `heartline drain`.
 #[derive(Debug, clap::Args)]
@@ -21,6 +24,10 @@ pub struct DrainArgs {
     /// How long to wait for the groups to leave [default: 10s, and as long as stopping their services may take]
     #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with = "no_wait")]
     pub timeout: Option<Duration>,
+    /// First wait until no TCP session to its VIPs is left, but no longer than this; on the node itself. New ones still
+    /// come meanwhile: it waits for a moment without any
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub wait_connections: Option<Duration>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -36,8 +43,50 @@ pub struct UndrainArgs {
     pub json: bool,
 }
 
+/// Waits until no session is left that a move would reset, up to a limit.
+async fn sessions_end(args: &DrainArgs, client: &Client, limit: Duration) -> Result<(), Failure> {
+    let end = Instant::now() + limit;
+    let mut told = None;
+    loop {
+        let status: StatusReport = client
+            .call(Request::Status)
+            .await
+            .map_err(as_failure(args.json))?;
+        if status.node != args.node {
+            return Err(Failure::Refused(format!(
+                "sessions can be counted on the node itself only: run this on {}, for example ssh {} heartline drain …",
+                args.node, args.node
+            )));
+        }
+        let left = sessions::of_groups(&status, &args.node).map_err(|error| {
+            Failure::Refused(format!("the kernel's TCP sessions cannot be read: {error}"))
+        })?;
+        let late = Instant::now() >= end;
+        if left.is_empty() {
+            return Ok(());
+        }
+        let counts: Vec<_> = left
+            .iter()
+            .map(|(group, n)| format!("{group} {n}"))
+            .collect();
+        let counts = counts.join(", ");
+        if late {
+            eprintln!("heartline: draining with sessions left, after {limit:?}: {counts}");
+            return Ok(());
+        }
+        if told.as_ref() != Some(&counts) {
+            eprintln!("heartline: waiting for the end of sessions: {counts}");
+            told = Some(counts);
+        }
+        tokio::time::sleep(SESSIONS).await;
+    }
+}
+
 /// Asks, and waits until no group runs on the node.
 pub(super) async fn drain(args: DrainArgs, client: Client) -> Result<(), Failure> {
+    if let Some(limit) = args.wait_connections {
+        sessions_end(&args, &client, limit).await?;
+    }
     let request = Request::Drain {
         node: args.node.clone(),
     };

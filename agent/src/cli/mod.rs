@@ -21,6 +21,7 @@ pub mod plan;
 pub mod reload;
 pub mod render;
 pub mod restart;
+mod sessions;
 pub mod status;
 pub mod unload;
 pub mod version;

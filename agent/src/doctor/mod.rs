@@ -8,6 +8,7 @@ mod links;
 mod rights;
 mod sockets;
 mod system;
+mod units;
 
 #[cfg(test)]
 mod tests;
@@ -97,6 +98,19 @@ impl Machine {
     fn exists(&self, path: &str) -> bool {
         self.root.join(path).exists()
     }
+
+    /// Whether a folder `*.wants` or `*.requires` below `place` has this name, as `systemctl enable` makes it.
+    fn linked(&self, place: &str, name: &str) -> bool {
+        let entries = std::fs::read_dir(self.root.join(place));
+        entries.into_iter().flatten().flatten().any(|entry| {
+            let folder = entry.path();
+            let pulls = folder
+                .extension()
+                .is_some_and(|kind| kind == "wants" || kind == "requires");
+            // The link may lead to a place of the machine, not below this root.
+            pulls && folder.join(name).symlink_metadata().is_ok()
+        })
+    }
 }
 
 /// What `heartline doctor` is asked to look at.
@@ -140,7 +154,10 @@ pub fn examine(machine: &Machine, questions: &Questions) -> Vec<Finding> {
             None => config.node_by_hostname(&hostname),
         };
         match node {
-            Some(node) => all.extend(of_node(machine, config, node)),
+            Some(node) => {
+                all.extend(of_node(machine, config, node));
+                all.extend(units::shutdown(machine, config, node, units::show));
+            }
             None => all.push(no_node(questions.node.as_deref(), &hostname)),
         }
     }

@@ -6,10 +6,10 @@ use super::device::Seen;
 use super::links::Used;
 use super::*;
 
-struct Fake(tempfile::TempDir);
+pub(super) struct Fake(tempfile::TempDir);
 
 impl Fake {
-    fn new(files: &[(&str, &str)]) -> Self {
+    pub(super) fn new(files: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         for (path, text) in files {
             let path = folder.path().join(path);
@@ -18,13 +18,13 @@ impl Fake {
         }
         Self(folder)
     }
-    fn machine(&self) -> Machine {
+    pub(super) fn machine(&self) -> Machine {
         Machine::at(self.0.path())
     }
 }
 
 #[track_caller]
-fn expect(finding: &Finding, level: Level, words: &[&str]) {
+pub(super) fn expect(finding: &Finding, level: Level, words: &[&str]) {
     let said = format!(
         "{} | {}",
         finding.found,

@@ -5,10 +5,13 @@ use std::time::Duration;
 use heartline_lab::{
     interrupt,
     provider::{
-        fault::{self, Fault},
+        fault::{self, Fault, Row},
         rig::{AGENT, HANDOVER, Provider, Service},
     },
 };
+
+/// What `heartline doctor` says to write.
+const ORDER: &str = "/etc/systemd/system/heartline-handover.service.d/order.conf";
 
 /// One cluster for all: raising it is what takes time.
 #[test]
@@ -24,23 +27,28 @@ fn services_follow_their_vips_through_faults_and_a_reboot() {
 fn story(provider: &mut Provider) -> anyhow::Result<()> {
     provider.settled()?;
     provider.cross_check()?;
-    for fault in [Fault::Cut, Fault::Freeze, Fault::Move, Fault::Reboot] {
+    doctor_knows_the_order_of_a_shutdown(provider)?;
+    for fault in [
+        Fault::KillUnit,
+        Fault::UnitDies,
+        Fault::ProbeFails,
+        Fault::Cut,
+        Fault::Freeze,
+        Fault::Move,
+        Fault::Reboot,
+        Fault::Maintenance,
+    ] {
         let step = fault::run(provider, fault)?;
         println!("{step:?}");
         for row in &step.rows {
-            let by = row.felt.by.last();
-            anyhow::ensure!(
-                by.is_some_and(|node| *node != step.node),
-                "{}: {:?} is answered by {by:?} after {} lost it",
-                fault.title(),
-                row.service,
-                step.node
-            );
+            served_by_the_right_one(fault, &step.node, row)?;
         }
         if fault == Fault::Reboot {
             handed_over_first(provider, &step.node)?;
         }
     }
+
+    sessions_are_waited_for(provider)?;
 
     // systemd starts a killed agent again, and nothing it did comes back by itself.
     let node = provider.gather()?;
@@ -59,6 +67,127 @@ fn story(provider: &mut Provider) -> anyhow::Result<()> {
     );
     let owners = provider.settled()?;
     anyhow::ensure!(owners.len() == Service::ALL.len(), "{owners:?}");
+    Ok(())
+}
+
+/// Who serves afterwards, and what was started for it.
+fn served_by_the_right_one(fault: Fault, node: &str, row: &Row) -> anyhow::Result<()> {
+    let (service, by) = (row.service, row.felt.by.last());
+    anyhow::ensure!(
+        by.is_some() && (!fault.moves(service) || by.is_some_and(|by| by != node)),
+        "{}: {service:?} is answered by {by:?} after {node} lost it",
+        fault.title(),
+    );
+    let stays = match fault {
+        Fault::KillUnit => true,
+        Fault::UnitDies | Fault::ProbeFails => !fault.hits(service),
+        Fault::Cut
+        | Fault::Freeze
+        | Fault::KillAgent
+        | Fault::Move
+        | Fault::Reboot
+        | Fault::Maintenance => false,
+    };
+    anyhow::ensure!(
+        !stays || row.felt.by == [node],
+        "{}: {service:?} was to stay on {node} and was answered by {:?}",
+        fault.title(),
+        row.felt.by
+    );
+    let started = row.own.start_ms > 0.0;
+    anyhow::ensure!(
+        started || service.hot_standby() || stays && fault != Fault::KillUnit,
+        "{}: nobody has started {service:?}",
+        fault.title()
+    );
+    // Whoever reboots starts all at boot; but a hot standby is not started to take over.
+    let restarts = matches!(fault, Fault::Cut | Fault::Freeze | Fault::Move);
+    anyhow::ensure!(
+        !(started && restarts && service.hot_standby()),
+        "{}: {service:?} ran and was started all the same",
+        fault.title()
+    );
+    Ok(())
+}
+
+/// A browser that never closes its connection: the drain waits for it, says so, and goes on when its time is over.
+fn sessions_are_waited_for(provider: &mut Provider) -> anyhow::Result<()> {
+    let node = provider.gather()?;
+    let drain =
+        |node: &str| ["heartline", "drain", node, "--wait-connections", "300ms"].map(str::to_owned);
+    let run = |provider: &mut Provider, on: &str, words: &[String]| {
+        let words: Vec<_> = words.iter().map(String::as_str).collect();
+        provider.machine(on)?.run(&words)
+    };
+    let others = provider
+        .machines
+        .iter()
+        .map(|machine| machine.name().to_owned());
+    let other = others
+        .into_iter()
+        .find(|name| *name != node)
+        .expect("three nodes");
+    let refused = run(provider, &other, &drain(&node))?;
+    anyhow::ensure!(
+        refused.code == Some(1) && refused.stderr.contains("on the node itself"),
+        "{refused:?}"
+    );
+    let drained = run(provider, &node, &drain(&node))?;
+    let waited = "waiting for the end of sessions: web ";
+    anyhow::ensure!(
+        drained.code == Some(0)
+            && drained.stderr.contains(waited)
+            && drained
+                .stderr
+                .contains("draining with sessions left, after 300ms: web "),
+        "{drained:?}"
+    );
+    let owners = provider.settled()?;
+    anyhow::ensure!(!owners.contains(&node), "{node} is drained: {owners:?}");
+    provider.cli(&other, &["undrain", &node])?;
+    Ok(())
+}
+
+/// It names a hot standby that systemd does not start by itself, until what it says is done.
+fn doctor_knows_the_order_of_a_shutdown(provider: &mut Provider) -> anyhow::Result<()> {
+    let machine = &provider.machines[0];
+    let shutdown = || -> anyhow::Result<Vec<serde_json::Value>> {
+        let out = machine.run(&["/usr/bin/heartline", "doctor", "--json"])?;
+        let all: serde_json::Value = serde_json::from_str(&out.stdout)?;
+        let all = all.as_array().cloned().unwrap_or_default();
+        let about = |finding: &serde_json::Value| {
+            finding["what"]
+                .as_str()
+                .is_some_and(|what| what.starts_with("shutdown"))
+        };
+        Ok(all.into_iter().filter(about).collect())
+    };
+    let good = shutdown()?;
+    anyhow::ensure!(
+        good.len() == 3 && good.iter().all(|finding| finding["level"] == "ok"),
+        "{good:#?}"
+    );
+    // A hot standby that systemd does not start by itself.
+    machine.run_ok(&["systemctl", "disable", Service::Dns.unit()])?;
+    machine.run_ok(&["systemctl", "disable", HANDOVER])?;
+    let bad = shutdown()?;
+    machine.put(ORDER, "[Unit]\nAfter=unbound.service\n")?;
+    machine.run_ok(&["systemctl", "enable", HANDOVER])?;
+    machine.run_ok(&["systemctl", "daemon-reload"])?;
+    let mended = shutdown()?;
+    machine.run_ok(&["rm", ORDER])?;
+    machine.run_ok(&["systemctl", "enable", Service::Dns.unit()])?;
+    machine.run_ok(&["systemctl", "daemon-reload"])?;
+    let text = format!("{bad:?}");
+    anyhow::ensure!(
+        text.contains("heartline-handover.service is not enabled")
+            && text.contains("unbound.service may be stopped before"),
+        "{bad:#?}"
+    );
+    anyhow::ensure!(
+        mended.iter().all(|finding| finding["level"] == "ok"),
+        "{mended:#?}"
+    );
     Ok(())
 }
 
@@ -83,6 +212,10 @@ fn handed_over_first(provider: &mut Provider, node: &str) -> anyhow::Result<()> 
         "{HANDOVER} was not stopped:\n{journal}"
     );
     for service in Service::ALL {
+        // What is the owner's alone is stopped as part of it, or by systemd at the same time.
+        if !service.hot_standby() {
+            continue;
+        }
         let stopping = at(format!("Stopping {}", service.unit()));
         anyhow::ensure!(
             stopping.is_some_and(|stopping| Some(stopping) > handed_over),

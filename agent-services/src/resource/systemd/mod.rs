@@ -110,16 +110,20 @@ fn failure(lost: Lost) -> Failure {
 
 pub(super) async fn start(name: &str) -> Result<(), Failure> {
     let bus = Bus::get().await.map_err(failure)?;
-    let unit = Unit::load(&bus, name).await.map_err(failure)?;
+    // Forgets how often it was started lately: how often is too often is for the group's policy to say. Asked together:
+    // on a busy machine each question takes tens of milliseconds, and clients wait.
+    let (unit, _) = tokio::join!(
+        Unit::load(&bus, name),
+        bus.manager("ResetFailedUnit", &name)
+    );
+    let unit = unit.map_err(failure)?;
     if unit.text("ActiveState") == "active" {
         return Ok(());
     }
     if let Some(why) = unit.unusable(name) {
         return Err(Failure::Misconfigured(why));
     }
-    // Also forgets how often it was started lately: how often is too often is for the group's policy to say.
-    let _ = bus.manager("ResetFailedUnit", &name).await;
-    let result = job(&bus, "StartUnit", name).await?;
+    let result = job(&bus, "StartUnit", name, "replace").await?;
     let unit = Unit::load(&bus, name).await.map_err(failure)?;
     let more = unit.more(&bus).await;
     if result == "done"
@@ -165,16 +169,25 @@ pub(super) async fn stop(name: &str) -> Result<(), Failure> {
     let mut result = "done".to_owned();
     // A start that waits for another unit would come later: a stop takes its place.
     if !matches!(unit.text("ActiveState"), "inactive" | "failed") || unit.job() != 0 {
-        result = job(&bus, "StopUnit", name).await?;
+        // At a shutdown systemd has a stop of its own in its queue, which may wait for heartline-handover.service, and so for
+        // us: it must not.
+        let mode = if unit.job() == 0 {
+            "replace"
+        } else {
+            "ignore-dependencies"
+        };
+        result = job(&bus, "StopUnit", name, mode).await?;
     }
-    let unit = Unit::load(&bus, name).await.map_err(failure)?;
+    let mut unit = Unit::load(&bus, name).await.map_err(failure)?;
     if unit.text("ActiveState") == "failed" {
         // It ended badly, but it ended; whether anything is left is asked below.
         bus.manager("ResetFailedUnit", &name)
             .await
             .map_err(failure)?;
+        unit = Unit::load(&bus, name).await.map_err(failure)?;
     }
-    match seen(&bus, name).await? {
+    // Whoever takes over waits for this: on a busy machine each question more takes tens of milliseconds.
+    match judged(&bus, &unit, name).await? {
         State::Stopped => Ok(()),
         State::Running => Err(Failure::Failed(format!(
             "unit {name} runs after its stop{}",
@@ -280,20 +293,25 @@ fn because(result: &str) -> String {
 /// The state of a unit as systemd has it, and of what it left behind.
 async fn seen(bus: &Bus, name: &str) -> Result<State, Failure> {
     let unit = Unit::load(bus, name).await.map_err(failure)?;
+    judged(bus, &unit, name).await
+}
+
+/// The same of a unit as it was just loaded.
+async fn judged(bus: &Bus, unit: &Unit, name: &str) -> Result<State, Failure> {
     let sub = unit.text("SubState");
     Ok(match unit.text("ActiveState") {
         "active" | "reloading" | "refreshing" | "maintenance" => State::Running,
         "inactive" | "failed" if unit.job() != 0 => {
             State::Unknown(format!("it waits for its start (job {})", unit.job()))
         }
-        "inactive" => match left_behind(bus, &unit, name).await? {
+        "inactive" => match left_behind(bus, unit, name).await? {
             None => State::Stopped,
             Some(who) => State::Failed(format!("it has left processes behind: {who}")),
         },
         "failed" => State::Failed(format!(
             "failed ({}){}",
             how(&unit.more(bus).await),
-            left_behind(bus, &unit, name)
+            left_behind(bus, unit, name)
                 .await?
                 .map(|who| format!(", and has left processes behind: {who}"))
                 .unwrap_or_default()
@@ -322,10 +340,11 @@ fn how(more: &Properties) -> String {
 /// Processes in the control group of a unit that does not run. Units that leave theirs on purpose (`KillMode=process`,
 /// as of ssh.service) are not asked.
 async fn left_behind(bus: &Bus, unit: &Unit, name: &str) -> Result<Option<String>, Failure> {
-    if matches!(text(&unit.more(bus).await, "KillMode"), "process" | "none") {
+    let (more, processes) = tokio::join!(unit.more(bus), bus.manager("GetUnitProcesses", &name));
+    if matches!(text(&more, "KillMode"), "process" | "none") {
         return Ok(None);
     }
-    let answer = match bus.manager("GetUnitProcesses", &name).await {
+    let answer = match processes {
         Ok(answer) => answer,
         Err(lost @ Lost::Gone(_)) => return Err(failure(lost)),
         // Unloaded meanwhile, or of a type that has no processes.
@@ -349,13 +368,10 @@ async fn left_behind(bus: &Bus, unit: &Unit, name: &str) -> Result<Option<String
 }
 
 /// Puts a job into systemd's queue and waits for its end; returns how it ended.
-async fn job(bus: &Bus, method: &str, name: &str) -> Result<String, Failure> {
+async fn job(bus: &Bus, method: &str, name: &str, mode: &str) -> Result<String, Failure> {
     // Before the call: the job may end before its answer is here.
     let mut jobs = bus.jobs();
-    let answer = bus
-        .manager(method, &(name, "replace"))
-        .await
-        .map_err(failure)?;
+    let answer = bus.manager(method, &(name, mode)).await.map_err(failure)?;
     let job = decode::<OwnedObjectPath>(&answer)
         .map_err(failure)?
         .to_string();

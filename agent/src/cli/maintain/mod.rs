@@ -410,6 +410,8 @@ impl Maintain {
             .await
             .map_err(|e| Failure::Refused(format!("{program}: {e}")))?;
         if ended.success() {
+            // It is only asked for by then: the node may look well for a while.
+            self.progress.must_go = steps::is_reboot(&self.progress.command);
             return Ok(());
         }
         if node != status.node && ended.code() == Some(CONNECTION_ENDED) {
@@ -425,7 +427,7 @@ impl Maintain {
         )))
     }
 
-    /// Waits until the node is well for a while; if the connection has ended, after it was away.
+    /// Waits until the node is well for a while; after a reboot, or if the connection has ended, when it was away.
     async fn back(&mut self, node: &str) -> Result<(), Failure> {
         let end = Instant::now() + self.args.timeout;
         let mut well_since: Option<Instant> = None;
@@ -464,7 +466,7 @@ impl Maintain {
                 let text = if away {
                     format!("it is not back after {:?}: {text}", self.args.timeout)
                 } else {
-                    format!("the connection ended, but {node} has not gone away since")
+                    format!("the command should have taken {node} away, but it has not gone since")
                 };
                 return Err(Failure::Late(text));
             }

@@ -46,7 +46,7 @@ pub struct Progress {
     pub unfit: Vec<String>,
     /// Which boot of the machine that runs this command it was.
     pub boot: String,
-    /// The command has ended the connection: the node must be seen gone.
+    /// The command is a reboot, or has ended the connection: the node must be seen gone.
     pub must_go: bool,
 }
 
@@ -268,6 +268,28 @@ pub fn look(status: &StatusReport, p: &Progress) -> Look {
     Look::Fine { new }
 }
 
+/// Whether the command does nothing but reboot. It ends when that is asked for, which may be well before it happens
+/// (shutdown(8), `shutdown -r +5`; a delay of logind). A script that may reboot or not is not one.
+#[must_use]
+pub fn is_reboot(command: &[String]) -> bool {
+    let words: Vec<_> = command
+        .iter()
+        .flat_map(|word| word.split_whitespace())
+        .collect();
+    let simple = words
+        .iter()
+        .all(|word| !word.contains(['&', '|', ';', '(', '$', '`']));
+    let program = words.first().and_then(|word| word.rsplit('/').next());
+    let has = |any: &[&str]| words.iter().any(|word| any.contains(word));
+    simple
+        && match program {
+            Some("reboot") => true,
+            Some("shutdown") => has(&["-r", "--reboot"]),
+            Some("systemctl") => has(&["reboot", "soft-reboot", "kexec"]),
+            Some(_) | None => false,
+        }
+}
+
 /// The program and arguments that run the command on a node: a line for a shell, the same on all nodes. A way to
 /// another node gets it as its last argument, as ssh(1) needs it; a command of one word is such a line already.
 #[must_use]
@@ -451,6 +473,27 @@ mod tests {
         assert!(matches!(look(&s, &p), Look::NotYet(_)));
         s.nodes[0].state = NodeState::Late;
         assert_eq!(look(&s, &p), Look::Gone);
+    }
+
+    #[test]
+    fn a_reboot_is_known_as_one() {
+        let is = |line: &str| is_reboot(&[line.to_owned()]);
+        let words =
+            |words: &[&str]| is_reboot(&words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>());
+        assert!(words(&["systemctl", "reboot"]) && words(&["/sbin/shutdown", "-r", "+5"]));
+        assert!(is("reboot") && is("systemctl --no-wall reboot") && is("systemctl kexec"));
+        for no in [
+            "systemctl restart nginx",
+            "shutdown -c",
+            "apt-get upgrade",
+            "needs-restarting -r || reboot",
+            "reboot-check; true",
+            "systemctl is-active x && reboot",
+            "",
+        ] {
+            assert!(!is(no), "{no:?}");
+        }
+        assert!(!words(&[]));
     }
 
     #[test]

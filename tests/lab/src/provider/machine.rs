@@ -10,7 +10,7 @@
 use std::{
     fs::{self, OpenOptions},
     os::unix::fs::PermissionsExt as _,
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -19,7 +19,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::cgroup::Cgroup;
+use super::{cgroup::Cgroup, rig};
 use crate::{
     agent::{self, Caller},
     exec, interrupt,
@@ -45,8 +45,8 @@ pub struct Machine {
     /// The node: its name, its namespace, its links.
     pub station: Station,
     name: String,
-    image: PathBuf,
-    dir: PathBuf,
+    pub(super) image: PathBuf,
+    pub(super) dir: PathBuf,
     binary: PathBuf,
     nspawn: Option<Child>,
     pid1: u32,
@@ -81,55 +81,6 @@ impl Machine {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.station.name
-    }
-
-    /// Puts a file onto its disk, before the first boot.
-    ///
-    /// # Errors
-    /// The disk of the lab is full, say.
-    pub fn write(&self, path: &str, text: &str, mode: u32) -> Result<()> {
-        let path = self.place(path)?;
-        fs::write(&path, text)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
-        Ok(())
-    }
-
-    /// Copies a file onto its disk, with its mode, before the first boot.
-    ///
-    /// # Errors
-    /// As [`Machine::write`].
-    pub fn copy(&self, from: &Path, path: &str) -> Result<()> {
-        let path = self.place(path)?;
-        fs::copy(from, &path).with_context(|| format!("cannot copy {}", from.display()))?;
-        Ok(())
-    }
-
-    /// Makes a symbolic link on its disk, before the first boot.
-    ///
-    /// # Errors
-    /// As [`Machine::write`].
-    pub fn link(&self, path: &str, target: &str) -> Result<()> {
-        Ok(std::os::unix::fs::symlink(target, self.place(path)?)?)
-    }
-
-    /// Where a file of its own lies, with the folders above it, open to all as Debian's are.
-    fn place(&self, path: &str) -> Result<PathBuf> {
-        let place = inside(&self.dir.join("upper"), path)?;
-        let upper = self.dir.join("upper");
-        let folders: Vec<_> = place
-            .ancestors()
-            .skip(1)
-            .take_while(|folder| *folder != upper)
-            .collect();
-        for folder in folders.into_iter().rev().filter(|folder| !folder.is_dir()) {
-            fs::create_dir(folder)?;
-            fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
-        }
-        // Writing through a link would follow it on the host.
-        if place.is_symlink() {
-            bail!("{} is a link already", place.display());
-        }
-        Ok(place)
     }
 
     /// Its root as processes outside see it: only while it runs.
@@ -253,7 +204,8 @@ impl Machine {
             .is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
-    /// Runs a command inside, whatever its exit status.
+    /// Runs a command inside, whatever its exit status. Nothing that a shutdown ends: that stops it before it kills it,
+    /// nsenter stops with it, and the machine waits for nsenter.
     ///
     /// # Errors
     /// The machine is off, or the command does not end in time.
@@ -262,7 +214,10 @@ impl Machine {
         command
             .args(["--target", &self.pid1.to_string(), "--all", "--"])
             .args(words)
+            .env_remove("HEARTLINE_SOCKET")
             .env("LC_ALL", "C.UTF-8")
+            .env("HOME", "/root")
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("SYSTEMD_COLORS", "0")
             .env("NO_COLOR", "1");
         exec::run(command, "", COMMAND)
@@ -299,11 +254,7 @@ impl Machine {
     /// # Errors
     /// It does not answer.
     pub fn status(&self) -> Result<Value> {
-        let out = self.caller().cli(&["status", "--json"])?;
-        if out.code != Some(0) {
-            bail!("{}: {}", self.name(), out.stderr.trim());
-        }
-        Ok(serde_json::from_str(&out.stdout)?)
+        rig::status(&self.caller()).with_context(|| self.name().to_owned())
     }
 
     /// The process of a unit.
@@ -415,30 +366,6 @@ pub fn remove_stale(stale: impl Fn(&str) -> bool) {
     }
 }
 
-/// A path of the machine, below a folder of ours. Anything that could lead out of the folder is refused: joined to it,
-/// an absolute path would name a file of the host.
-fn inside(folder: &Path, path: &str) -> Result<PathBuf> {
-    let relative = path
-        .strip_prefix('/')
-        .context("a machine's paths begin with /")?;
-    let mut place = folder.to_owned();
-    for part in Path::new(relative).components() {
-        match part {
-            Component::Normal(name) => place.push(name),
-            Component::Prefix(_)
-            | Component::RootDir
-            | Component::CurDir
-            | Component::ParentDir => {
-                bail!("{path} is no plain path")
-            }
-        }
-    }
-    if place == folder {
-        bail!("{path} names no file");
-    }
-    Ok(place)
-}
-
 /// The pid 1 that a systemd-nspawn watches.
 fn first_process(nspawn: u32) -> Option<u32> {
     let children = fs::read_to_string(format!("/proc/{nspawn}/task/{nspawn}/children")).ok()?;
@@ -465,29 +392,4 @@ fn tail(path: &Path) -> String {
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<_> = text.lines().rev().take(6).collect();
     lines.into_iter().rev().collect::<Vec<_>>().join("\n")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_machines_files_stay_on_its_own_disk() {
-        let folder = Path::new("/lab/upper");
-        let place = |path: &str| inside(folder, path).ok();
-        assert_eq!(
-            place("/etc/hosts"),
-            Some(PathBuf::from("/lab/upper/etc/hosts"))
-        );
-        for path in [
-            "/",
-            "",
-            "etc/hosts",
-            "//etc/hosts",
-            "/../etc/hosts",
-            "/etc/../../hosts",
-        ] {
-            assert_eq!(place(path), None, "{path:?}");
-        }
-    }
 }

@@ -4,7 +4,7 @@
 //! ```text
 //!   Provider
 //!    |- Machine per node: systemd-nspawn in the node's namespace
-//!    |    heartline.service, unbound, freeradius, nginx, kamailio
+//!    |    heartline.service, unbound, freeradius, nginx: hot standby; kamailio: started by whoever takes over
 //!    |- Asker   DNS, RADIUS, SIP: 100 requests a second each
 //!    |- Browser web: a new connection every 20 ms; one kept open, with a page every 20 ms
 //!    `- Lab     namespaces and the switch that cuts
@@ -13,11 +13,17 @@
 pub mod asker;
 pub mod browser;
 pub mod cgroup;
+mod disk;
 pub mod fault;
 pub mod image;
+mod judge;
 pub mod machine;
+pub mod maintenance;
 pub mod measure;
+pub mod own;
 pub mod rig;
+pub mod service;
+pub mod setup;
 pub mod show;
 pub mod wire;
 
@@ -44,6 +50,12 @@ pub struct Options {
     /// Write everything that was measured to this file
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Only these faults, in the demo's order; may be given several times [default: all]
+    #[arg(long = "fault", value_name = "FAULT", value_enum)]
+    pub faults: Vec<Fault>,
+    /// Each fault so many times
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub times: u32,
     /// Keep journals and configs (kept in any case if an expectation did not hold)
     #[arg(long)]
     pub keep: bool,
@@ -76,7 +88,7 @@ pub fn run(options: &Options) -> Result<bool> {
     let begin = boot_ns();
     let mut provider = Provider::raise(NODES)?;
     drop(busy);
-    let result = steps(&mut provider, begin, paint);
+    let result = steps(&mut provider, options, begin, paint);
     let failed = result
         .as_ref()
         .map_or(interrupt::caught().is_none(), |record| !record.held);
@@ -94,7 +106,7 @@ pub fn run(options: &Options) -> Result<bool> {
     Ok(record.held)
 }
 
-fn steps(provider: &mut Provider, begin: u64, paint: Paint) -> Result<Record> {
+fn steps(provider: &mut Provider, options: &Options, begin: u64, paint: Paint) -> Result<Record> {
     let busy = Busy::with("waiting until all services are answered");
     provider.settled()?;
     let raised_s = ms(boot_ns() - begin) / 1e3;
@@ -109,7 +121,9 @@ fn steps(provider: &mut Provider, begin: u64, paint: Paint) -> Result<Record> {
     );
     print!("{}", show::columns(paint));
     let mut steps = Vec::new();
-    for fault in Fault::ALL {
+    let chosen = |fault: &Fault| options.faults.is_empty() || options.faults.contains(fault);
+    let faults = Fault::ALL.into_iter().filter(chosen);
+    for fault in faults.flat_map(|fault| (0..options.times).map(move |_| fault)) {
         let busy = Busy::quiet(fault.title());
         let step = fault::run(provider, fault).with_context(|| fault.title())?;
         drop(busy);

@@ -1,15 +1,17 @@
 //! The provider: machines with the services, a cluster over them, and clients that never stop asking.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
+pub use super::service::Service;
 use super::{
     asker::Asker,
     browser::{Browser, Page},
     cgroup, image,
     machine::{self, Machine},
+    setup,
     wire::Datagrams,
 };
 use crate::{
@@ -25,114 +27,6 @@ pub const AGENT: &str = "heartline.service";
 
 /// What hands over at shutdown before services stop.
 pub const HANDOVER: &str = "heartline-handover.service";
-
-/// One of the provider's services: a group of the same name, a unit, a VIP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Service {
-    /// unbound with a local zone.
-    Dns,
-    /// freeradius.
-    Radius,
-    /// nginx.
-    Web,
-    /// kamailio.
-    Sip,
-}
-
-impl Service {
-    /// All of them, in order of their groups' ids.
-    pub const ALL: [Self; 4] = [Self::Dns, Self::Radius, Self::Web, Self::Sip];
-
-    /// The name of its group.
-    #[must_use]
-    pub const fn group(self) -> &'static str {
-        match self {
-            Self::Dns => "dns",
-            Self::Radius => "radius",
-            Self::Web => "web",
-            Self::Sip => "sip",
-        }
-    }
-
-    /// Its unit.
-    #[must_use]
-    pub const fn unit(self) -> &'static str {
-        match self {
-            Self::Dns => "unbound.service",
-            Self::Radius => "freeradius.service",
-            Self::Web => "nginx.service",
-            Self::Sip => "kamailio.service",
-        }
-    }
-
-    /// Where clients ask: VIP and port.
-    #[must_use]
-    pub fn target(self) -> SocketAddr {
-        let (host, port) = match self {
-            Self::Dns => (101, 53),
-            Self::Radius => (102, 18121),
-            Self::Web => (103, 80),
-            Self::Sip => (104, 5060),
-        };
-        SocketAddr::from(([10, 77, 0, host], port))
-    }
-
-    /// A client of Debian's that asks once: a cross-check of our own.
-    #[must_use]
-    pub fn cross_check(self) -> (&'static [&'static str], &'static str) {
-        match self {
-            Self::Dns => (
-                &[
-                    "kdig",
-                    "@10.77.0.101",
-                    "+short",
-                    "+retry=0",
-                    "+time=2",
-                    "www.lab",
-                    "A",
-                ],
-                "10.77.0.103",
-            ),
-            Self::Radius => (
-                &[
-                    "radclient",
-                    "-r",
-                    "1",
-                    "-t",
-                    "2",
-                    "-x",
-                    "10.77.0.102:18121",
-                    "status",
-                    "labsecret",
-                ],
-                "Received Access-Accept",
-            ),
-            Self::Web => (
-                &[
-                    "curl",
-                    "--silent",
-                    "--show-error",
-                    "--max-time",
-                    "2",
-                    "http://10.77.0.103/",
-                ],
-                "n",
-            ),
-            Self::Sip => (
-                &[
-                    "sipsak",
-                    "-v",
-                    "-H",
-                    "10.77.0.201",
-                    "-s",
-                    "sip:lab@10.77.0.104:5060",
-                ],
-                "200 OK",
-            ),
-        }
-    }
-}
 
 /// A program of Debian's asks through the client's station. Returns what it said.
 fn ask_once(lab: &Lab, service: Service) -> Result<String> {
@@ -186,7 +80,7 @@ impl Provider {
         let key = lab.dir().join("cluster.key");
         agent::keygen(&key)?;
         let key = std::fs::read_to_string(&key)?;
-        let text = config(&lab);
+        let text = setup::config(&lab);
         let mut machines = lab
             .nodes
             .iter()
@@ -194,7 +88,7 @@ impl Provider {
                 // Services that listen on their VIP only must start where it is not.
                 node.ns.sysctl(&[("net/ipv4/ip_nonlocal_bind", "1")])?;
                 let machine = Machine::new(node, &image, lab.dir(), lab.prefix())?;
-                install(&machine, &text, &key)?;
+                setup::install(&machine, &lab, &text, &key)?;
                 Ok(machine)
             })
             .collect::<Result<Vec<_>>>()?;
@@ -330,6 +224,25 @@ impl Provider {
         bail!(text)
     }
 
+    /// Waits until every node can run every group, as far as all know.
+    fn fit(&self) -> Result<()> {
+        let mut unfit = Vec::new();
+        let fit = interrupt::until(SOON, POLL, || {
+            unfit.clear();
+            for (name, status) in self.statuses() {
+                match status {
+                    Ok(status) => unfit.extend(unfit_in(&status)),
+                    Err(error) => unfit.push(format!("{name}: {error:#}")),
+                }
+            }
+            Ok(unfit.is_empty())
+        })?;
+        if !fit {
+            bail!("not all nodes are fit after {SOON:?}: {}", unfit.join("; "));
+        }
+        Ok(())
+    }
+
     fn agreed(&self, said: &[(String, Result<Value>)]) -> Option<Vec<String>> {
         let mut agreed: Option<Vec<String>> = None;
         for (_, status) in said {
@@ -375,6 +288,7 @@ impl Provider {
     /// # Errors
     /// A move fails, or the cluster does not settle.
     pub fn gather(&mut self) -> Result<String> {
+        self.fit()?;
         let owners = self.settled()?;
         let node = owners.first().context("no services")?.clone();
         for (service, owner) in Service::ALL.into_iter().zip(&owners) {
@@ -397,16 +311,23 @@ impl Provider {
         let machine = self.machine(node)?;
         // The machine may be faster than the answer.
         let asked = machine.run(&["systemctl", "--no-block", "reboot"]);
-        machine.down().map_err(|error| match asked {
+        self.again(node).map_err(|error| match asked {
             Ok(out) if out.code == Some(0) => error,
             Ok(out) => error.context(format!("systemctl reboot: {}", out.stderr.trim())),
             Err(why) => error.context(why),
         })?;
+        self.machine(node)?.booted()
+    }
+
+    /// Switches a machine that has gone down for a reboot on again.
+    ///
+    /// # Errors
+    /// It does not go down, wanted no reboot or does not come up.
+    pub fn again(&mut self, node: &str) -> Result<()> {
+        self.machine(node)?.down()?;
         self.lab.unplug(node, 0)?;
         self.lab.replug(node, 0)?;
-        let machine = self.machine(node)?;
-        machine.boot()?;
-        machine.booted()
+        self.machine(node)?.boot()
     }
 
     /// Asks each service once with a program of Debian's. Returns the programs.
@@ -465,103 +386,37 @@ pub(super) fn said(caller: &Caller, args: &[&str]) -> Result<String> {
     Ok(out.stdout)
 }
 
+/// Which nodes cannot run which groups.
+fn unfit_in(status: &Value) -> Vec<String> {
+    let list = |value: &Value, key: &str| {
+        let list = value.get(key).and_then(Value::as_array);
+        list.cloned().unwrap_or_default()
+    };
+    let text = |value: &Value, key: &str| {
+        let text = value.get(key).and_then(Value::as_str);
+        text.unwrap_or_default().to_owned()
+    };
+    let mut found = Vec::new();
+    for group in list(status, "groups") {
+        for unfit in list(&group, "unfit") {
+            found.push(format!(
+                "{} on {}: {}",
+                text(&group, "name"),
+                text(&unfit, "node"),
+                text(&unfit, "reason")
+            ));
+        }
+    }
+    found
+}
+
+/// `heartline status --json` of an agent.
+pub(super) fn status(caller: &Caller) -> Result<Value> {
+    Ok(serde_json::from_str(&said(caller, &["status", "--json"])?)?)
+}
+
 /// What is left of machines whose lab was killed: their processes, and with them their mounts.
 pub fn remove_leftovers() -> Vec<String> {
     machine::remove_stale(cleanup::is_stale);
     cgroup::remove_stale(cleanup::is_stale)
-}
-
-/// The cluster's configuration: a group per service, hot standby everywhere.
-fn config(lab: &Lab) -> String {
-    let mut text = String::from(
-        "cluster = \"provider\"\ngeneration = 1\nkey_file = \"/etc/heartline/cluster.key\"\n\n\
-         [timing]\nprofile = \"lan\"\n\
-         # A node that booted waits this long before it votes.\nmax_promise = \"1s\"\n",
-    );
-    for node in &lab.nodes {
-        let (name, id, address) = (&node.name, node.id, node.eth0().v4);
-        text += &format!(
-            "\n[[node]]\nname = \"{name}\"\nid = {id}\n[[node.link]]\ndevice = \"eth0\"\naddress = \"{address}\"\n"
-        );
-    }
-    for (id, service) in Service::ALL.into_iter().enumerate() {
-        text += &format!(
-            "\n[[group]]\nname = \"{}\"\nid = {id}\n[[group.vip]]\naddress = \"{}\"\ndevice = \"eth0\"\n",
-            service.group(),
-            service.target().ip()
-        );
-    }
-    text
-}
-
-/// Installs the agent as a user would, and the services' configuration.
-fn install(machine: &Machine, config: &str, key: &str) -> Result<()> {
-    const WANTS: &str = "/etc/systemd/system/multi-user.target.wants";
-    machine.copy(&agent::binary()?, "/usr/bin/heartline")?;
-    for (unit, text) in [
-        (AGENT, include_str!("../../../../config/heartline.service")),
-        (
-            HANDOVER,
-            include_str!("../../../../config/heartline-handover.service"),
-        ),
-    ] {
-        let path = format!("/usr/lib/systemd/system/{unit}");
-        machine.write(&path, text, 0o644)?;
-        // What `systemctl enable heartline` does.
-        machine.link(&format!("{WANTS}/{unit}"), &path)?;
-    }
-    // The folder makes journals outlive a reboot.
-    machine.write("/var/log/journal/.keep", "", 0o644)?;
-    machine.write("/etc/heartline/heartline.toml", config, 0o644)?;
-    machine.write("/etc/heartline/cluster.key", key, 0o600)?;
-    // systemd mounts it by itself on machines, but not in containers, where it refuses such a mount unit, too.
-    machine.write(
-        "/etc/systemd/system/lab-bpf.service",
-        include_str!("files/bpf.service"),
-        0o644,
-    )?;
-    machine.link(
-        "/etc/systemd/system/sysinit.target.wants/lab-bpf.service",
-        "../lab-bpf.service",
-    )?;
-    // The agent's group, as a package would make it.
-    machine.write(
-        "/usr/lib/sysusers.d/heartline.conf",
-        "g heartline -\n",
-        0o644,
-    )?;
-
-    let node = |text: &str| text.replace("@NODE@", machine.name());
-    let files = [
-        (
-            "/etc/unbound/unbound.conf.d/lab.conf",
-            node(include_str!("files/unbound.conf")),
-        ),
-        // Debian's asks for a key that only a network brings.
-        (
-            "/etc/unbound/unbound.conf.d/root-auto-trust-anchor-file.conf",
-            String::new(),
-        ),
-        (
-            "/etc/freeradius/3.0/sites-enabled/lab",
-            node(include_str!("files/radius-status.conf")),
-        ),
-        (
-            "/etc/nginx/sites-available/default",
-            node(include_str!("files/nginx.conf")),
-        ),
-        (
-            "/etc/kamailio/kamailio.cfg",
-            node(include_str!("files/kamailio.cfg")),
-        ),
-        ("/etc/hostname", format!("{}\n", machine.name())),
-        (
-            "/etc/hosts",
-            format!("127.0.0.1 localhost\n127.0.1.1 {}\n", machine.name()),
-        ),
-    ];
-    for (path, text) in files {
-        machine.write(path, &text, 0o644)?;
-    }
-    Ok(())
 }

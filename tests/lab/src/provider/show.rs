@@ -2,7 +2,7 @@
 
 use super::{
     Record,
-    fault::{Row, Step},
+    fault::{Fault, Row, Step},
 };
 use crate::paint::Paint;
 
@@ -13,7 +13,8 @@ pub fn header(paint: Paint) -> String {
         "\n{}\n{}\n",
         paint.bold("Heartline under a provider's services: DNS, RADIUS, web and SIP on three Debian machines"),
         paint.dim(format!(
-            "unbound, freeradius, nginx, kamailio and heartline.service under systemd, hot standby: {}.\n\
+            "unbound, freeradius, nginx (hot standby), kamailio (started by whoever takes over) and heartline.service\n\
+             under systemd, each service with a probe: {}.\n\
              DNS, RADIUS, SIP: a request every 10 ms; web: a new connection every 20 ms, and one kept open.",
             machine()
         )),
@@ -34,7 +35,7 @@ pub fn machine() -> String {
 pub fn columns(paint: Paint) -> String {
     paint.bold(format!(
         "{:<22}{:<9}{:>10}{:>8}{:>8}   {:<36}{}\n",
-        "", "", "outage ms", "asked", "lost", "open connection, new connections", "to reach"
+        "", "", "outage ms", "asked", "lost", "open connection, new ones; own times", "to reach"
     ))
 }
 
@@ -53,9 +54,22 @@ pub fn step(step: &Step, paint: Paint) -> String {
             _ => format!("{:<22}", ""),
         };
         text += &left;
-        text += &line(row, paint);
+        text += &line(step.fault, row, paint);
+    }
+    if step.fault.planned() && step.rows.iter().any(|row| row.felt.lost > 0) {
+        text += &paint.dim(format!("{:<22}dropped by the gates: {}\n", "", gates(step)));
     }
     text
+}
+
+fn gates(step: &Step) -> String {
+    let gates = step.gates.iter().map(|gate| {
+        format!(
+            "{} {} in, {} out",
+            gate.node, gate.dropped_in, gate.dropped_out
+        )
+    });
+    gates.collect::<Vec<_>>().join("; ")
 }
 
 fn owners(step: &Step) -> String {
@@ -64,7 +78,7 @@ fn owners(step: &Step) -> String {
     owners.join(", ")
 }
 
-fn line(row: &Row, paint: Paint) -> String {
+fn line(fault: Fault, row: &Row, paint: Paint) -> String {
     let felt = &row.felt;
     let tcp = felt.web.as_ref().map_or_else(String::new, |tcp| {
         let mut parts = vec![format!(
@@ -78,6 +92,7 @@ fn line(row: &Row, paint: Paint) -> String {
         }
         parts.join("; ")
     });
+    let notes = if tcp.is_empty() { own(fault, row) } else { tcp };
     let mark = match (row.target.is_empty(), row.held) {
         (true, _) => String::new(),
         (false, true) => paint.good(format!("{}  ok", row.target)),
@@ -93,12 +108,37 @@ fn line(row: &Row, paint: Paint) -> String {
         String::new()
     };
     format!(
-        "{:<9}{:>10.1}{:>8}{:>8}   {tcp:<36}{mark}{noise}\n",
+        "{:<9}{:>10.1}{:>8}{:>8}   {notes:<36}{mark}{noise}\n",
         format!("{:?}", row.service).to_lowercase(),
         felt.outage_ms,
         felt.asked,
         felt.lost
     )
+}
+
+/// What the unit itself took, where that is part of the outage.
+fn own(fault: Fault, row: &Row) -> String {
+    let killed = match fault {
+        Fault::KillUnit | Fault::UnitDies | Fault::ProbeFails => true,
+        Fault::Cut
+        | Fault::Freeze
+        | Fault::KillAgent
+        | Fault::Move
+        | Fault::Reboot
+        | Fault::Maintenance => false,
+    };
+    if row.service.hot_standby() && !killed {
+        // At boot, if at all.
+        return String::new();
+    }
+    let mut parts = Vec::new();
+    if row.own.stop_ms > 0.0 && !row.service.hot_standby() {
+        parts.push(format!("stop {:.0}", row.own.stop_ms));
+    }
+    if row.own.start_ms > 0.0 {
+        parts.push(format!("start {:.0} ms", row.own.start_ms));
+    }
+    parts.join(" + ")
 }
 
 /// The end.
