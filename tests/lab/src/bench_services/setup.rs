@@ -207,10 +207,8 @@ pub(super) fn pacemaker(lab: &Lab, machine: &Machine, setting: Setting) -> Resul
         ("/var/lib/pacemaker/cib/cib.xml", cib(), 0o600),
         // What was written from outside belongs to root.
         (
-            "/etc/tmpfiles.d/lab-pacemaker.conf",
-            "d /var/lib/pacemaker 0750 hacluster haclient\nd /var/lib/pacemaker/cib 0750 hacluster haclient\n\
-             z /var/lib/pacemaker/cib/cib.xml 0600 hacluster haclient\n"
-                .into(),
+            "/etc/systemd/system/pacemaker.service.d/lab.conf",
+            "[Service]\nExecStartPre=/bin/chown -R hacluster:haclient /var/lib/pacemaker\n".into(),
             0o644,
         ),
         (
