@@ -100,8 +100,8 @@ impl Setting {
         }
     }
 
-    /// After this a takeover is not waited for any more. A manager that was killed may be back before anybody has missed
-    /// it: then there is nothing to wait for.
+    /// After this a takeover is not waited for any more. A manager that was killed may be back before anybody has
+    /// missed it: then there is nothing to wait for.
     #[must_use]
     pub const fn give_up(self, fault: Fault) -> Duration {
         match self {

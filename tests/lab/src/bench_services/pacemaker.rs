@@ -98,7 +98,7 @@ impl Subject for Pacemaker {
     }
 }
 
-/// What `crm_mon` shows, as far as it must be right: all nodes there, one in charge, all resources started, none failed.
+/// What `crm_mon` shows, as far as it must be right: all nodes there, one in charge, everything started, nothing failed.
 fn shown(xml: &str, nodes: usize) -> Well {
     let count = |text: &str| xml.matches(text).count();
     // A VIP per service, and on each node its unit and its check.

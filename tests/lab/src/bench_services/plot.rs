@@ -1,5 +1,5 @@
-//! The results as a picture, in the manner of `bench failover`: for each fault a panel, for each setting a row, for each
-//! service and run a dot, over a logarithmic axis of time; red where two owners were seen.
+//! The results as a picture, in the manner of `bench failover`: for each fault a panel, for each setting a row, for
+//! each service and run a dot, over a logarithmic axis of time; red where two owners were seen.
 
 use std::fmt::Write as _;
 

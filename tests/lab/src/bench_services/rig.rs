@@ -140,8 +140,8 @@ impl Rig {
         answers
     }
 
-    /// What was asked in `[from, to)`, and how much of it was never answered well; and the longest time (ns) between two
-    /// questions: what exceeds their interval is the client's own standing still.
+    /// What was asked in `[from, to)`, and how much of it was never answered well; and the longest time (ns) between
+    /// two questions: what exceeds their interval is the client's own standing still.
     pub fn asked(&self, service: Service, from: u64, to: u64) -> (usize, usize, u64) {
         let (sent, lost): (Vec<u64>, usize) = if let Some(asker) = self.asker(service) {
             let asks = asker.asks(from, to);

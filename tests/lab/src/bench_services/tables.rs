@@ -10,13 +10,13 @@ use crate::{bench::Spread, paint::Paint, provider::rig::Service};
 
 const NOTES: &str = "\
 Outage: the longest time between two good answers from the fault on, of all four services (DNS, RADIUS, SIP: a request
-each 10 ms; web: a new connection each 20 ms; so 10 or 20 ms is nothing lost). Two owners: a station that no cut touches
-asks each node's hardware address every 5 ms, until 1 s after the takeover. Mended: what clients lost while the node came
-back.
+each 10 ms; web: a new connection each 20 ms; so 10 or 20 ms is nothing lost). Two owners: a station that no cut
+touches asks each node's hardware address every 5 ms, until 1 s after the takeover. Mended: what clients lost while the
+node came back.
 All services run on all nodes (hot standby), and the first failure moves the VIP, whatever the system; systemd starts
-nothing again by itself. Checks: Heartline's probes each 200 ms, two bad ones count; keepalived's scripts and Pacemaker's
-monitors each second (keepalived takes no less), the first bad one counts. keepalived has real-time priority. Pacemaker:
-clones of systemd units with an OCF check, IPaddr2 beside them, stonith-enabled=false.
+nothing again by itself. Checks: Heartline's probes each 200 ms, two bad ones count; keepalived's scripts and
+Pacemaker's monitors each second (keepalived takes no less), the first bad one counts. keepalived has real-time
+priority. Pacemaker: clones of systemd units with an OCF check, IPaddr2 beside them, stonith-enabled=false.
 A move is `heartline move`, a clean stop of keepalived, `crm_resource --move`.
 ";
 
