@@ -31,7 +31,7 @@ impl System {
 /// How it is set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Setting {
-    /// Heartline's default: 10 ms heartbeats.
+    /// Heartline as it comes.
     Lan,
     /// keepalived with the shortest interval it takes, and real-time priority.
     #[value(name = "0.01s", alias = "0.01 s")]
