@@ -24,6 +24,8 @@ const SETTLED: Duration = Duration::from_secs(120);
 const AFTER: Duration = Duration::from_secs(1);
 /// Who stood still for longer than this, as a client, has measured itself.
 const STALL_MS: f64 = 60.0;
+/// A wish is carried out by then, or it is forgotten and said again.
+const MOVED: Duration = Duration::from_secs(15);
 /// Attempts to bring all VIPs to one node.
 const GATHERS: usize = 5;
 
@@ -146,7 +148,13 @@ fn gather(subject: &mut dyn Subject) -> Result<String> {
         for (node, groups) in groups {
             subject.hand_over(&groups, node, &target)?;
             // Until it is so: an owner that is told to forget the wish too early keeps the VIP.
-            interrupt::pass(Duration::from_secs(2))?;
+            let all = Service::ALL.into_iter();
+            let moved: Vec<_> = all.filter(|s| groups.contains(&s.group())).collect();
+            interrupt::until(MOVED, POLL, || {
+                let rig = subject.rig();
+                let left = |service: &Service| rig.serves(*service).is_some_and(|by| by != *node);
+                Ok(moved.iter().all(left))
+            })?;
             subject.after_hand_over(node)?;
         }
     }
