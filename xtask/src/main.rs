@@ -52,8 +52,8 @@ enum Task {
     /// Load the programs on a device and show what they see: load DEV
     #[command(disable_help_flag = true)]
     Load(Rest),
-    /// Measure: failover (takeovers beside keepalived), flood (hostile packets), xdp (cost of a packet), jitter (of the
-    /// real-time thread)
+    /// Measure: failover (takeovers beside keepalived), services (on Debian machines, beside keepalived and Pacemaker),
+    /// flood (hostile packets), xdp (cost of a packet), jitter (of the real-time thread)
     #[command(disable_help_flag = true)]
     Bench(Rest),
     /// Random faults on a cluster in the lab, several at once, every promise checked from outside

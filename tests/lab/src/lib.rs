@@ -14,6 +14,7 @@
 
 pub mod agent;
 pub mod bench;
+pub mod bench_services;
 pub mod cleanup;
 pub mod clock;
 pub mod cluster;

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
-use heartline_lab::{bench, clock, demo, flood, hold, interrupt, load, nemesis, provider, speed};
+use heartline_lab::{bench, bench_services, clock, demo, flood, hold, interrupt, load, nemesis, provider, speed};
 
 /// The lab of Heartline: clusters in network namespaces. Needs root.
 #[derive(Debug, Parser)]
@@ -85,6 +85,8 @@ enum DemoTask {
 enum BenchTask {
     /// The same faults many times against Heartline and keepalived: table, plot, failover.json
     Failover(bench::Options),
+    /// DNS, RADIUS, web and SIP on Debian machines: Heartline, keepalived with check scripts, Pacemaker; services.json
+    Services(bench_services::Options),
     /// Hostile packets at the owner's heartbeat port: what they cost; table, flood.json
     Flood(flood::measure::Options),
     /// What a heartbeat and an ordinary packet cost in the XDP and TC programs: table, xdp.json
@@ -168,6 +170,7 @@ fn run(task: Task) -> Result<bool> {
             });
         }
         Task::Bench(BenchTask::Failover(options)) => return bench::run(&options),
+        Task::Bench(BenchTask::Services(options)) => return bench_services::run(&options),
         Task::Bench(BenchTask::Flood(options)) => return flood::measure::run(&options),
         Task::Nemesis {
             minutes,

@@ -30,7 +30,7 @@ pub struct Machine {
 }
 
 /// Stolen time since the machine came up, ms.
-pub(super) fn steal_ms() -> f64 {
+pub(crate) fn steal_ms() -> f64 {
     let text = fs::read_to_string("/proc/stat").unwrap_or_default();
     let line = text.lines().next().unwrap_or_default();
     // cpu user nice system idle iowait irq softirq steal, in ticks

@@ -17,8 +17,8 @@ mod load;
 mod machine;
 mod measure;
 mod names;
-mod plot;
-mod progress;
+pub(crate) mod plot;
+pub(crate) mod progress;
 mod report;
 mod subject;
 mod tables;
@@ -44,6 +44,7 @@ pub use self::{
     targets::{Target, Verdict},
     xdp::XdpCost,
 };
+pub(crate) use self::machine::steal_ms;
 use self::{campaign::Plan, progress::Progress, report::Results, subject::Subject};
 use crate::{cleanup, interrupt, paint::Paint};
 

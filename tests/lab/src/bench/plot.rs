@@ -12,15 +12,15 @@ use super::{
 };
 use crate::exec;
 
-const WIDTH: f64 = 960.0;
-const LEFT: f64 = 132.0;
-const RIGHT: f64 = 170.0;
-const ROW: f64 = 18.0;
+pub(crate) const WIDTH: f64 = 960.0;
+pub(crate) const LEFT: f64 = 132.0;
+pub(crate) const RIGHT: f64 = 170.0;
+pub(crate) const ROW: f64 = 18.0;
 /// Ends of the axis, ms: 0.1 ms to 10 s.
 const FROM: f64 = -1.0;
 const TO: f64 = 4.0;
 
-const STYLE: &str = "
+pub(crate) const STYLE: &str = "
   text { font: 13px system-ui, 'DejaVu Sans', sans-serif } .h { font-size: 18px; font-weight: 600 }
   .b { font-weight: 600 } .n { font-size: 12px } .e { text-anchor: end } .m { text-anchor: middle }
   .bg { fill: #ffffff } .t { fill: #1f2328 } .s { fill: #59636e } .grid { stroke: #d1d9e0 }
@@ -32,12 +32,12 @@ const STYLE: &str = "
   }";
 
 /// Where a time is on the axis; what is shorter than its start sits on it.
-fn x(ms: f64) -> f64 {
+pub(crate) fn x(ms: f64) -> f64 {
     let at = ms.max(1e-9).log10().clamp(FROM, TO);
     LEFT + (at - FROM) / (TO - FROM) * (WIDTH - LEFT - RIGHT)
 }
 
-fn text(out: &mut String, class: &str, x: f64, y: f64, words: &str) {
+pub(crate) fn text(out: &mut String, class: &str, x: f64, y: f64, words: &str) {
     let words = words
         .replace('&', "&amp;")
         .replace('<', "&lt;")
@@ -141,7 +141,7 @@ fn panel(out: &mut String, results: &Results, fault: Fault, top: f64) -> f64 {
 ///
 /// # Errors
 /// `rsvg-convert` is missing or refuses.
-pub(super) fn pixels(svg: &Path, png: &Path) -> Result<()> {
+pub(crate) fn pixels(svg: &Path, png: &Path) -> Result<()> {
     let mut command = Command::new("rsvg-convert");
     command
         .args(["--zoom", "2", "--format", "png", "--output"])

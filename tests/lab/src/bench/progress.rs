@@ -9,7 +9,7 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Shared by all lanes.
-pub(super) struct Progress {
+pub(crate) struct Progress {
     bar: Option<ProgressBar>,
     started: Instant,
     /// Estimated seconds: in all, done.
@@ -25,7 +25,7 @@ struct State {
 
 impl Progress {
     /// `all`: estimated seconds of everything.
-    pub(super) fn start(all: f64) -> Self {
+    pub(crate) fn start(all: f64) -> Self {
         let bar = stderr().is_terminal().then(|| {
             let bar = ProgressBar::new(1000);
             if let Ok(style) = ProgressStyle::with_template("  {bar:24} {percent:>3} %  {msg}") {
@@ -43,12 +43,12 @@ impl Progress {
     }
 
     /// One more run of `what` is done; it was estimated at `seconds`.
-    pub(super) fn step(&self, what: &str, done: usize, runs: usize, seconds: f64) {
+    pub(crate) fn step(&self, what: &str, done: usize, runs: usize, seconds: f64) {
         self.show(what, &format!("{done} of {runs}"), done == runs, seconds);
     }
 
     /// A share of `what` is done.
-    pub(super) fn part(&self, what: &str, part: f64, seconds: f64) {
+    pub(crate) fn part(&self, what: &str, part: f64, seconds: f64) {
         self.show(
             what,
             &format!("{:.0} %", part * 100.0),
@@ -77,14 +77,14 @@ impl Progress {
     }
 
     /// Something to be seen beside it.
-    pub(super) fn note(&self, text: &str) {
+    pub(crate) fn note(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.suspend(|| eprintln!("{text}")),
             None => eprintln!("{text}"),
         }
     }
 
-    pub(super) fn elapsed(&self) -> Duration {
+    pub(crate) fn elapsed(&self) -> Duration {
         self.started.elapsed()
     }
 }

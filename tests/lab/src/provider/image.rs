@@ -230,7 +230,7 @@ fn listed(text: &str) -> Option<String> {
 }
 
 /// The proxy that apt goes through.
-fn proxy() -> Option<OsString> {
+pub(crate) fn proxy() -> Option<OsString> {
     let mut command = Command::new("apt-config");
     command.args(["dump", "--format", "%v%n", "Acquire::http::Proxy"]);
     let out = exec::run(command, "", Duration::from_secs(10)).ok()?;

@@ -77,6 +77,17 @@ impl Machine {
         })
     }
 
+    /// Lays a folder over the image, before the first boot.
+    ///
+    /// # Errors
+    /// There is no such folder.
+    pub fn cover(&mut self, layer: &Path) -> Result<()> {
+        let layer = fs::canonicalize(layer)?;
+        // As overlayfs has it: the upper ones first.
+        self.image = format!("{}:{}", layer.display(), self.image.display()).into();
+        Ok(())
+    }
+
     /// The node's name.
     #[must_use]
     pub fn name(&self) -> &str {

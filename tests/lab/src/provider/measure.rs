@@ -134,7 +134,7 @@ fn web(provider: &Provider, felt: Felt, before: u64, from: u64, to: u64) -> Felt
 }
 
 /// Longest time between two instants, of those that end after `from`; and up to `to`, if nothing comes any more.
-fn longest(instants: impl Iterator<Item = u64>, from: u64, to: u64) -> f64 {
+pub(crate) fn longest(instants: impl Iterator<Item = u64>, from: u64, to: u64) -> f64 {
     // Begun in the window and answered after it (a first packet that was lost): others were answered meanwhile.
     let mut instants: Vec<_> = instants.filter(|at| to == 0 || *at < to).collect();
     instants.sort_unstable();
