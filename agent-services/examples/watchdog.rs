@@ -25,7 +25,12 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    println!("WATCHDOG-ARMED {} timeout={}s nowayout={}", dog.identity, dog.timeout.as_secs(), dog.no_way_out);
+    println!(
+        "WATCHDOG-ARMED {} timeout={}s nowayout={}",
+        dog.identity,
+        dog.timeout.as_secs(),
+        dog.no_way_out
+    );
     let mut pacer = Pacer::new(dog.timeout);
     for second in 0..pets {
         let now = second * 1_000_000_000;
@@ -48,7 +53,10 @@ fn main() -> ExitCode {
         },
         "leave" => println!("WATCHDOG-LEFT"),
         _ => {
-            println!("WATCHDOG-STARVING {:?}", pacer.beat(pets * 1_000_000_000, 0, true));
+            println!(
+                "WATCHDOG-STARVING {:?}",
+                pacer.beat(pets * 1_000_000_000, 0, true)
+            );
             sleep(Duration::from_secs(3600));
         }
     }

@@ -97,13 +97,19 @@ impl Watchdog {
     /// # Errors
     /// [`WatchdogError`]. If the device was opened and is unfit it is disarmed again, where it lets itself.
     pub fn arm(device: &Path, timeout: Duration) -> Result<Watchdog, WatchdogError> {
-        let file = OpenOptions::new().write(true).open(device).map_err(|error| {
-            match error.raw_os_error().map(Errno::from_raw) {
-                Some(Errno::ENOENT | Errno::ENODEV | Errno::ENXIO) => WatchdogError::Absent(device.into()),
+        let file = OpenOptions::new()
+            .write(true)
+            .open(device)
+            .map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
+                Some(Errno::ENOENT | Errno::ENODEV | Errno::ENXIO) => {
+                    WatchdogError::Absent(device.into())
+                }
                 Some(Errno::EBUSY) => WatchdogError::Busy(device.into()),
-                _ => WatchdogError::Failed { device: device.into(), error },
-            }
-        })?;
+                _ => WatchdogError::Failed {
+                    device: device.into(),
+                    error,
+                },
+            })?;
         Self::take(file, device, Some(timeout))
     }
 
@@ -115,16 +121,29 @@ impl Watchdog {
         Self::take(fd.into(), device, None)
     }
 
-    fn take(file: File, device: &Path, timeout: Option<Duration>) -> Result<Watchdog, WatchdogError> {
+    fn take(
+        file: File,
+        device: &Path,
+        timeout: Option<Duration>,
+    ) -> Result<Watchdog, WatchdogError> {
         let fd = file.as_raw_fd();
-        let mut info = Info { options: 0, firmware: 0, identity: [0; 32] };
+        let mut info = Info {
+            options: 0,
+            firmware: 0,
+            identity: [0; 32],
+        };
         // SAFETY: the descriptor is open, and the kernel writes one `struct watchdog_info`.
         unsafe { sys::get_support(fd, &raw mut info) }.map_err(|errno| WatchdogError::Unfit {
             device: device.into(),
             why: format!("it is no watchdog ({})", errno.desc()),
         })?;
-        let end = info.identity.iter().position(|b| *b == 0).unwrap_or(info.identity.len());
-        let identity = String::from_utf8_lossy(info.identity.get(..end).unwrap_or_default()).into_owned();
+        let end = info
+            .identity
+            .iter()
+            .position(|b| *b == 0)
+            .unwrap_or(info.identity.len());
+        let identity =
+            String::from_utf8_lossy(info.identity.get(..end).unwrap_or_default()).into_owned();
         let mut dog = Watchdog {
             file,
             device: device.into(),
@@ -146,29 +165,57 @@ impl Watchdog {
     }
 
     fn set_up(&self, options: u32, timeout: Option<Duration>) -> Result<Duration, WatchdogError> {
-        let unfit = |why: String| WatchdogError::Unfit { device: self.device.clone(), why };
+        let unfit = |why: String| WatchdogError::Unfit {
+            device: self.device.clone(),
+            why,
+        };
         if options & MAGIC_CLOSE == 0 {
-            return Err(unfit(format!("{} stops when the program that pets it ends, so it proves nothing", self.identity)));
+            return Err(unfit(format!(
+                "{} stops when the program that pets it ends, so it proves nothing",
+                self.identity
+            )));
         }
         if options & ALARM_ONLY != 0 {
-            return Err(unfit(format!("{} only sounds an alarm, it resets nothing", self.identity)));
+            return Err(unfit(format!(
+                "{} only sounds an alarm, it resets nothing",
+                self.identity
+            )));
         }
         let fd = self.file.as_raw_fd();
         let mut seconds: std::ffi::c_int = 0;
         if let Some(wanted) = timeout.filter(|_| options & SET_TIMEOUT != 0) {
-            let wanted = wanted.as_secs().clamp(u64::from(*TIMEOUT_S.start()), u64::from(*TIMEOUT_S.end()));
+            let wanted = wanted
+                .as_secs()
+                .clamp(u64::from(*TIMEOUT_S.start()), u64::from(*TIMEOUT_S.end()));
             seconds = std::ffi::c_int::try_from(wanted).unwrap_or(std::ffi::c_int::MAX);
             // SAFETY: the descriptor is open, and the kernel reads and writes one int.
-            unsafe { sys::set_timeout(fd, &raw mut seconds) }
-                .map_err(|errno| unfit(format!("{} does not take {wanted} s: {}", self.identity, errno.desc())))?;
+            unsafe { sys::set_timeout(fd, &raw mut seconds) }.map_err(|errno| {
+                unfit(format!(
+                    "{} does not take {wanted} s: {}",
+                    self.identity,
+                    errno.desc()
+                ))
+            })?;
         }
         // SAFETY: as above; it is written only.
-        unsafe { sys::get_timeout(fd, &raw mut seconds) }
-            .map_err(|errno| unfit(format!("{} does not say its time: {}", self.identity, errno.desc())))?;
-        let took = u64::try_from(seconds).ok().filter(|s| *s > 0).map(Duration::from_secs);
-        let took = took.ok_or_else(|| unfit(format!("{} has a time of {seconds} s", self.identity)))?;
+        unsafe { sys::get_timeout(fd, &raw mut seconds) }.map_err(|errno| {
+            unfit(format!(
+                "{} does not say its time: {}",
+                self.identity,
+                errno.desc()
+            ))
+        })?;
+        let took = u64::try_from(seconds)
+            .ok()
+            .filter(|s| *s > 0)
+            .map(Duration::from_secs);
+        let took =
+            took.ok_or_else(|| unfit(format!("{} has a time of {seconds} s", self.identity)))?;
         if timeout.is_some_and(|wanted| took > wanted + Duration::from_secs(1)) {
-            return Err(unfit(format!("{} takes {took:?} at least: configure that, so that takeovers wait as long", self.identity)));
+            return Err(unfit(format!(
+                "{} takes {took:?} at least: configure that, so that takeovers wait as long",
+                self.identity
+            )));
         }
         Ok(took)
     }
@@ -210,7 +257,8 @@ fn no_way_out(device: &Path) -> bool {
         Some("watchdog") | None => "watchdog0",
         Some(name) => name,
     };
-    std::fs::read_to_string(Path::new("/sys/class/watchdog").join(name).join("nowayout")).is_ok_and(|t| t.trim() == "1")
+    std::fs::read_to_string(Path::new("/sys/class/watchdog").join(name).join("nowayout"))
+        .is_ok_and(|t| t.trim() == "1")
 }
 
 /// What the real-time thread does about the watchdog. Pure, and without use of the heap.
@@ -241,7 +289,10 @@ impl Pacer {
     /// For a device that resets after so long.
     #[must_use]
     pub fn new(timeout: Duration) -> Pacer {
-        Pacer { timeout_ns: u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX), last: None }
+        Pacer {
+            timeout_ns: u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX),
+            last: None,
+        }
     }
 
     /// `lease_until`: when this node's lease ends (boot clock, ns; 0: it has none). `stateful`: something that must not run
@@ -254,9 +305,13 @@ impl Pacer {
         if stateful && lease_until <= now {
             // Not petted yet: it was armed by being opened, before this.
             let last = *self.last.get_or_insert(now);
-            return Beat::Starve { reset_by: last.saturating_add(self.timeout_ns) };
+            return Beat::Starve {
+                reset_by: last.saturating_add(self.timeout_ns),
+            };
         }
-        let due = self.last.is_none_or(|last| now.saturating_sub(last) >= self.timeout_ns / PETS);
+        let due = self
+            .last
+            .is_none_or(|last| now.saturating_sub(last) >= self.timeout_ns / PETS);
         if due {
             self.last = Some(now);
             Beat::Pet
@@ -272,7 +327,9 @@ impl Pacer {
 #[must_use]
 pub fn fired_by(promise_end: u64, timeout: Duration) -> u64 {
     let timeout = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
-    promise_end.saturating_add(timeout / 100 * 123).saturating_add(MARGIN_NS)
+    promise_end
+        .saturating_add(timeout / 100 * 123)
+        .saturating_add(MARGIN_NS)
 }
 
 /// The last resort where there is no watchdog: a reset by sysrq, which a kernel does that still runs. Opened beforehand, so
@@ -286,7 +343,10 @@ impl Sysrq {
     /// # Errors
     /// Not root, a container, or a kernel without it.
     pub fn open() -> io::Result<Sysrq> {
-        OpenOptions::new().write(true).open("/proc/sysrq-trigger").map(Sysrq)
+        OpenOptions::new()
+            .write(true)
+            .open("/proc/sysrq-trigger")
+            .map(Sysrq)
     }
 
     /// Resets the machine at once: nothing is written back, nothing is unmounted.
@@ -312,8 +372,14 @@ mod tests {
         assert_eq!(p.beat(12 * S, 13 * S, true), Beat::Pet);
         assert_eq!(p.beat(14 * S, 0, false), Beat::Pet);
         // The lease ends as this comes by: no more.
-        assert_eq!(p.beat(15 * S, 15 * S, true), Beat::Starve { reset_by: 22 * S });
-        assert_eq!(p.beat(20 * S, 15 * S, true), Beat::Starve { reset_by: 22 * S });
+        assert_eq!(
+            p.beat(15 * S, 15 * S, true),
+            Beat::Starve { reset_by: 22 * S }
+        );
+        assert_eq!(
+            p.beat(20 * S, 15 * S, true),
+            Beat::Starve { reset_by: 22 * S }
+        );
         // All was stopped in time.
         assert_eq!(p.beat(21 * S, 15 * S, false), Beat::Pet);
         let mut never = Pacer::new(Duration::from_secs(8));
@@ -332,7 +398,9 @@ mod tests {
         let (mut now, mut last, mut lease) = (S, None::<u64>, 0);
         let (mut pets, mut starved) = (0, 0);
         for _ in 0..100_000 {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             now += (state >> 40) % (step + 1);
             if state & 3 == 0 {
                 lease = now + (state >> 20) % (2 * S);
@@ -363,7 +431,9 @@ mod tests {
             let mut p = Pacer::new(Duration::from_secs(timeout));
             let promise_end = 100 * S;
             assert_eq!(p.beat(promise_end - 1, promise_end, true), Beat::Pet);
-            let Beat::Starve { reset_by } = p.beat(promise_end, promise_end, true) else { panic!() };
+            let Beat::Starve { reset_by } = p.beat(promise_end, promise_end, true) else {
+                panic!()
+            };
             // Even with the owner's clock slower by the factor that the lease allows for.
             let late = promise_end + (reset_by - promise_end) / 100 * 122;
             assert!(fired_by(promise_end, Duration::from_secs(timeout)) > late + S);
@@ -373,7 +443,8 @@ mod tests {
 
     #[test]
     fn clear_errors_and_nothing_left_armed() {
-        let absent = Watchdog::arm(Path::new("/dev/no-such-watchdog"), Duration::from_secs(10)).unwrap_err();
+        let absent =
+            Watchdog::arm(Path::new("/dev/no-such-watchdog"), Duration::from_secs(10)).unwrap_err();
         assert!(matches!(absent, WatchdogError::Absent(_)), "{absent}");
         assert!(absent.to_string().contains("softdog"));
         // Neither is a watchdog, and a write of V to the first would be kept by a file.
@@ -389,9 +460,21 @@ mod tests {
     /// can be compared here, with those of linux/watchdog.h.
     #[test]
     fn numbers_of_the_calls() {
-        assert_eq!(nix::request_code_read!(b'W', 0, std::mem::size_of::<Info>()), 0x8028_5700);
-        assert_eq!(nix::request_code_read!(b'W', 5, std::mem::size_of::<std::ffi::c_int>()), 0x8004_5705);
-        assert_eq!(nix::request_code_readwrite!(b'W', 6, std::mem::size_of::<std::ffi::c_int>()), 0xc004_5706);
-        assert_eq!(nix::request_code_read!(b'W', 7, std::mem::size_of::<std::ffi::c_int>()), 0x8004_5707);
+        assert_eq!(
+            nix::request_code_read!(b'W', 0, std::mem::size_of::<Info>()),
+            0x8028_5700
+        );
+        assert_eq!(
+            nix::request_code_read!(b'W', 5, std::mem::size_of::<std::ffi::c_int>()),
+            0x8004_5705
+        );
+        assert_eq!(
+            nix::request_code_readwrite!(b'W', 6, std::mem::size_of::<std::ffi::c_int>()),
+            0xc004_5706
+        );
+        assert_eq!(
+            nix::request_code_read!(b'W', 7, std::mem::size_of::<std::ffi::c_int>()),
+            0x8004_5707
+        );
     }
 }

@@ -114,7 +114,13 @@ impl<'a> Course<'a> {
     /// At its beginning.
     #[must_use]
     pub fn new(plan: &'a Plan) -> Course<'a> {
-        let mut course = Course { plan, level: 0, device: 0, at: At::Delay, verified: true };
+        let mut course = Course {
+            plan,
+            level: 0,
+            device: 0,
+            at: At::Delay,
+            verified: true,
+        };
         if plan.delay.is_zero() {
             course.enter(0);
         }
@@ -147,7 +153,11 @@ impl<'a> Course<'a> {
     /// What to do now. The same until it is answered.
     #[must_use]
     pub fn next(&self) -> Do {
-        let call = |action| Do::Call { level: self.level, device: self.device, action };
+        let call = |action| Do::Call {
+            level: self.level,
+            device: self.device,
+            action,
+        };
         match self.at {
             At::Delay => Do::Wait(self.plan.delay),
             At::Off { .. } => call(self.ending()),
@@ -217,9 +227,20 @@ impl<'a> Course<'a> {
 
     /// Lets the devices of this level start the node again, from one on.
     fn turn_on(&mut self, from: usize) {
-        let fenced = Outcome::Fenced { level: self.level + 1, verified: self.verified };
-        let devices = self.plan.levels.get(self.level).map_or(&[][..], Vec::as_slice);
-        let next = devices.iter().enumerate().skip(from).find(|(_, d)| d.can_on && !d.only_reboots);
+        let fenced = Outcome::Fenced {
+            level: self.level + 1,
+            verified: self.verified,
+        };
+        let devices = self
+            .plan
+            .levels
+            .get(self.level)
+            .map_or(&[][..], Vec::as_slice);
+        let next = devices
+            .iter()
+            .enumerate()
+            .skip(from)
+            .find(|(_, d)| d.can_on && !d.only_reboots);
         self.at = match (self.plan.goal, next) {
             (Goal::Reboot, Some((index, _))) => {
                 self.device = index;

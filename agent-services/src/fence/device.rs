@@ -122,7 +122,10 @@ impl Secret {
     /// [`SecretError`].
     pub fn read(&self) -> Result<Zeroizing<String>, SecretError> {
         let file = self.file.clone();
-        let unreadable = |error| SecretError::Unreadable { file: self.file.clone(), error };
+        let unreadable = |error| SecretError::Unreadable {
+            file: self.file.clone(),
+            error,
+        };
         // O_NONBLOCK: a pipe in its place must not make us wait.
         let opened = File::options()
             .read(true)
@@ -138,7 +141,10 @@ impl Secret {
             return Err(SecretError::Open { file });
         }
         let mut bytes = Zeroizing::new(Vec::with_capacity(SECRET_MAX as usize + 1));
-        opened.take(SECRET_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+        opened
+            .take(SECRET_MAX + 1)
+            .read_to_end(&mut bytes)
+            .map_err(unreadable)?;
         let line = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
         let good = !line.is_empty() && !line.iter().any(u8::is_ascii_control);
         match std::str::from_utf8(line) {
@@ -174,17 +180,40 @@ pub struct Device {
 pub fn is_secret_name(parameter: &str) -> bool {
     let p = parameter.to_ascii_lowercase();
     // `passwd_script` and the like name programs; `identity_file` names a file.
-    let names_a_file = p.ends_with("_script") || p.ends_with("-script") || p.ends_with("_file") || p.ends_with("-file");
-    let words = ["passw", "secret", "token", "passphrase", "api_key", "apikey", "snmp_priv_passwd", "hexadecimal_kg", "private_key"];
+    let names_a_file = p.ends_with("_script")
+        || p.ends_with("-script")
+        || p.ends_with("_file")
+        || p.ends_with("-file");
+    let words = [
+        "passw",
+        "secret",
+        "token",
+        "passphrase",
+        "api_key",
+        "apikey",
+        "snmp_priv_passwd",
+        "hexadecimal_kg",
+        "private_key",
+    ];
     !names_a_file && words.iter().any(|w| p.contains(w))
 }
 
 /// What it is given on its standard input.
-fn input(device: &Device, node: &str, action: Action, secrets: &[Zeroizing<String>]) -> Zeroizing<Vec<u8>> {
+fn input(
+    device: &Device,
+    node: &str,
+    action: Action,
+    secrets: &[Zeroizing<String>],
+) -> Zeroizing<Vec<u8>> {
     // All at once: a buffer that grows leaves copies behind.
     let room = |(k, v): (&String, &String)| k.len() + v.len() + 2;
     let plain: usize = device.parameters.iter().map(room).sum();
-    let secret: usize = device.secrets.iter().zip(secrets).map(|(s, v)| s.parameter.len() + v.len() + 2).sum();
+    let secret: usize = device
+        .secrets
+        .iter()
+        .zip(secrets)
+        .map(|(s, v)| s.parameter.len() + v.len() + 2)
+        .sum();
     let mut text = Zeroizing::new(Vec::with_capacity(plain + secret + node.len() + 64));
     let mut add = |name: &str, value: &str| {
         text.extend_from_slice(name.as_bytes());
@@ -220,9 +249,16 @@ fn masked(secrets: &[Zeroizing<String>], text: &str) -> String {
 fn reason(ended: &Ended) -> String {
     let text = [ended.stdout.as_slice(), b"\n", &ended.stderr].concat();
     let text = String::from_utf8_lossy(&text);
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
-    let told = lines.iter().find(|l| l.contains("Failed:") || l.contains("ERROR"));
-    told.or(lines.last()).map_or_else(String::new, |l| (*l).to_owned())
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|l| !l.is_empty())
+        .collect();
+    let told = lines
+        .iter()
+        .find(|l| l.contains("Failed:") || l.contains("ERROR"));
+    told.or(lines.last())
+        .map_or_else(String::new, |l| (*l).to_owned())
 }
 
 /// Calls an agent, within the device's time.
@@ -259,7 +295,9 @@ fn judge(device: &Device, action: Action, ended: &Ended, secrets: &[Zeroizing<St
     match (action, ended.status.code()) {
         (Action::Status, Some(0)) if text.contains("status: off") => failed(),
         (Action::Status, Some(0)) => Said::Power(Power::On),
-        (Action::Status, Some(2)) if text.contains("off") && !text.contains("status: on") => Said::Power(Power::Off),
+        (Action::Status, Some(2)) if text.contains("off") && !text.contains("status: on") => {
+            Said::Power(Power::Off)
+        }
         (_, Some(0)) => Said::Done,
         (_, _) => failed(),
     }
@@ -306,12 +344,20 @@ pub async fn check(device: &Device) -> Vec<String> {
     let metadata = match metadata(&device.agent).await {
         Ok(metadata) => metadata,
         Err(why) => {
-            let mend = if Path::new(&device.agent).is_absolute() { "" } else { ": install fence-agents" };
+            let mend = if Path::new(&device.agent).is_absolute() {
+                ""
+            } else {
+                ": install fence-agents"
+            };
             wrong.push(format!("{}: {why}{mend}", device.name));
             return wrong;
         }
     };
-    wrong.extend(compare(device, &metadata).into_iter().map(|w| format!("{}: {w}", device.name)));
+    wrong.extend(
+        compare(device, &metadata)
+            .into_iter()
+            .map(|w| format!("{}: {w}", device.name)),
+    );
     wrong
 }
 
@@ -321,14 +367,20 @@ fn compare(device: &Device, metadata: &Metadata) -> Vec<String> {
     let agent = &device.agent;
     let known = |key: &str| {
         let plain = key.replace('-', "_");
-        metadata.parameters.iter().find(|p| p.name.replace('-', "_") == plain)
+        metadata
+            .parameters
+            .iter()
+            .find(|p| p.name.replace('-', "_") == plain)
     };
     let secret = device.secrets.iter().map(|s| (s.parameter.as_str(), None));
     let plain = device.parameters.iter().map(|(k, v)| (k.as_str(), Some(v)));
     for (key, value) in plain.chain(secret) {
         match (known(key), value) {
             (Some(p), Some(value)) if !p.content.takes(value) => {
-                wrong.push(format!("{agent}: {key} = \"{value}\" must be {}", p.content.wants()));
+                wrong.push(format!(
+                    "{agent}: {key} = \"{value}\" must be {}",
+                    p.content.wants()
+                ));
             }
             (Some(_), _) => {}
             (None, _) => {
@@ -339,7 +391,9 @@ fn compare(device: &Device, metadata: &Metadata) -> Vec<String> {
                     .filter(|(how, _)| *how >= SIMILAR)
                     .max_by(|a, b| a.0.total_cmp(&b.0));
                 wrong.push(match near {
-                    Some((_, other)) => format!("{agent} has no parameter {key}: did you mean {other}?"),
+                    Some((_, other)) => {
+                        format!("{agent} has no parameter {key}: did you mean {other}?")
+                    }
                     None => format!("{agent} has no parameter {key}"),
                 });
             }
@@ -347,22 +401,45 @@ fn compare(device: &Device, metadata: &Metadata) -> Vec<String> {
     }
     let given = |name: &str| {
         let plain = name.replace('-', "_");
-        device.parameters.keys().chain(device.secrets.iter().map(|s| &s.parameter)).any(|k| k.replace('-', "_") == plain)
+        device
+            .parameters
+            .keys()
+            .chain(device.secrets.iter().map(|s| &s.parameter))
+            .any(|k| k.replace('-', "_") == plain)
     };
-    for needed in metadata.parameters.iter().filter(|p| p.required && p.name != "action") {
+    for needed in metadata
+        .parameters
+        .iter()
+        .filter(|p| p.required && p.name != "action")
+    {
         // Old and new names stand beside each other, tied by `obsoletes`.
         let tied = |p: &&crate::resource::ocf::metadata::Parameter| {
-            p.replaced_by.as_ref() == Some(&needed.name) || needed.replaced_by.as_ref() == Some(&p.name)
+            p.replaced_by.as_ref() == Some(&needed.name)
+                || needed.replaced_by.as_ref() == Some(&p.name)
         };
         let defaulted = needed.default.is_some();
-        if !given(&needed.name) && !defaulted && !metadata.parameters.iter().filter(tied).any(|p| given(&p.name)) {
+        if !given(&needed.name)
+            && !defaulted
+            && !metadata
+                .parameters
+                .iter()
+                .filter(tied)
+                .any(|p| given(&p.name))
+        {
             wrong.push(format!("{agent} needs {} ({})", needed.name, needed.short));
         }
     }
     let can = |action: Action| metadata.action(action.name()).is_some();
-    let end = if device.only_reboots { Action::Reboot } else { Action::Off };
+    let end = if device.only_reboots {
+        Action::Reboot
+    } else {
+        Action::Off
+    };
     if !can(end) {
-        wrong.push(format!("{agent} cannot {}, by its own metadata", end.name()));
+        wrong.push(format!(
+            "{agent} cannot {}, by its own metadata",
+            end.name()
+        ));
     }
     if device.verify && !device.only_reboots && !can(Action::Status) {
         wrong.push(format!("{agent} cannot say whether a node is off: write `verify = false`, and nothing checks that it did"));

@@ -21,7 +21,10 @@ use tokio::time::{Instant, sleep};
 
 pub use self::{
     course::{Answer, Course, Do, Goal, Outcome},
-    device::{Action, Device, Power, Said, Secret, SecretError, call, check, is_secret_name, metadata, monitor},
+    device::{
+        Action, Device, Power, Said, Secret, SecretError, call, check, is_secret_name, metadata,
+        monitor,
+    },
 };
 
 /// One call of an agent, or a wait, and what came of it.
@@ -87,7 +90,11 @@ pub async fn run(plan: &Plan, mut tell: impl FnMut(&Step, bool)) -> Report {
                 course.answer(&Answer::Waited);
                 continue;
             }
-            Do::Call { level, device, action } => {
+            Do::Call {
+                level,
+                device,
+                action,
+            } => {
                 let Some(d) = plan.levels.get(level).and_then(|l| l.get(device)) else {
                     // The course names devices of this plan only.
                     break Outcome::Failed;
@@ -99,9 +106,19 @@ pub async fn run(plan: &Plan, mut tell: impl FnMut(&Step, bool)) -> Report {
             }
         };
         let good = course.answer(&answer);
-        let step = Step { what, took: at.elapsed(), result: answer.sentence(), good };
+        let step = Step {
+            what,
+            took: at.elapsed(),
+            result: answer.sentence(),
+            good,
+        };
         tell(&step, course.is_fenced());
         steps.push(step);
     };
-    Report { node: plan.node.clone(), outcome, steps, took: begun.elapsed() }
+    Report {
+        node: plan.node.clone(),
+        outcome,
+        steps,
+        took: begun.elapsed(),
+    }
 }

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use agent_services::resource::{
     Kind,
-    drbd::{self, check::Weight, gi::Relation, resolve},
+    drbd::{self, check::Weight, resolve},
 };
 use serde::Serialize;
 
@@ -33,6 +33,8 @@ pub enum Command {
     FencePeer(drbd_handler::Args),
     /// For DRBD: `handlers { after-resync-target "heartline drbd unfence-peer"; }`, or `unfence-peer` of DRBD 9
     UnfencePeer(drbd_handler::Args),
+    /// For DRBD: `handlers { split-brain "heartline drbd split-brain"; }`
+    SplitBrain,
 }
 
 /// Arguments of `heartline drbd status`.
@@ -88,6 +90,7 @@ pub(super) fn run(command: Command, client: Client) -> ExitCode {
         Command::Resolve(args) => block_on(resolve(args)),
         // Their exit status is DRBD's.
         Command::FencePeer(args) => return drbd_handler::run(args, Handler::FencePeer, client),
+        Command::SplitBrain => return drbd_handler::split_brain(),
         Command::UnfencePeer(args) => return drbd_handler::run(args, Handler::UnfencePeer, client),
     };
     match result {
@@ -158,7 +161,12 @@ async fn show(name: &str) -> Result<Shown, Failure> {
         name: p.title(*id),
         connection: p.connection.name(),
         role: p.role.name(),
-        disk: p.volumes.values().map(|v| v.disk).min().map_or_else(String::new, |d| d.to_string()),
+        disk: p
+            .volumes
+            .values()
+            .map(|v| v.disk)
+            .min()
+            .map_or_else(String::new, |d| d.to_string()),
     });
     let resync = s.resyncs().into_iter().map(|r| ShownResync {
         volume: r.volume,
@@ -211,10 +219,14 @@ async fn check(args: CheckArgs) -> Result<(), Failure> {
     let config = drbd::check::load().await.map_err(Failure::Refused)?;
     let wanted = |name: &str| args.resource.as_deref().is_none_or(|r| r == name);
     if !config.resources.iter().any(|r| wanted(&r.name)) {
-        return Err(Failure::Refused("there is no such DRBD resource for this host in /etc/drbd.d".into()));
+        return Err(Failure::Refused(
+            "there is no such DRBD resource for this host in /etc/drbd.d".into(),
+        ));
     }
     let resources = config.resources.iter().filter(|r| wanted(&r.name));
-    let found: Vec<_> = resources.flat_map(|r| drbd::check::findings(&config, r)).collect();
+    let found: Vec<_> = resources
+        .flat_map(|r| drbd::check::findings(&config, r))
+        .collect();
     if args.json {
         let list = found.iter().map(|f| Found {
             resource: f.resource.clone(),
@@ -226,7 +238,14 @@ async fn check(args: CheckArgs) -> Result<(), Failure> {
         print_json(&list.collect::<Vec<_>>())?;
     } else {
         for f in &found {
-            print(&format!("{}: {}: {}: {}\n    write {}\n", f.weight.name(), f.place, f.resource, f.what, f.mend))?;
+            print(&format!(
+                "{}: {}: {}: {}\n    write {}\n",
+                f.weight.name(),
+                f.place,
+                f.resource,
+                f.what,
+                f.mend
+            ))?;
         }
         if found.is_empty() {
             print("nothing unsafe was found\n")?;
@@ -242,15 +261,28 @@ async fn check(args: CheckArgs) -> Result<(), Failure> {
 pub(super) fn resources_of(config: &Config, group: &str) -> Result<Vec<String>, Failure> {
     let Some(group) = config.groups.iter().find(|g| g.name == group) else {
         let names: Vec<_> = config.groups.iter().map(|g| g.name.as_str()).collect();
-        return Err(Failure::Refused(format!("there is no group {group}; there are {}", names.join(", "))));
+        return Err(Failure::Refused(format!(
+            "there is no group {group}; there are {}",
+            names.join(", ")
+        )));
     };
-    let names = group.services.resources.iter().filter_map(|r| match &r.kind {
-        Kind::Drbd { resource, .. } => Some(resource.clone()),
-        Kind::Systemd { .. } | Kind::Exec { .. } | Kind::Ocf { .. } | Kind::Filesystem { .. } => None,
-    });
+    let names = group
+        .services
+        .resources
+        .iter()
+        .filter_map(|r| match &r.kind {
+            Kind::Drbd { resource, .. } => Some(resource.clone()),
+            Kind::Systemd { .. }
+            | Kind::Exec { .. }
+            | Kind::Ocf { .. }
+            | Kind::Filesystem { .. } => None,
+        });
     let names: Vec<String> = names.collect();
     if names.is_empty() {
-        return Err(Failure::Refused(format!("group {} has no DRBD resource", group.name)));
+        return Err(Failure::Refused(format!(
+            "group {} has no DRBD resource",
+            group.name
+        )));
     }
     Ok(names)
 }
@@ -265,13 +297,18 @@ struct Resolved {
 async fn resolve(args: ResolveArgs) -> Result<(), Failure> {
     let config = load(&args.config)?;
     let names = resources_of(&config, &args.group)?;
-    let host = nix::unistd::gethostname().map(|h| h.to_string_lossy().into_owned()).unwrap_or_default();
+    let host = nix::unistd::gethostname()
+        .map(|h| h.to_string_lossy().into_owned())
+        .unwrap_or_default();
     let here = match &args.node {
         Some(name) => config.nodes.iter().find(|n| n.name == *name),
         None => config.node_by_hostname(&host),
     };
     let Some(here) = here else {
-        return Err(Failure::Refused(format!("{host} is no node of {}: say --node NAME", args.config.display())));
+        return Err(Failure::Refused(format!(
+            "{host} is no node of {}: say --node NAME",
+            args.config.display()
+        )));
     };
     if !config.nodes.iter().any(|n| n.name == args.keep) {
         return Err(Failure::Refused(format!("there is no node {}", args.keep)));
@@ -282,13 +319,19 @@ async fn resolve(args: ResolveArgs) -> Result<(), Failure> {
         (true, true) => resolve::Part::KeepAlone,
         (false, false) => resolve::Part::Discard,
         (false, true) => {
-            return Err(Failure::Refused(format!("--others-lost is said on {}, and this is {}", args.keep, here.name)));
+            return Err(Failure::Refused(format!(
+                "--others-lost is said on {}, and this is {}",
+                args.keep, here.name
+            )));
         }
     };
     let mut question = String::new();
     for name in &names {
         question += &format!("{name}: {}\n", show(name).await?.text);
-        for g in resolve::generations(name, WITHIN).await.map_err(Failure::Refused)? {
+        for g in resolve::generations(name, WITHIN)
+            .await
+            .map_err(Failure::Refused)?
+        {
             question += &format!("    {g}\n");
         }
     }
@@ -306,7 +349,11 @@ async fn resolve(args: ResolveArgs) -> Result<(), Failure> {
     ask_for(&args.keep, &question, args.yes)?;
     let mut done = Vec::new();
     for name in &names {
-        done.extend(resolve::run(name, part, WITHIN).await.map_err(|e| Failure::Refused(e.to_string()))?);
+        done.extend(
+            resolve::run(name, part, WITHIN)
+                .await
+                .map_err(|e| Failure::Refused(e.to_string()))?,
+        );
     }
     let part = match part {
         resolve::Part::Keep => "keep",
@@ -314,7 +361,11 @@ async fn resolve(args: ResolveArgs) -> Result<(), Failure> {
         resolve::Part::KeepAlone => "keep_alone",
     };
     if args.json {
-        return print_json(&Resolved { node: here.name.clone(), part, done });
+        return print_json(&Resolved {
+            node: here.name.clone(),
+            part,
+            done,
+        });
     }
     for line in &done {
         print(&format!("{line}\n"))?;
@@ -322,18 +373,10 @@ async fn resolve(args: ResolveArgs) -> Result<(), Failure> {
     let next = if keep {
         "`heartline drbd status` shows the resync".to_owned()
     } else {
-        format!("now on {}: heartline drbd resolve {} --keep {}", args.keep, args.group, args.keep)
+        format!(
+            "now on {}: heartline drbd resolve {} --keep {}",
+            args.keep, args.group, args.keep
+        )
     };
     print(&format!("done here; {next}\n"))
-}
-
-/// What two replicas are to each other, for people.
-pub fn relation(relation: Relation) -> &'static str {
-    match relation {
-        Relation::Same => "the same data",
-        Relation::FirstBehind => "the first lacks what the second has",
-        Relation::SecondBehind => "the second lacks what the first has",
-        Relation::SplitBrain => "split brain: each has what the other lacks",
-        Relation::Unrelated => "nothing in common",
-    }
 }

@@ -36,7 +36,9 @@ pub struct Args {
 
 /// Runs it.
 pub(super) fn run(args: Args, handler: Handler, client: Client) -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     let answer = match runtime {
         Ok(runtime) => runtime.block_on(ask(&args, handler, client)),
         Err(error) => Err(error.to_string()),
@@ -50,6 +52,18 @@ pub(super) fn run(args: Args, handler: Handler, client: Client) -> ExitCode {
     ExitCode::from(code)
 }
 
+/// DRBD has found a split brain that it does not end by itself. It looks at no exit status.
+pub(super) fn split_brain() -> ExitCode {
+    let name = std::env::var("DRBD_RESOURCE").unwrap_or_default();
+    match drbd::split::note(std::path::Path::new(drbd::split::FOLDER), &name) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("heartline: a split brain of {name:?} cannot be noted: {error}");
+            ExitCode::from(DENIED)
+        }
+    }
+}
+
 async fn ask(args: &Args, handler: Handler, client: Client) -> Result<HandlerAnswer, String> {
     let environment = |name: &str| std::env::var(name).unwrap_or_default();
     let resource = environment("DRBD_RESOURCE");
@@ -58,21 +72,39 @@ async fn ask(args: &Args, handler: Handler, client: Client) -> Result<HandlerAns
     }
     // `unfence-peer` of the source names the peer that is good again; as `after-resync-target` the volume, too.
     let target = handler == Handler::UnfencePeer && !environment("DRBD_VOLUME").is_empty();
-    let handler = if target { Handler::AfterResyncTarget } else { handler };
+    let handler = if target {
+        Handler::AfterResyncTarget
+    } else {
+        handler
+    };
     let config = load(&args.config).map_err(|e| e.to_string())?;
-    let group = group_of(&config, &resource)
-        .ok_or_else(|| format!("no group of {} has the DRBD resource {resource}", args.config.display()))?;
+    let group = group_of(&config, &resource).ok_or_else(|| {
+        format!(
+            "no group of {} has the DRBD resource {resource}",
+            args.config.display()
+        )
+    })?;
     let peers = [environment("DRBD_PEER"), environment("DRBD_PEERS")];
-    let peer = peer_of(&config, &peers)
-        .ok_or_else(|| format!("the peer {} is no node of {}", peers.join(" "), args.config.display()))?;
+    let peer = peer_of(&config, &peers).ok_or_else(|| {
+        format!(
+            "the peer {} is no node of {}",
+            peers.join(" "),
+            args.config.display()
+        )
+    })?;
     let state = drbd::ask(&resource, ASK).await.ok().flatten();
     let call = HandlerCall {
         handler,
         group,
         resource,
         peer,
-        role: state.as_ref().map_or_else(String::new, |s| s.role.to_string()),
-        disk: state.as_ref().and_then(drbd::ResourceState::worst_disk).map_or_else(String::new, |d| d.to_string()),
+        role: state
+            .as_ref()
+            .map_or_else(String::new, |s| s.role.to_string()),
+        disk: state
+            .as_ref()
+            .and_then(drbd::ResourceState::worst_disk)
+            .map_or_else(String::new, |d| d.to_string()),
     };
     let until = Instant::now() + args.timeout;
     loop {
@@ -90,7 +122,10 @@ async fn ask(args: &Args, handler: Handler, client: Client) -> Result<HandlerAns
 /// The group that promotes a resource.
 fn group_of(config: &Config, name: &str) -> Option<String> {
     let has = |kind: &Kind| matches!(kind, Kind::Drbd { resource, .. } if resource == name);
-    let group = config.groups.iter().find(|g| g.services.resources.iter().any(|r| has(&r.kind)))?;
+    let group = config
+        .groups
+        .iter()
+        .find(|g| g.services.resources.iter().any(|r| has(&r.kind)))?;
     Some(group.name.clone())
 }
 

@@ -90,7 +90,9 @@ pub(super) fn ask_for(word: &str, question: &str, yes: bool) -> Result<(), Failu
         return Ok(());
     }
     if !io::stdin().is_terminal() {
-        return Err(Failure::Refused(format!("{question}\nnobody can be asked here: say --yes")));
+        return Err(Failure::Refused(format!(
+            "{question}\nnobody can be asked here: say --yes"
+        )));
     }
     let mut stderr = io::stderr().lock();
     write!(stderr, "{question}\nType {word} to go on: ")?;
@@ -113,14 +115,24 @@ pub(super) async fn run(args: Args, client: Client) -> Result<(), Failure> {
         );
         ask_for(&args.node, &question, args.yes)?;
         let how = "confirmed by hand".into();
-        let request = Request::Fenced { node: args.node.clone(), how };
-        let done: Done = client.call(request).await.map_err(super::output::as_failure(args.json))?;
+        let request = Request::Fenced {
+            node: args.node.clone(),
+            how,
+        };
+        let done: Done = client
+            .call(request)
+            .await
+            .map_err(super::output::as_failure(args.json))?;
         return super::output::answer(args.json, &done, super::render::done);
     }
     let config = load(&args.config)?;
     let Some(node) = config.nodes.iter().find(|n| n.name == args.node) else {
         let names: Vec<_> = config.nodes.iter().map(|n| n.name.as_str()).collect();
-        return Err(Failure::Refused(format!("there is no node {}; there are {}", args.node, names.join(", "))));
+        return Err(Failure::Refused(format!(
+            "there is no node {}; there are {}",
+            args.node,
+            names.join(", ")
+        )));
     };
     let Some(plan) = config.fence_plan(node.id) else {
         return Err(Failure::Refused(format!(
@@ -133,16 +145,35 @@ pub(super) async fn run(args: Args, client: Client) -> Result<(), Failure> {
         return test(&plan, args.json).await;
     }
     let hostname = nix::unistd::gethostname().map(|h| h.to_string_lossy().into_owned());
-    if hostname.is_ok_and(|h| config.node_by_hostname(&h).is_some_and(|own| own.id == node.id)) {
-        return Err(Failure::Refused(format!("{} is this machine: fence it from another one", node.name)));
+    if hostname.is_ok_and(|h| {
+        config
+            .node_by_hostname(&h)
+            .is_some_and(|own| own.id == node.id)
+    }) {
+        return Err(Failure::Refused(format!(
+            "{} is this machine: fence it from another one",
+            node.name
+        )));
     }
-    ask_for(&node.name, &format!("{} will be reset or switched off, whatever it is doing.", node.name), args.yes)?;
+    ask_for(
+        &node.name,
+        &format!(
+            "{} will be reset or switched off, whatever it is doing.",
+            node.name
+        ),
+        args.yes,
+    )?;
     let json = args.json;
     let report = fence::run(&plan, |step, _| {
         if !json {
             let sign = if step.good { "ok  " } else { "FAIL" };
             // Nobody is left to tell if this cannot be written; the fencing goes on.
-            let _ = print(&format!("{sign} {} ({} ms): {}\n", step.what, ms(step.took), clean(&step.result)));
+            let _ = print(&format!(
+                "{sign} {} ({} ms): {}\n",
+                step.what,
+                ms(step.took),
+                clean(&step.result)
+            ));
         }
     })
     .await;
@@ -172,8 +203,17 @@ pub(super) async fn run(args: Args, client: Client) -> Result<(), Failure> {
             agent: agent.clone(),
         })?;
     } else if level.is_some() {
-        let seen = if verified { "seen to be off" } else { "not seen to be off: its devices cannot tell" };
-        print(&format!("{} is fenced ({seen}), {} ms\nthe agent here: {}\n", node.name, ms(report.took), clean(&agent)))?;
+        let seen = if verified {
+            "seen to be off"
+        } else {
+            "not seen to be off: its devices cannot tell"
+        };
+        print(&format!(
+            "{} is fenced ({seen}), {} ms\nthe agent here: {}\n",
+            node.name,
+            ms(report.took),
+            clean(&agent)
+        ))?;
     }
     match level {
         Some(_) => Ok(()),
@@ -184,10 +224,24 @@ pub(super) async fn run(args: Args, client: Client) -> Result<(), Failure> {
     }
 }
 
-async fn tell(client: &Client, node: &str, level: Option<usize>, verified: bool) -> Result<Done, ClientError> {
-    let seen = if verified { "seen to be off" } else { "not seen" };
+async fn tell(
+    client: &Client,
+    node: &str,
+    level: Option<usize>,
+    verified: bool,
+) -> Result<Done, ClientError> {
+    let seen = if verified {
+        "seen to be off"
+    } else {
+        "not seen"
+    };
     let how = format!("fence devices of level {}, {seen}", level.unwrap_or(0));
-    client.call(Request::Fenced { node: node.into(), how }).await
+    client
+        .call(Request::Fenced {
+            node: node.into(),
+            how,
+        })
+        .await
 }
 
 async fn test(plan: &Plan, json: bool) -> Result<(), Failure> {
@@ -202,7 +256,11 @@ async fn test(plan: &Plan, json: bool) -> Result<(), Failure> {
         print_json(&all)?;
     } else {
         for t in &all {
-            let state = if t.node.is_empty() { String::new() } else { format!(", the node is {}", t.node) };
+            let state = if t.node.is_empty() {
+                String::new()
+            } else {
+                format!(", the node is {}", t.node)
+            };
             let sign = if t.good { "ok  " } else { "FAIL" };
             print(&format!("{sign} level {} {}{state}\n", t.level, t.device))?;
             for finding in &t.findings {
@@ -213,7 +271,10 @@ async fn test(plan: &Plan, json: bool) -> Result<(), Failure> {
     if good {
         Ok(())
     } else {
-        Err(Failure::Refused(format!("{} could not be fenced like this", plan.node)))
+        Err(Failure::Refused(format!(
+            "{} could not be fenced like this",
+            plan.node
+        )))
     }
 }
 
@@ -236,5 +297,11 @@ async fn test_one(device: &Device, node: &str, level: usize) -> Tested {
             }
         }
     }
-    Tested { device: format!("{} ({})", device.agent, device.name), level, good, findings, node: power }
+    Tested {
+        device: format!("{} ({})", device.agent, device.name),
+        level,
+        good,
+        findings,
+        node: power,
+    }
 }

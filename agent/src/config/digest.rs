@@ -158,7 +158,9 @@ impl Config {
         // Who can be fenced, and how long a takeover waits; with what, may differ by node.
         let fenced = |fence: &super::fence::Fence| format!("{} {}", fence.node, fence.level);
         f.extras(b"fence", fences, fenced);
-        f.extras(b"watchdog", watchdog.as_slice(), |w| format!("{:?}", w.timeout));
+        f.extras(b"watchdog", watchdog.as_slice(), |w| {
+            format!("{:?}", w.timeout)
+        });
         let hash = f.0.finish();
         (hash ^ (hash >> 32)) as u32
     }

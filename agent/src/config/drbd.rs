@@ -28,22 +28,34 @@ pub(super) fn read(t: &mut Table<'_, '_, '_>) -> Option<Kind> {
     };
     // It goes onto drbdadm's command line, where `all`, options and paths mean something else.
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '+');
-    if name == "all" || !name.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_') || !name.chars().all(good) {
+    if name == "all"
+        || !name.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+        || !name.chars().all(good)
+    {
         t.out.push(
             Diagnostic::error("bad-drbd", span, format!("{name:?} is no name of a DRBD resource"))
                 .help("write the name that stands behind `resource` in /etc/drbd.d, as in `drbd = \"r0\"`"),
         );
         return None;
     }
-    Some(Kind::Drbd { resource: name, dual_primary })
+    Some(Kind::Drbd {
+        resource: name,
+        dual_primary,
+    })
 }
 
 /// Promote, mount, start: a file system on a DRBD device comes after what promotes it.
-pub(super) fn check_order(group: &str, resources: &[Option<At<Resource>>], out: &mut Vec<Diagnostic>) {
+pub(super) fn check_order(
+    group: &str,
+    resources: &[Option<At<Resource>>],
+    out: &mut Vec<Diagnostic>,
+) {
     let is_drbd = |r: &Resource| matches!(r.kind, Kind::Drbd { .. });
     let known: Vec<&At<Resource>> = resources.iter().flatten().collect();
     for (i, at) in known.iter().enumerate() {
-        let Kind::Filesystem { device, .. } = &at.value.kind else { continue };
+        let Kind::Filesystem { device, .. } = &at.value.kind else {
+            continue;
+        };
         if !Path::new(device).starts_with("/dev") || !device.contains("drbd") {
             continue;
         }
@@ -73,10 +85,15 @@ pub(super) fn check_order(group: &str, resources: &[Option<At<Resource>>], out: 
 }
 
 /// A DRBD resource belongs to one group.
-pub(super) fn check_once<'a>(all: impl Iterator<Item = &'a At<Resource>>, out: &mut Vec<Diagnostic>) {
+pub(super) fn check_once<'a>(
+    all: impl Iterator<Item = &'a At<Resource>>,
+    out: &mut Vec<Diagnostic>,
+) {
     let mut seen: Vec<(&str, &Span)> = Vec::new();
     for at in all {
-        let Kind::Drbd { resource, .. } = &at.value.kind else { continue };
+        let Kind::Drbd { resource, .. } = &at.value.kind else {
+            continue;
+        };
         match seen.iter().find(|(name, _)| name == resource) {
             Some((_, first)) => out.push(
                 Diagnostic::error(

@@ -51,7 +51,11 @@ fn device_name<S: Serializer>(device: &Device, to: S) -> Result<S::Ok, S::Error>
 
 impl std::fmt::Display for Fence {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {}, level {}", self.device.name, self.device.agent, self.level)
+        write!(
+            f,
+            "{}: {}, level {}",
+            self.device.name, self.device.agent, self.level
+        )
     }
 }
 
@@ -75,9 +79,15 @@ impl Config {
         let levels = devices.chunk_by(|a, b| a.level == b.level);
         let plan = Plan {
             node: name,
-            levels: levels.map(|l| l.iter().map(|f| f.device.clone()).collect()).collect(),
+            levels: levels
+                .map(|l| l.iter().map(|f| f.device.clone()).collect())
+                .collect(),
             delay: devices.iter().map(|f| f.delay).max().unwrap_or_default(),
-            goal: if devices.iter().any(|f| f.stays_off) { Goal::Off } else { Goal::Reboot },
+            goal: if devices.iter().any(|f| f.stays_off) {
+                Goal::Off
+            } else {
+                Goal::Reboot
+            },
         };
         (!plan.levels.is_empty()).then_some(plan)
     }
@@ -117,12 +127,19 @@ fn fence(t: &mut Table<'_, '_, '_>) -> Option<RawFence> {
     let node = t.string("node", "node = \"n2\"");
     let agent = agent(t);
     let parameters = t.strings_by_name("parameters");
-    let parameters_span = t.table.get("parameters").map_or(t.span.clone(), |v| v.span());
+    let parameters_span = t
+        .table
+        .get("parameters")
+        .map_or(t.span.clone(), |v| v.span());
     let secrets = t.strings_by_name("secrets");
     let level = t.integer("level", 1..=MAX_LEVEL, "bad-level");
     let level_wrong = level.is_none() && t.table.contains_key("level");
     // Off, seen to be off, on; off alone; or what the agent calls a reboot, of which nothing can be seen.
-    let actions = [("reboot", (false, false)), ("off", (true, false)), ("cycle", (false, true))];
+    let actions = [
+        ("reboot", (false, false)),
+        ("off", (true, false)),
+        ("cycle", (false, true)),
+    ];
     let action = t.choice("action", &actions);
     let action_wrong = action.is_none() && t.table.contains_key("action");
     let (stays_off, only_reboots) = action.map_or((false, false), |a| a.value);
@@ -134,29 +151,53 @@ fn fence(t: &mut Table<'_, '_, '_>) -> Option<RawFence> {
     let (name, parameters) = (name?, parameters?);
     let mut good = true;
     let mut refuse = |code, message: String, help: String| {
-        t.out.push(Diagnostic::error(code, parameters_span.clone(), message).help(help));
+        t.out
+            .push(Diagnostic::error(code, parameters_span.clone(), message).help(help));
         good = false;
     };
     for (key, value) in &parameters {
         if matches!(key.as_str(), "action" | "option" | "nodename") {
-            let help = "remove it: what is done is said by `action` of [[fence]] and by Heartline".into();
-            refuse("fence-own", format!("`{key}` is not for `parameters`"), help);
+            let help =
+                "remove it: what is done is said by `action` of [[fence]] and by Heartline".into();
+            refuse(
+                "fence-own",
+                format!("`{key}` is not for `parameters`"),
+                help,
+            );
         } else if is_secret_name(key) {
-            let help = format!("put the value into a file of mode 0600, and write `secrets = {{ {key} = \"/etc/heartline/{}.secret\" }}`", name.value);
-            refuse("fence-secret", format!("`{key}` is a secret, and this file is none"), help);
+            let help = format!(
+                "put the value into a file of mode 0600, and write `secrets = {{ {key} = \"/etc/heartline/{}.secret\" }}`",
+                name.value
+            );
+            refuse(
+                "fence-secret",
+                format!("`{key}` is a secret, and this file is none"),
+                help,
+            );
         } else if !is_line(key) || !is_line(value) || key.contains('=') {
             let help = "letters, digits, `_` and `-` for the name, one line for the value".into();
-            refuse("fence-line", format!("`{key}` or its value cannot be given to an agent"), help);
+            refuse(
+                "fence-line",
+                format!("`{key}` or its value cannot be given to an agent"),
+                help,
+            );
         }
     }
     let secrets: Vec<Secret> = secrets?
         .into_iter()
-        .map(|(parameter, file)| Secret { parameter, file: file.into() })
+        .map(|(parameter, file)| Secret {
+            parameter,
+            file: file.into(),
+        })
         .collect();
     for s in &secrets {
         if !s.file.is_absolute() || !is_line(&s.parameter) || s.parameter.contains('=') {
             let help = "write the absolute path of a file of mode 0600 that holds the value".into();
-            refuse("fence-secret", format!("`{}` of `secrets` does not name a file", s.parameter), help);
+            refuse(
+                "fence-secret",
+                format!("`{}` of `secrets` does not name a file", s.parameter),
+                help,
+            );
         }
     }
     if !good || level_wrong || action_wrong {
@@ -180,7 +221,11 @@ fn fence(t: &mut Table<'_, '_, '_>) -> Option<RawFence> {
         monitor_interval: monitor_interval?,
         device,
     };
-    Some(RawFence { node: node?, name, fence })
+    Some(RawFence {
+        node: node?,
+        name,
+        fence,
+    })
 }
 
 fn is_line(text: &str) -> bool {
@@ -192,7 +237,10 @@ fn agent(t: &mut Table<'_, '_, '_>) -> Option<String> {
     t.need("agent", "agent = \"fence_ipmilan\"");
     let agent = t.string("agent", "agent = \"fence_ipmilan\"")?;
     let name = agent.value.as_str();
-    let plain = name.starts_with("fence_") && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+    let plain = name.starts_with("fence_")
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
     if plain || name.starts_with('/') && is_line(name) {
         return Some(agent.value);
     }
@@ -205,7 +253,12 @@ fn agent(t: &mut Table<'_, '_, '_>) -> Option<String> {
 
 /// Rules about all devices.
 pub(super) fn check(raw: &RawConfig, out: &mut Vec<Diagnostic>) {
-    let names: Vec<&str> = raw.nodes.iter().filter_map(|n| n.name.as_ref()).map(|n| n.value.as_str()).collect();
+    let names: Vec<&str> = raw
+        .nodes
+        .iter()
+        .filter_map(|n| n.name.as_ref())
+        .map(|n| n.value.as_str())
+        .collect();
     for fence in raw.fences.iter().flatten() {
         if !names.contains(&fence.node.value.as_str()) {
             let message = format!("there is no node \"{}\" to fence", fence.node.value);
@@ -221,7 +274,9 @@ pub(super) fn check(raw: &RawConfig, out: &mut Vec<Diagnostic>) {
         raw.fences.iter().flatten().map(|f| &f.name),
         out,
         |name| format!("two fence devices have the name \"{name}\""),
-        |_| "give each its own name; a device that ends several nodes has a section for each".into(),
+        |_| {
+            "give each its own name; a device that ends several nodes has a section for each".into()
+        },
     );
 }
 
@@ -230,9 +285,16 @@ pub(super) fn typed(raw: &RawConfig) -> Option<Vec<Fence>> {
     let typed = |raw_fence: &Option<RawFence>| {
         let raw_fence = raw_fence.as_ref()?;
         let mut nodes = raw.nodes.iter();
-        let node = nodes.find(|n| n.name.as_ref().is_some_and(|name| name.value == raw_fence.node.value))?;
+        let node = nodes.find(|n| {
+            n.name
+                .as_ref()
+                .is_some_and(|name| name.value == raw_fence.node.value)
+        })?;
         let node = u8::try_from(node.id.as_ref()?.value).ok()?;
-        Some(Fence { node, ..raw_fence.fence.clone() })
+        Some(Fence {
+            node,
+            ..raw_fence.fence.clone()
+        })
     };
     raw.fences.iter().map(typed).collect()
 }
@@ -251,13 +313,20 @@ pub(super) fn watchdog(top: &mut Table<'_, '_, '_>) -> Option<Option<Watchdog>> 
         if !good {
             let span = t.span.clone();
             t.out.push(
-                Diagnostic::error("bad-watchdog", span, format!("{d} is no device"))
-                    .help("write it as `device = \"/dev/watchdog\"`; wdctl(8) shows those that there are"),
+                Diagnostic::error("bad-watchdog", span, format!("{d} is no device")).help(
+                    "write it as `device = \"/dev/watchdog\"`; wdctl(8) shows those that there are",
+                ),
             );
         }
         good
     });
-    let timeout = bounded(&mut t, "timeout", "10s", &WATCHDOG_NS, Duration::from_secs(10));
+    let timeout = bounded(
+        &mut t,
+        "timeout",
+        "10s",
+        &WATCHDOG_NS,
+        Duration::from_secs(10),
+    );
     let whole = timeout.filter(|time| {
         let whole = time.subsec_nanos() == 0;
         if !whole {
@@ -270,5 +339,8 @@ pub(super) fn watchdog(top: &mut Table<'_, '_, '_>) -> Option<Option<Watchdog>> 
         whole
     });
     t.finish();
-    Some(device.zip(whole).map(|(device, timeout)| Watchdog { device: device.into(), timeout }))
+    Some(device.zip(whole).map(|(device, timeout)| Watchdog {
+        device: device.into(),
+        timeout,
+    }))
 }

@@ -70,10 +70,21 @@ pub struct Known<'a> {
 
 /// Answers a handler, from this node's view of the cluster. Pure. What is not known is denied.
 #[must_use]
-pub fn answer(status: &StatusReport, call: &HandlerCall, known: &Known<'_>) -> (HandlerAnswer, Option<handler::Mark>) {
+pub fn answer(
+    status: &StatusReport,
+    call: &HandlerCall,
+    known: &Known<'_>,
+) -> (HandlerAnswer, Option<handler::Mark>) {
     let denied = |text: String| {
         let code = Exit::Denied.number();
-        (HandlerAnswer { code, again: false, text }, None)
+        (
+            HandlerAnswer {
+                code,
+                again: false,
+                text,
+            },
+            None,
+        )
     };
     let Some(group) = status.groups.iter().find(|g| g.name == call.group) else {
         return denied(format!("there is no group {}", call.group));
@@ -86,7 +97,9 @@ pub fn answer(status: &StatusReport, call: &HandlerCall, known: &Known<'_>) -> (
         // Of an ownership that this node only heard of, the epoch is the owner's word.
         owner: match (&group.owner, group.owned_here) {
             (_, true) => Some((status.node_id, group.epoch)),
-            (Some(name), false) => node(name).filter(|n| n.id != status.node_id).map(|n| (n.id, group.epoch)),
+            (Some(name), false) => node(name)
+                .filter(|n| n.id != status.node_id)
+                .map(|n| (n.id, group.epoch)),
             (None, false) => None,
         },
         lease: group.owned_here && status.lease.holds,
@@ -103,11 +116,32 @@ pub fn answer(status: &StatusReport, call: &HandlerCall, known: &Known<'_>) -> (
     };
     match call.handler {
         Handler::FencePeer => match handler::fence_peer(&snapshot) {
-            Reply::Now(code, why) => (HandlerAnswer { code: code.number(), again: false, text: why }, None),
-            Reply::Wait(why) => (HandlerAnswer { code: Exit::Denied.number(), again: true, text: why }, None),
+            Reply::Now(code, why) => (
+                HandlerAnswer {
+                    code: code.number(),
+                    again: false,
+                    text: why,
+                },
+                None,
+            ),
+            Reply::Wait(why) => (
+                HandlerAnswer {
+                    code: Exit::Denied.number(),
+                    again: true,
+                    text: why,
+                },
+                None,
+            ),
             Reply::Place(mark) => {
                 let text = "the peer's replica is not marked as behind yet".into();
-                (HandlerAnswer { code: Exit::Denied.number(), again: true, text }, Some(mark))
+                (
+                    HandlerAnswer {
+                        code: Exit::Denied.number(),
+                        again: true,
+                        text,
+                    },
+                    Some(mark),
+                )
             }
         },
         Handler::UnfencePeer | Handler::AfterResyncTarget => {
@@ -115,7 +149,14 @@ pub fn answer(status: &StatusReport, call: &HandlerCall, known: &Known<'_>) -> (
             match handler::unfence_peer(&snapshot, on_target) {
                 Some((node, _)) => {
                     let text = format!("node {node}'s replica is good again");
-                    (HandlerAnswer { code: 0, again: false, text }, None)
+                    (
+                        HandlerAnswer {
+                            code: 0,
+                            again: false,
+                            text,
+                        },
+                        None,
+                    )
                 }
                 None => denied("nothing says that a replica is good again".into()),
             }
@@ -129,7 +170,12 @@ mod tests {
     use crate::control::report::{GroupStatus, NodeStatus};
 
     fn status(owner: Option<&str>, lease: bool, peer: NodeState) -> StatusReport {
-        let node = |name: &str, id, state| NodeStatus { name: name.into(), id, state, ..NodeStatus::default() };
+        let node = |name: &str, id, state| NodeStatus {
+            name: name.into(),
+            id,
+            state,
+            ..NodeStatus::default()
+        };
         let mut status = StatusReport {
             node: "n1".into(),
             node_id: 1,
@@ -160,7 +206,13 @@ mod tests {
     }
 
     fn known<'a>(known: &'a Marks, standing: &'a Marks) -> Known<'a> {
-        Known { others: Others::Unknown, fenced: false, replica: Replica::Unknown, known, standing }
+        Known {
+            others: Others::Unknown,
+            fenced: false,
+            replica: Replica::Unknown,
+            known,
+            standing,
+        }
     }
 
     #[test]
@@ -176,7 +228,10 @@ mod tests {
         let lapsed = status(Some("n1"), false, NodeState::Silent);
         assert_eq!(answer(&lapsed, &c, &known(&placed, &placed)).0.code, 1);
         // A word that DRBD may say one day.
-        let strange = HandlerCall { disk: "Splendid".into(), ..c };
+        let strange = HandlerCall {
+            disk: "Splendid".into(),
+            ..c
+        };
         assert_eq!(answer(&s, &strange, &known(&placed, &placed)).0.code, 1);
     }
 
@@ -192,7 +247,16 @@ mod tests {
         let s = status(Some("n1"), true, NodeState::Alive);
         assert_eq!(code(&s, &call(Handler::FencePeer, "n9")), 1);
         assert_eq!(code(&s, &call(Handler::FencePeer, "n1")), 1);
-        assert_eq!(code(&s, &HandlerCall { group: "x".into(), ..c }), 1);
+        assert_eq!(
+            code(
+                &s,
+                &HandlerCall {
+                    group: "x".into(),
+                    ..c
+                }
+            ),
+            1
+        );
         assert_eq!(code(&s, &call(Handler::UnfencePeer, "n2")), 0);
         assert_eq!(code(&s, &call(Handler::AfterResyncTarget, "n2")), 1);
     }
@@ -200,8 +264,14 @@ mod tests {
     #[test]
     fn wire_form() {
         let text = r#"{"handler":"fence_peer","group":"db","resource":"r0","peer":"n2","role":"Primary","disk":"UpToDate"}"#;
-        assert_eq!(serde_json::to_string(&call(Handler::FencePeer, "n2")).unwrap(), text);
-        assert_eq!(serde_json::from_str::<HandlerCall>(text).unwrap(), call(Handler::FencePeer, "n2"));
+        assert_eq!(
+            serde_json::to_string(&call(Handler::FencePeer, "n2")).unwrap(),
+            text
+        );
+        assert_eq!(
+            serde_json::from_str::<HandlerCall>(text).unwrap(),
+            call(Handler::FencePeer, "n2")
+        );
         let answer: HandlerAnswer = serde_json::from_str(r#"{"code":4,"new":1}"#).unwrap();
         assert_eq!(answer.code, 4);
     }

@@ -17,7 +17,12 @@ fn device(name: &str) -> Device {
 }
 
 fn plan(levels: Vec<Vec<Device>>) -> Plan {
-    Plan { node: "n2".into(), levels, delay: Duration::ZERO, goal: Goal::Reboot }
+    Plan {
+        node: "n2".into(),
+        levels,
+        delay: Duration::ZERO,
+        goal: Goal::Reboot,
+    }
 }
 
 /// Carries it out with a world that answers; returns what was done, as words, and how it ended.
@@ -31,7 +36,11 @@ fn walk(plan: &Plan, mut world: impl FnMut(&str, Action) -> Said) -> (Vec<String
                 done.push(format!("wait {}", t.as_secs()));
                 course.answer(&Answer::Waited);
             }
-            Do::Call { level, device, action } => {
+            Do::Call {
+                level,
+                device,
+                action,
+            } => {
                 let name = &plan.levels[level][device].name;
                 done.push(format!("{name} {}", action.name()));
                 course.answer(&Answer::Said(world(name, action)));
@@ -52,15 +61,28 @@ fn obedient(_: &str, action: Action) -> Said {
 fn off_seen_on() {
     let (done, outcome) = walk(&plan(vec![vec![device("a")]]), obedient);
     assert_eq!(done, ["a off", "a status", "a on"]);
-    assert_eq!(outcome, Outcome::Fenced { level: 1, verified: true });
-    let off = Plan { goal: Goal::Off, delay: Duration::from_secs(5), ..plan(vec![vec![device("a")]]) };
+    assert_eq!(
+        outcome,
+        Outcome::Fenced {
+            level: 1,
+            verified: true
+        }
+    );
+    let off = Plan {
+        goal: Goal::Off,
+        delay: Duration::from_secs(5),
+        ..plan(vec![vec![device("a")]])
+    };
     assert_eq!(walk(&off, obedient).0, ["wait 5", "a off", "a status"]);
 }
 
 #[test]
 fn both_power_supplies_go_off_before_one_goes_on() {
     let two = plan(vec![vec![device("a"), device("b")]]);
-    assert_eq!(walk(&two, obedient).0, ["a off", "a status", "b off", "b status", "a on", "b on"]);
+    assert_eq!(
+        walk(&two, obedient).0,
+        ["a off", "a status", "b off", "b status", "a on", "b on"]
+    );
     // The second cannot: the first alone proves nothing, and is not turned on by this level.
     let (done, outcome) = walk(&two, |name, action| match (name, action) {
         ("b", Action::Status) => Said::Power(Power::On),
@@ -74,14 +96,28 @@ fn both_power_supplies_go_off_before_one_goes_on() {
 #[test]
 fn a_hang_a_failure_and_a_lie_go_to_the_next_level() {
     let levels = plan(vec![vec![device("a")], vec![], vec![device("b")]]);
-    for bad in [Said::Silent("hung".into()), Said::Failed("no".into()), Said::Done] {
+    for bad in [
+        Said::Silent("hung".into()),
+        Said::Failed("no".into()),
+        Said::Done,
+    ] {
         let (done, outcome) = walk(&levels, |name, action| match (name, action) {
             ("a", Action::Status) => Said::Power(Power::On),
             ("a", _) => bad.clone(),
             _ => obedient(name, action),
         });
-        assert_eq!(outcome, Outcome::Fenced { level: 3, verified: true }, "{bad:?}: {done:?}");
-        assert!(done.ends_with(&["b off".into(), "b status".into(), "b on".into()]), "{done:?}");
+        assert_eq!(
+            outcome,
+            Outcome::Fenced {
+                level: 3,
+                verified: true
+            },
+            "{bad:?}: {done:?}"
+        );
+        assert!(
+            done.ends_with(&["b off".into(), "b status".into(), "b on".into()]),
+            "{done:?}"
+        );
         let offs = done.iter().filter(|d| *d == "a off").count();
         assert_eq!(offs, if bad == Said::Done { 1 } else { 2 });
         assert_eq!(done.iter().filter(|d| *d == "a status").count(), 3);
@@ -96,21 +132,45 @@ fn off_by_somebody_else_counts() {
         Action::Status => Said::Power(Power::Off),
         _ => Said::Failed("already".into()),
     });
-    assert_eq!(outcome, Outcome::Fenced { level: 1, verified: true });
+    assert_eq!(
+        outcome,
+        Outcome::Fenced {
+            level: 1,
+            verified: true
+        }
+    );
 }
 
 #[test]
 fn what_cannot_be_asked_is_said_to_be_unverified() {
-    let blind = Device { verify: false, ..device("a") };
+    let blind = Device {
+        verify: false,
+        ..device("a")
+    };
     let (done, outcome) = walk(&plan(vec![vec![blind.clone()]]), obedient);
     assert_eq!(done, ["a off", "a on"]);
-    assert_eq!(outcome, Outcome::Fenced { level: 1, verified: false });
+    assert_eq!(
+        outcome,
+        Outcome::Fenced {
+            level: 1,
+            verified: false
+        }
+    );
     let (_, outcome) = walk(&plan(vec![vec![blind]]), |_, _| Said::Silent("hung".into()));
     assert_eq!(outcome, Outcome::Failed);
-    let reboots = Device { only_reboots: true, ..device("a") };
+    let reboots = Device {
+        only_reboots: true,
+        ..device("a")
+    };
     let (done, outcome) = walk(&plan(vec![vec![reboots]]), |_, _| Said::Done);
     assert_eq!(done, ["a reboot"]);
-    assert_eq!(outcome, Outcome::Fenced { level: 1, verified: false });
+    assert_eq!(
+        outcome,
+        Outcome::Fenced {
+            level: 1,
+            verified: false
+        }
+    );
 }
 
 #[test]
@@ -125,16 +185,32 @@ fn nothing_to_fence_with() {
 fn fenced_means_that_it_was_off() {
     let mut seed = 1u64;
     let mut random = move |n: u64| {
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        seed = seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (seed >> 33) % n
     };
     let (mut fenced, mut failed) = (0, 0);
     for round in 0..20_000 {
         let levels: Vec<Vec<Device>> = (0..=random(2))
-            .map(|_| (0..=random(2)).map(|_| Device { can_on: random(2) == 0, ..device("d") }).collect())
+            .map(|_| {
+                (0..=random(2))
+                    .map(|_| Device {
+                        can_on: random(2) == 0,
+                        ..device("d")
+                    })
+                    .collect()
+            })
             .collect();
-        let goal = if random(2) == 0 { Goal::Off } else { Goal::Reboot };
-        let plan = Plan { goal, ..plan(levels) };
+        let goal = if random(2) == 0 {
+            Goal::Off
+        } else {
+            Goal::Reboot
+        };
+        let plan = Plan {
+            goal,
+            ..plan(levels)
+        };
         let mut course = Course::new(&plan);
         // Each level's supplies; true: on.
         let mut on: Vec<Vec<bool>> = plan.levels.iter().map(|l| vec![true; l.len()]).collect();
@@ -148,14 +224,23 @@ fn fenced_means_that_it_was_off() {
                 Do::Wait(_) => {
                     course.answer(&Answer::Waited);
                 }
-                Do::Call { level, device, action } => {
+                Do::Call {
+                    level,
+                    device,
+                    action,
+                } => {
                     let works = random(3) > 0;
                     let supply = &mut on[level][device];
                     let said = match action {
                         Action::Off => {
                             *supply &= !works;
                             // It may do it and fail to say so, or say so and lie.
-                            [Said::Done, Said::Failed("?".into()), Said::Silent("?".into())][random(3) as usize].clone()
+                            [
+                                Said::Done,
+                                Said::Failed("?".into()),
+                                Said::Silent("?".into()),
+                            ][random(3) as usize]
+                                .clone()
                         }
                         Action::On => {
                             *supply |= works;
@@ -169,7 +254,10 @@ fn fenced_means_that_it_was_off() {
                     if on[level].iter().all(|o| !*o) {
                         was_off = Some(level);
                     }
-                    assert!(!course.is_fenced() || was_off == Some(level), "round {round}");
+                    assert!(
+                        !course.is_fenced() || was_off == Some(level),
+                        "round {round}"
+                    );
                 }
             }
         };

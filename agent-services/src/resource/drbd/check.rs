@@ -344,11 +344,14 @@ fn handlers(r: &Resource, add: &mut impl FnMut(Weight, &str, &str)) {
             "handlers { after-resync-target \"/usr/bin/heartline drbd unfence-peer\"; }",
         );
     }
-    if r.option(&["handlers"], "split-brain").is_none() {
+    if !r
+        .option(&["handlers"], "split-brain")
+        .is_some_and(|h| h.contains(OURS))
+    {
         add(
-            Weight::Note,
-            "no `split-brain` handler: only Heartline's status tells of one",
-            "handlers { split-brain \"/usr/lib/drbd/notify-split-brain.sh root\"; }",
+            Weight::Warning,
+            "no `split-brain` handler of Heartline: a split brain looks like a connection that somebody ended",
+            "handlers { split-brain \"/usr/bin/heartline drbd split-brain\"; }",
         );
     }
 }

@@ -11,6 +11,7 @@
 
 pub mod check;
 pub mod events;
+pub mod follow;
 
 pub mod gi;
 pub mod handler;
@@ -18,9 +19,10 @@ mod held;
 pub mod json;
 pub mod resolve;
 pub mod rules;
+pub mod split;
 pub mod state;
 
-use std::{collections::BTreeSet, sync::Mutex, time::Duration};
+use std::{collections::BTreeSet, path::Path, sync::Mutex, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
@@ -94,7 +96,11 @@ pub async fn ask(name: &str, timeout: Duration) -> Result<Option<ResourceState>,
             said(&ended)
         ));
     }
-    Ok(book.resources.remove(name))
+    let mut state = book.resources.remove(name);
+    if let Some(state) = &mut state {
+        split::recall(Path::new(split::FOLDER), name, state);
+    }
+    Ok(state)
 }
 
 /// What a program said, in one line.
@@ -235,8 +241,12 @@ async fn carry_out(name: &str, steps: &[Step], until: Instant) -> Result<(), Fai
                     Err(why) => Err(why),
                 };
             }
-            // Also after a promotion that failed: a replica that is left alone falls behind.
-            Step::Connect => connect(name, until).await,
+            // Also after a promotion that failed: a replica that is left alone falls behind. Nobody waits for it.
+            Step::Connect => {
+                owe(name, true);
+                let name = name.to_owned();
+                tokio::spawn(async move { connect(&name, Instant::now() + RECONNECT).await });
+            }
         }
     }
     promoted

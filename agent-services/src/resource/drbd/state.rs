@@ -247,7 +247,7 @@ pub struct ResourceState {
     pub volumes: BTreeMap<u32, Volume>,
     /// By node id. DRBD 8.4 has one peer, with the id 0.
     pub peers: BTreeMap<u32, Peer>,
-    /// A split brain was seen and not resolved since. Only a stream shows it; what is asked once has no memory.
+    /// A split brain was seen and not resolved since: by a stream, or by DRBD's handler (see [`super::split`]).
     pub split_brain: bool,
 }
 

@@ -339,7 +339,7 @@ fn what_is_unsafe_and_what_is_not() {
                 "after-resync-target",
                 "/usr/bin/heartline drbd unfence-peer",
             ),
-            ("split-brain", "/x"),
+            ("split-brain", "/usr/bin/heartline drbd split-brain"),
         ],
     );
     let startup = section("startup", &[("wfc-timeout", "15")]);
