@@ -14,6 +14,7 @@
 
 mod course;
 mod device;
+pub mod proof;
 
 use std::time::Duration;
 
