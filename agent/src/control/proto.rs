@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use super::drbd::{Handler, HandlerAnswer, HandlerCall};
 pub use super::foresee::*;
 pub use super::report::*;
 pub use super::services::*;
@@ -82,6 +83,15 @@ pub enum Request {
         /// Name of the node.
         node: String,
     },
+    /// What one of DRBD's handlers asks. Answered with [`HandlerAnswer`].
+    DrbdHandler(HandlerCall),
+    /// A node was fenced, or somebody made sure that it is off. Answered with [`Done`].
+    Fenced {
+        /// Name of the node.
+        node: String,
+        /// With what: a fence device, or who says so.
+        how: String,
+    },
     /// Hands off: keep everything where it is. Answered with [`Done`].
     Pause,
     /// Ends a pause. Answered with [`Done`].
@@ -118,6 +128,8 @@ impl Request {
             Request::Undrain { .. } => "undrain",
             Request::Clear { .. } => "clear",
             Request::NodeDown { .. } => "node_down",
+            Request::DrbdHandler(_) => "drbd_handler",
+            Request::Fenced { .. } => "fenced",
             Request::Pause => "pause",
             Request::Resume => "resume",
             Request::Events { .. } => "events",
@@ -139,6 +151,8 @@ impl Request {
             | Request::Drain { .. }
             | Request::Undrain { .. }
             | Request::Clear { .. }
+            | Request::DrbdHandler(_)
+            | Request::Fenced { .. }
             | Request::Pause
             | Request::Resume
             | Request::Restart

@@ -138,6 +138,14 @@ impl Connection {
                 })
                 .await
             }
+            Request::DrbdHandler(call) => self.reply(backend.drbd_handler(call)).await,
+            Request::Fenced { node, how } => {
+                self.reply(async {
+                    let node = find_node(&backend.status().await?, &node)?;
+                    backend.fenced(node, how).await
+                })
+                .await
+            }
             Request::Pause => self.reply(backend.set_paused(true)).await,
             Request::Resume => self.reply(backend.set_paused(false)).await,
             Request::Restart => self.reply(backend.restart()).await,
