@@ -1,7 +1,7 @@
 //! Tries a real watchdog, in a guest: `watchdog DEVICE SECONDS PETS close|starve|leave`.
 //!
-//! Prints what the device is and took, pets it once a second, then disarms it (`close`: the machine must live on), stops
-//! petting with the device open (`starve`), or ends without disarming (`leave`): in both the machine must reset.
+//! Prints what the device is and took, pets it once a second, then disarms it (`close`: the machine must live on),
+//! stops petting with the device open (`starve`), or ends without disarming (`leave`): in both the machine must reset.
 
 use std::{env, path::Path, process::ExitCode, thread::sleep, time::Duration};
 

@@ -1,12 +1,12 @@
-//! The machine's watchdog: it resets the machine when nobody pets it. So a node that lost its lease and cannot stop what must
-//! not run twice ends by itself, with none of our code running.
+//! The machine's watchdog: it resets the machine when nobody pets it. So a node that lost its lease and cannot stop
+//! what must not run twice ends by itself, with none of our code running.
 //!
-//! Linux's interface: Documentation/watchdog/watchdog-api.rst. Opening the device arms it; closing it disarms it only after
-//! the letter `V`, and not at all with `nowayout`. Petting is one system call, without use of the heap, for the real-time
-//! thread; all else is for the main task.
+//! Linux's interface: Documentation/watchdog/watchdog-api.rst. Opening the device arms it; closing it disarms it only
+//! after the letter `V`, and not at all with `nowayout`. Petting is one system call, without use of the heap, for the
+//! real-time thread; all else is for the main task.
 //!
-//! A proof only where its clock runs while the machine stands still: bare metal, or a device of the host's. A guest's softdog
-//! stands still with the guest.
+//! A proof only where its clock runs while the machine stands still: bare metal, or a device of the host's. A guest's
+//! softdog stands still with the guest.
 
 use std::{
     fs::{File, OpenOptions},
@@ -268,7 +268,8 @@ pub enum Beat {
     Rest,
     /// Pet it.
     Pet,
-    /// Never again, until the lease holds or all is stopped: let it reset the machine. At this time, at the latest, it has.
+    /// Never again, until the lease holds or all is stopped: let it reset the machine. At this time, at the latest, it
+    /// has.
     Starve {
         /// Boot clock, ns.
         reset_by: u64,
@@ -295,11 +296,11 @@ impl Pacer {
         }
     }
 
-    /// `lease_until`: when this node's lease ends (boot clock, ns; 0: it has none). `stateful`: something that must not run
-    /// twice runs here, or may.
+    /// `lease_until`: when this node's lease ends (boot clock, ns; 0: it has none). `stateful`: something that must not
+    /// run twice runs here, or may.
     ///
-    /// Petting under a lease that ends soon could outlive it by the device's whole time; that is what takeovers wait for
-    /// ([`fired_by`]).
+    /// Petting under a lease that ends soon could outlive it by the device's whole time; that is what takeovers wait
+    /// for ([`fired_by`]).
     #[must_use]
     pub fn beat(&mut self, now: u64, lease_until: u64, stateful: bool) -> Beat {
         if stateful && lease_until <= now {
@@ -321,9 +322,9 @@ impl Pacer {
     }
 }
 
-/// From when on the watchdog of a node whose promise ended at `promise_end` (boot clock of who asks, ns) has certainly fired,
-/// unless what ran there was stopped. The last pet was under a lease, which ends before the promise; the two clocks may be
-/// slewed against each other (the factor of the lease), and the device has a tick.
+/// From when on the watchdog of a node whose promise ended at `promise_end` (boot clock of who asks, ns) has certainly
+/// fired, unless what ran there was stopped. The last pet was under a lease, which ends before the promise; the two
+/// clocks may be slewed against each other (the factor of the lease), and the device has a tick.
 #[must_use]
 pub fn fired_by(promise_end: u64, timeout: Duration) -> u64 {
     let timeout = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
@@ -332,8 +333,8 @@ pub fn fired_by(promise_end: u64, timeout: Duration) -> u64 {
         .saturating_add(MARGIN_NS)
 }
 
-/// The last resort where there is no watchdog: a reset by sysrq, which a kernel does that still runs. Opened beforehand, so
-/// that neither a full disk nor a lack of descriptors is in the way.
+/// The last resort where there is no watchdog: a reset by sysrq, which a kernel does that still runs. Opened
+/// beforehand, so that neither a full disk nor a lack of descriptors is in the way.
 #[derive(Debug)]
 pub struct Sysrq(File);
 
@@ -387,8 +388,8 @@ mod tests {
         assert_eq!(never.beat(5 * S, 0, true), Beat::Starve { reset_by: 9 * S });
     }
 
-    /// Whatever happens in whatever order: no pet without lease while something stateful runs; and with either, no gap that
-    /// the device could take for death.
+    /// Whatever happens in whatever order: no pet without lease while something stateful runs; and with either, no gap
+    /// that the device could take for death.
     #[test]
     fn never_petted_without_a_right_and_never_forgotten_with_one() {
         let timeout = 8 * S;
@@ -456,8 +457,8 @@ mod tests {
         assert_eq!(std::fs::read(file.path()).unwrap(), b"");
     }
 
-    /// This kernel has no softdog, so the device itself is tried in guests: `examples/watchdog.rs`. The numbers of its calls
-    /// can be compared here, with those of linux/watchdog.h.
+    /// This kernel has no softdog, so the device itself is tried in guests: `examples/watchdog.rs`. The numbers of its
+    /// calls can be compared here, with those of linux/watchdog.h.
     #[test]
     fn numbers_of_the_calls() {
         assert_eq!(

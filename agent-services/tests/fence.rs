@@ -147,8 +147,8 @@ async fn all_installed_agents_can_be_read() {
         .unwrap()
         .flatten()
         .filter_map(|e| e.file_name().into_string().ok())
-        // Not agents: `fence_tool`-like helpers of other packages do not come with fence-agents.
-        .filter(|n| n.starts_with("fence_"))
+        // Asks a person on the terminal, and describes itself to nobody; `heartline fence --confirm` is what it is for.
+        .filter(|n| n.starts_with("fence_") && n != "fence_ack_manual")
         .collect();
     agents.sort();
     assert!(agents.len() > 50, "install fence-agents");
@@ -175,8 +175,6 @@ async fn all_installed_agents_can_be_read() {
         }
     }
     println!("{good} good; {wrong:#?}");
-    // Those whose Python modules are not installed (suggested by the package, not needed) cannot say anything.
-    wrong.retain(|w| !w.contains("ModuleNotFoundError") && !w.contains("No module named"));
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert!(good > 50, "{good}");
 }

@@ -283,8 +283,8 @@ pub async fn call(device: &Device, node: &str, action: Action) -> Said {
     }
 }
 
-/// FenceAgentAPI.md: 0 success (status: on), 1 failed, 2 (status alone) off. But fencing.py also ends with 2 for arguments
-/// that it does not like, so a node is off only if that was said, too.
+/// FenceAgentAPI.md: 0 success (status: on), 1 failed, 2 (status alone) off. But fencing.py also ends with 2 for
+/// arguments that it does not like, so a node is off only if that was said, too.
 fn judge(device: &Device, action: Action, ended: &Ended, secrets: &[Zeroizing<String>]) -> Said {
     let failed = || {
         let why = masked(secrets, &reason(ended));

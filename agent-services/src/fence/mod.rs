@@ -5,8 +5,8 @@
 //!                                                                                    └▶ device::call ─▶ a fence agent
 //! ```
 //!
-//! Any agent that speaks the protocol of ClusterLabs' fence-agents (FenceAgentAPI.md) will do: `name=value` lines on its
-//! standard input, its answer is its exit status. Nothing that is secret stands in its arguments or environment.
+//! Any agent that speaks the protocol of ClusterLabs' fence-agents (FenceAgentAPI.md) will do: `name=value` lines on
+//! its standard input, its answer is its exit status. Nothing that is secret stands in its arguments or environment.
 //!
 //! * Levels are tried in order; within one, all devices must succeed (a machine with two power supplies).
 //! * A reboot is *off*, seen to be off, then *on*: only the first half proves anything, so only that is waited for.
@@ -77,8 +77,8 @@ impl Plan {
     }
 }
 
-/// Carries a plan out. `tell` is called with each step that was done, and whether the node is fenced by then: who waits for
-/// that alone need not wait until it has been started again. Safe to drop: the agent that runs is ended.
+/// Carries a plan out. `tell` is called with each step that was done, and whether the node is fenced by then: who waits
+/// for that alone need not wait until it has been started again. Safe to drop: the agent that runs is ended.
 pub async fn run(plan: &Plan, mut tell: impl FnMut(&Step, bool)) -> Report {
     let begun = Instant::now();
     let mut course = Course::new(plan);

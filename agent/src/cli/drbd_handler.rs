@@ -1,7 +1,7 @@
 //! `heartline drbd fence-peer` and `unfence-peer`: what DRBD's kernel module calls, by drbdadm.
 //!
-//! They are told by the environment (`DRBD_RESOURCE`, `DRBD_PEER`, `DRBD_PEERS`; seen with 8.4.11), and answer by their exit
-//! status. Whatever goes wrong is an answer that allows nothing. drbdadm waits for them, and so does the kernel.
+//! They are told by the environment (`DRBD_RESOURCE`, `DRBD_PEER`, `DRBD_PEERS`; seen with 8.4.11), and answer by their
+//! exit status. Whatever goes wrong is an answer that allows nothing. drbdadm waits for them, and so does the kernel.
 
 use std::{
     path::PathBuf,

@@ -64,7 +64,8 @@ impl std::fmt::Display for Fence {
 pub struct Watchdog {
     /// The device.
     pub device: PathBuf,
-    /// After which it resets the machine; takeovers wait as long, where nothing faster proves that the old owner is gone.
+    /// After which it resets the machine; takeovers wait as long, where nothing faster proves that the old owner is
+    /// gone.
     #[serde(skip)]
     pub timeout: Duration,
 }

@@ -75,8 +75,8 @@ pub trait Backend: Send + Sync + 'static {
     /// What would become of the groups without a node.
     fn node_down(&self, node: Target) -> Pending<'_, NodeDown>;
 
-    /// Answers one of DRBD's handlers. The default knows of no proofs and places no marks: it tells a node that another one
-    /// owns the group, and denies all else.
+    /// Answers one of DRBD's handlers. The default knows of no proofs and places no marks: it tells a node that another
+    /// one owns the group, and denies all else.
     fn drbd_handler(&self, call: HandlerCall) -> Pending<'_, HandlerAnswer> {
         Box::pin(async move {
             let none = Marks::default();

@@ -179,8 +179,9 @@ fn nothing_to_fence_with() {
     assert_eq!(walk(&plan(vec![vec![]]), obedient).1, Outcome::NoDevice);
 }
 
-/// A machine with power supplies that do as they are told, or not, at random; the course must end, and what it calls fenced and
-/// verified must have been off with all supplies at once, as far as anybody can see: all that answers truthfully is believed.
+/// A machine with power supplies that do as they are told, or not, at random; the course must end, and what it calls
+/// fenced and verified must have been off with all supplies at once, as far as anybody can see: all that answers
+/// truthfully is believed.
 #[test]
 fn fenced_means_that_it_was_off() {
     let mut seed = 1u64;

@@ -1,4 +1,5 @@
-//! What is unsafe in DRBD's configuration, as `drbdadm dump-xml` shows it (8.4 and 9; common options are in each resource).
+//! What is unsafe in DRBD's configuration, as `drbdadm dump-xml` shows it (8.4 and 9; common options are in each
+//! resource).
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 

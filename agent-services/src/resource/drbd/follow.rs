@@ -13,8 +13,8 @@ use super::events::{Book, LINE, News};
 /// Before it is tried again after it has ended.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// Follows all resources for as long as it is polled; what it starts ends with it. `tell` is called with each piece of news, and
-/// how things are by then. After an end of the stream all is told anew.
+/// Follows all resources for as long as it is polled; what it starts ends with it. `tell` is called with each piece of
+/// news, and how things are by then. After an end of the stream all is told anew.
 pub async fn follow(argv: &[&str], mut tell: impl FnMut(&Book, News)) -> std::convert::Infallible {
     loop {
         let (program, arguments) = argv.split_first().unwrap_or((&"drbdsetup", &["events2"][..]));

@@ -1,7 +1,7 @@
 //! Generations of data, as `drbdadm get-gi` prints them: whose data is newer, and are they of one line?
 //!
-//! Compared as the kernel does when two nodes connect (`drbd_uuid_compare`, drbd_receiver.c of 8.4): the lowest bit of an
-//! identifier only says that it belonged to a primary.
+//! Compared as the kernel does when two nodes connect (`drbd_uuid_compare`, drbd_receiver.c of 8.4): the lowest bit of
+//! an identifier only says that it belonged to a primary.
 
 use std::fmt;
 

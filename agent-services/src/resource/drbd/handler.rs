@@ -2,11 +2,13 @@
 //!
 //! The kernel calls `fence-peer` when a Primary has lost a peer, and before it promotes without one; with
 //! `fencing resource-and-stonith` no write goes on until it has an answer. The answer is an exit code
-//! (`enum drbd_fence_peer_exit`; what the kernel does with each: `conn_try_outdate_peer`, drbd_nl.c), tried with 8.4.11.
+//! (`enum drbd_fence_peer_exit`; what the kernel does with each: `conn_try_outdate_peer`, drbd_nl.c), tried with
+//! 8.4.11.
 //!
-//! The owner's *mark* says that a replica is behind from now on. It is placed before the answer that lets writes go on, so
-//! whoever could let the marked node have the group knows of it. It ends with the resync, and with the next promotion: the new
-//! Primary's own kernel asks anew about each peer that it lacks. So a stale mark blocks nobody for ever.
+//! The owner's *mark* says that a replica is behind from now on. It is placed before the answer that lets writes go on,
+//! so whoever could let the marked node have the group knows of it. It ends with the resync, and with the next
+//! promotion: the new Primary's own kernel asks anew about each peer that it lacks. So a stale mark blocks nobody for
+//! ever.
 
 use std::fmt;
 
@@ -243,8 +245,8 @@ pub fn fence_peer(s: &Snapshot<'_>) -> Reply {
     )
 }
 
-/// What `unfence-peer` (on the source of a resync) or `after-resync-target` (on its target) lifts: the node whose replica
-/// is good again, and the epoch. `None`: nothing, as it is not known to be so.
+/// What `unfence-peer` (on the source of a resync) or `after-resync-target` (on its target) lifts: the node whose
+/// replica is good again, and the epoch. `None`: nothing, as it is not known to be so.
 #[must_use]
 pub fn unfence_peer(s: &Snapshot<'_>, on_target: bool) -> Option<(u8, u64)> {
     let (owner, epoch) = s.owner?;

@@ -2,10 +2,11 @@
 //!
 //! DRBD alone knows neither: cut off, it promotes on both sides (8.4 has no quorum; tried). So:
 //!
-//! * `UpToDate` only. `Outdated` and `Inconsistent` never; `Consistent` if the cluster knows this replica to be the newest.
+//! * `UpToDate` only. `Outdated` and `Inconsistent` never; `Consistent` if the cluster knows this replica to be the
+//!   newest.
 //! * A peer that is not connected may be writing. It must be proven gone, or have stopped while it was in step with us.
-//! * A peer that is proven gone is disconnected first, so that nothing waits for its answer: 0.26 s in place of 0.75 s with
-//!   a ping-timeout of 0.5 s.
+//! * A peer that is proven gone is disconnected first, so that nothing waits for its answer: 0.26 s in place of 0.75 s
+//!   with a ping-timeout of 0.5 s.
 //! * `--force` is never used: it makes any data `UpToDate`.
 
 use super::state::{Connection, Disk, Peer, Replication, ResourceState, Role};
@@ -241,8 +242,8 @@ fn beside(
 
 /// How good a replica is for a takeover, for placement: a higher one wins over any preference.
 ///
-/// To be told to the other nodes as soft state beside `fit` (a hint, like all soft state: what may be promoted is decided
-/// by [`promote`] alone): 0 cannot run at all, [`SCORE_BEST`] has all the data.
+/// To be told to the other nodes as soft state beside `fit` (a hint, like all soft state: what may be promoted is
+/// decided by [`promote`] alone): 0 cannot run at all, [`SCORE_BEST`] has all the data.
 #[must_use]
 pub fn score(s: Option<&ResourceState>, given: Given) -> u16 {
     let Some(s) = s else { return 0 };

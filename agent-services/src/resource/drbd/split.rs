@@ -1,7 +1,8 @@
 //! Split brains that were seen. DRBD itself forgets: after one it is StandAlone, as after `drbdadm disconnect`.
 //!
-//! Its `split-brain` handler (`heartline drbd split-brain`) leaves a file, whether or not the agent runs. The file counts while
-//! a peer is not connected; a connection ends it. A reboot forgets it, and DRBD calls the handler again when it connects.
+//! Its `split-brain` handler (`heartline drbd split-brain`) leaves a file, whether or not the agent runs. The file
+//! counts while a peer is not connected; a connection ends it. A reboot forgets it, and DRBD calls the handler again
+//! when it connects.
 
 use std::{
     fs, io,
