@@ -9,7 +9,12 @@ use agent_services::{
     resource::{Kind, Resource},
 };
 
-use super::{End, services, supervise::Supervisor};
+use super::{
+    End,
+    prove::{Certain, Waiting},
+    services,
+    supervise::Supervisor,
+};
 use crate::{
     events::{Draft, EventKind},
     net::rt::boottime_ns,
@@ -19,12 +24,16 @@ use crate::{
 const DOUBT_TOLD: u64 = 1_000_000_000;
 
 /// Something that must not run twice, and may run elsewhere.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Doubt {
     /// Since when, boot ns.
     since: u64,
     /// Nodes that have not said since then that it does not run there.
     missing: u32,
+    /// The node that had it until then; 0: not known.
+    from: u8,
+    /// What is certain about the others by now.
+    certain: Certain,
     /// People know of it.
     told: bool,
 }
@@ -49,7 +58,7 @@ impl Supervisor {
             let groups: Vec<u8> = self.config.groups.iter().map(|g| g.id).collect();
             for group in groups {
                 if self.doubt_file(group).exists() {
-                    self.doubt(group);
+                    self.doubt(group, 0);
                 }
             }
         }
@@ -104,13 +113,15 @@ impl Supervisor {
             group,
             epoch,
             stopped,
+            from,
             ..
         } = *gain;
         self.last_epoch.insert(group, epoch);
         if self.services.is_stateful(group) && !stopped {
-            self.doubt(group);
+            self.doubt(group, from);
         } else {
             self.end_doubt(group);
+            self.services.give(group, Certain::stopped().given);
         }
         let hold = self.hold_for(group);
         self.services.own(group, epoch, hold);
@@ -122,7 +133,7 @@ impl Supervisor {
     }
 
     /// It may run elsewhere, and must not run twice. All other nodes that may own it have to say that it does not.
-    fn doubt(&mut self, group: u8) {
+    fn doubt(&mut self, group: u8, from: u8) {
         let file = self.doubt_file(group);
         if let Err(e) = fs::write(&file, "") {
             tracing::warn!("{}: {e}", file.display());
@@ -135,6 +146,8 @@ impl Supervisor {
         let doubt = Doubt {
             since: boottime_ns(),
             missing: others.fold(0, |m, id| m | node_bit(*id)),
+            from,
+            certain: Certain::stopped(),
             told: false,
         };
         self.unproven.insert(group, doubt);
@@ -142,15 +155,29 @@ impl Supervisor {
     }
 
     /// What people are told of it.
-    fn doubt_text(&self, group: u8, doubt: Doubt) -> String {
+    fn doubt_text(&self, group: u8, doubt: &Doubt) -> String {
         let name = self.narrator.names.group(group);
         let missing = (1..=32).filter(|id| doubt.missing & node_bit(*id) != 0);
-        let missing: Vec<_> = missing.map(|id| self.narrator.names.node(id)).collect();
+        let missing: Vec<_> = missing
+            .map(|id| match self.provers.says(id) {
+                Some(text) => format!("{} ({text})", self.narrator.names.node(id)),
+                None => self.narrator.names.node(id),
+            })
+            .collect();
         format!(
-            "not known from {}: is {name} stopped there? Two of it at once would destroy data. It starts when that is heard; \
-             if you are certain: heartline clear {name} --stopped-elsewhere",
+            "not known from {}: is {name} stopped there? Two of it at once would destroy data. It starts when that is heard, or \
+             the node is fenced; if you are certain: heartline clear {name} --stopped-elsewhere",
             missing.join(", ")
         )
+    }
+
+    /// The groups here that wait for a node.
+    pub(super) fn waits_for(&self, node: u8) -> Vec<u8> {
+        let waits = self
+            .unproven
+            .iter()
+            .filter(|(_, d)| d.missing & node_bit(node) != 0);
+        waits.map(|(group, _)| *group).collect()
     }
 
     /// Somebody says that it is stopped elsewhere, or the group is not here any more.
@@ -167,7 +194,19 @@ impl Supervisor {
     fn review_doubts(&mut self) {
         let seen = self.rt.snapshot.read();
         let (at, clean, owned, owner) = (seen.at, seen.clean, seen.owned, *seen.owner);
-        let doubts: Vec<_> = self.unproven.iter().map(|(g, d)| (*g, *d)).collect();
+        let alive = (1..=32)
+            .zip(&seen.nodes)
+            .filter(|(_, n)| n.alive)
+            .fold(0, |m, (id, _)| m | node_bit(id));
+        for id in (1..=32).filter(|id| alive & node_bit(*id) != 0) {
+            self.provers.heard(id);
+        }
+        let mut wanted = 0;
+        let doubts: Vec<_> = self
+            .unproven
+            .iter()
+            .map(|(g, d)| (*g, d.clone()))
+            .collect();
         for (group, mut doubt) in doubts {
             // What was heard before the gain says nothing.
             if at <= doubt.since {
@@ -183,23 +222,56 @@ impl Supervisor {
                 continue;
             }
             doubt.missing &= !clean;
+            let missing = doubt.missing;
+            for id in (1..=32).filter(|id| missing & node_bit(*id) != 0) {
+                if let Some(how) = self.provers.gone(id) {
+                    doubt.certain.gone(how);
+                    doubt.missing &= !node_bit(id);
+                } else {
+                    let waiting = Waiting {
+                        since: doubt.since,
+                        owned_it: id == doubt.from,
+                        heard: alive & node_bit(id) != 0,
+                    };
+                    self.prove(id, waiting);
+                }
+            }
             if doubt.missing == 0 {
                 self.end_doubt(group);
-                if doubt.told {
-                    let text = format!("{name} is stopped on all other nodes, by their word");
-                    let draft = Draft::new(EventKind::ServiceRecovered, text).group(name);
-                    self.record(vec![draft]);
-                }
+                self.certain_of(group, &doubt, at);
                 continue;
             }
+            wanted |= doubt.missing;
             if !doubt.told && at > doubt.since + DOUBT_TOLD {
                 doubt.told = true;
-                let text = format!("not started: {}", self.doubt_text(group, doubt));
+                let text = format!("not started: {}", self.doubt_text(group, &doubt));
                 let draft = Draft::new(EventKind::ServiceFailed, text).group(name);
                 self.record(vec![draft]);
             }
             self.unproven.insert(group, doubt);
         }
+        self.provers.keep(wanted);
+    }
+
+    /// It may start: what it waited for, for the record.
+    fn certain_of(&mut self, group: u8, doubt: &Doubt, at: u64) {
+        self.services.give(group, doubt.certain.given);
+        if !doubt.told && doubt.certain.how.is_empty() {
+            return;
+        }
+        let name = self.narrator.names.group(group);
+        let proof = if doubt.certain.how.is_empty() {
+            "all other nodes say that it is stopped there".to_owned()
+        } else {
+            doubt.certain.how.join("; ")
+        };
+        let waited = at.saturating_sub(doubt.since) / 1_000_000;
+        let text = format!("{name} may start: {proof}; {waited} ms after it was taken over");
+        let draft = Draft::new(EventKind::Proven, text)
+            .group(name)
+            .with("proof", proof)
+            .with("waited_ms", waited);
+        self.record(vec![draft]);
     }
 
     /// Says of which groups nothing runs here any more.
@@ -235,7 +307,7 @@ impl Supervisor {
     /// Why a group's services may not be started yet.
     fn hold_for(&mut self, group: u8) -> Option<String> {
         if let Some(doubt) = self.unproven.get(&group) {
-            return Some(self.doubt_text(group, *doubt));
+            return Some(self.doubt_text(group, doubt));
         }
         let after = self
             .config

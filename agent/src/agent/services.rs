@@ -4,6 +4,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use agent_services::resource::drbd::Given;
 use agent_services::group::{Group, GroupView, Phase, Report, Role, Services, Weight, What};
 use tokio::sync::mpsc;
 
@@ -161,6 +162,11 @@ impl ServicesBook {
             w.losses += 1;
             w.hold = None;
         });
+    }
+
+    /// What is certain about the other nodes, for what asks for that before it starts.
+    pub fn give(&self, group: u8, given: Given) {
+        self.want(group, |w| w.given = given);
     }
 
     /// It is to be stopped, so that another can have it. False if nothing here has to be stopped.

@@ -26,6 +26,7 @@ use super::{
     generations::Staged,
     hooks::Hooks,
     narrate::Narrator,
+    prove::Provers,
     rt::{RtCommand, RtHandle, RtReport},
     services::ServicesBook,
     status,
@@ -89,6 +90,8 @@ pub(super) struct Supervisor {
     pub(super) hooks: Hooks,
     /// Groups that are not started because they may still run elsewhere.
     pub(super) unproven: BTreeMap<u8, Doubt>,
+    /// Nodes that are fenced so that such groups may start.
+    pub(super) provers: Provers,
     /// The last ownership of each group here.
     pub(super) last_epoch: BTreeMap<u8, u64>,
     /// Everything is handed over; what still stops is waited for.
@@ -191,6 +194,7 @@ impl Supervisor {
                 }
                 () = self.targets.hear() => self.check_fitness(),
                 report = self.services.news() => self.service_news(report),
+                news = self.provers.news() => self.prover_news(news),
                 ask = asked.recv() => {
                     if let Some(ask) = ask {
                         self.ask(ask, &mut ending);
