@@ -77,6 +77,10 @@ async fn tool(argv: &[&str], timeout: Duration) -> Result<Ended, RunError> {
 /// # Errors
 /// DRBD could not be asked, or what it said was not understood; a sentence.
 pub async fn ask(name: &str, timeout: Duration) -> Result<Option<ResourceState>, String> {
+    // Without the kernel's part nothing is up, whether or not the tools are there.
+    if !Path::new("/proc/drbd").exists() && !Path::new("/sys/module/drbd").exists() {
+        return Ok(None);
+    }
     let argv = ["drbdsetup", "events2", "--now", "--statistics", name];
     let ended = tool(&argv, timeout).await.map_err(|e| e.to_string())?;
     if !ended.status.success() {
@@ -279,7 +283,6 @@ pub(super) async fn stop(resource: &Resource) -> Result<(), Failure> {
     };
     let until = Instant::now() + resource.stop_timeout;
     let state = match ask(name, ASK).await {
-        // Neither up here, nor can it be: without the kernel module nothing is Primary.
         Ok(None) => return Ok(()),
         Ok(Some(state)) => Some(state),
         // A demotion that is not needed does no harm.
