@@ -107,6 +107,14 @@ pub enum EventKind {
     ServiceTrouble,
     /// A service of a group does not work here.
     ServiceFailed,
+    /// A node is being fenced: what was asked of a fence device, and what it answered.
+    Fencing,
+    /// A node can do no more harm: a fence device or a person says so.
+    Fenced,
+    /// A node could not be fenced.
+    FencingFailed,
+    /// What must not run twice may start, and why. Extra: `proof`, `waited_ms`.
+    Proven,
     /// A hook could not be told, or had to miss events.
     HookFailed,
     /// Something else worth telling; the text says what.
@@ -118,7 +126,7 @@ pub enum EventKind {
 
 impl EventKind {
     /// All that this program can tell, for those who choose among them.
-    pub const ALL: [EventKind; 42] = {
+    pub const ALL: [EventKind; 46] = {
         use EventKind::*;
         [
             AgentStarted,
@@ -161,6 +169,10 @@ impl EventKind {
             ServiceRecovered,
             ServiceTrouble,
             ServiceFailed,
+            Fencing,
+            Fenced,
+            FencingFailed,
+            Proven,
             HookFailed,
             Note,
         ]
@@ -184,12 +196,14 @@ impl EventKind {
             | RouteFailed
             | GateShutByHigherEpoch
             | ServiceFailed
+            | FencingFailed
             | LeaseLapsed => Severity::Bad,
             ClaimFailed | PromiseExpired | NodeLate | NodeSilent | ForeignClaim
             | ConfigMismatch | DeviceGone | ClockSourceChanged | PacketRejected | QueueFull
-            | StalePins | RejoinWait | Lost | Unfit | ServiceTrouble | HookFailed => Severity::Warn,
+            | StalePins | RejoinWait | Lost | Unfit | ServiceTrouble | Fencing | Fenced
+            | HookFailed => Severity::Warn,
             Gained | NodeAlive | DeviceReturned | GateReturned | Moved | Resumed | Undrained
-            | Fit | ServiceRecovered => Severity::Good,
+            | Fit | ServiceRecovered | Proven => Severity::Good,
             AgentStarted | AgentStopping | Reload | GenerationChange | Restart | Drained
             | Paused | StaleAddress | Service | Note | Unknown => Severity::Plain,
         }

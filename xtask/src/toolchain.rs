@@ -65,6 +65,7 @@ const SERVICE_PROGRAMS: &[(&str, &str)] = &[
     ("/lib/systemd/systemd", "systemd"),
     ("dbus-daemon", "dbus-daemon"),
     ("/usr/lib/ocf/resource.d/heartbeat/Dummy", "resource-agents"),
+    ("fence_ipmilan", "fence-agents"),
     ("apache2", "apache2"),
     ("tgtd", "tgt"),
     ("iscsiadm", "open-iscsi"),

@@ -13,7 +13,11 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-use crate::{policy::Policy, probe::Probe, resource::Resource};
+use crate::{
+    policy::Policy,
+    probe::Probe,
+    resource::{Resource, drbd::Given},
+};
 
 pub use view::{GroupView, ProbeView, ResourceView};
 
@@ -85,6 +89,8 @@ pub struct Wanted {
     pub clears: u64,
     /// Why nothing may be started yet (`after`, or something stateful whose last owner said nothing); shown to people.
     pub hold: Option<String>,
+    /// What is proven about the other nodes: without it, DRBD is promoted beside a connected peer only.
+    pub given: Given,
     /// Hands off: what runs is left as it is, and no failure is acted on; a lost group is stopped all the same.
     pub paused: bool,
     /// The services.
@@ -188,6 +194,7 @@ impl Group {
             losses: 0,
             clears: 0,
             hold: None,
+            given: Given::default(),
             paused: false,
             services: services.into(),
         };

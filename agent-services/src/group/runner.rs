@@ -140,7 +140,8 @@ pub(super) async fn run(
                 let resource = r.services.resources[i].clone();
                 r.unwatch();
                 r.marks[i] = Mark::Perhaps;
-                match unless_gone(&mut wanted, resource.keep_running, resource.start()).await {
+                let start = resource.start_given(w.given);
+                match unless_gone(&mut wanted, resource.keep_running, start).await {
                     Some(done) => r.start_ended(i, done).await,
                     None => {
                         r.note(

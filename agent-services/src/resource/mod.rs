@@ -4,7 +4,8 @@
 //! Resource::start ─┬─ systemd     StartUnit, its job, ActiveState   D-Bus
 //!         stop     ├─ exec        three commands                    command::Run
 //!         status   ├─ ocf         an OCF agent, 1.1                 command::Run
-//!         check    └─ filesystem  mount(8), umount(8), mountinfo    command::Run, /proc
+//!         check    ├─ filesystem  mount(8), umount(8), mountinfo    command::Run, /proc
+//!                  └─ drbd        drbdadm(8), drbdsetup events2     command::Run
 //! ```
 //!
 //! * Idempotent: a start of what runs and a stop of what is stopped succeed.
@@ -19,6 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::command::RunError;
 
+pub mod drbd;
 mod exec;
 pub mod filesystem;
 pub mod ocf;
@@ -87,6 +89,13 @@ pub enum Kind {
         /// Ends who holds the mount point open when it is to be unmounted: SIGTERM, then SIGKILL.
         kill_holders: bool,
     },
+    /// A DRBD resource, promoted.
+    Drbd {
+        /// Its name in DRBD's configuration.
+        resource: String,
+        /// It may be Primary on several nodes at once.
+        dual_primary: bool,
+    },
 }
 
 /// How a resource is, as far as it could be found out.
@@ -130,12 +139,21 @@ impl Resource {
     /// # Errors
     /// It does not run, or was not seen to within `start_timeout`.
     pub async fn start(&self) -> Result<(), Failure> {
+        self.start_given(drbd::Given::default()).await
+    }
+
+    /// The same, with what the cluster has proven about the other nodes: DRBD is promoted without its peer only then.
+    ///
+    /// # Errors
+    /// As [`Resource::start`].
+    pub async fn start_given(&self, given: drbd::Given) -> Result<(), Failure> {
         let work = async {
             match &self.kind {
                 Kind::Systemd { unit } => systemd::start(unit).await,
                 Kind::Exec { start, status, .. } => exec::start(self, start, status).await,
                 Kind::Ocf { .. } => ocf::start(self).await,
                 Kind::Filesystem { .. } => filesystem::start(self).await,
+                Kind::Drbd { .. } => drbd::start(self, given).await,
             }
         };
         self.within("start", self.start_timeout, work).await
@@ -152,6 +170,7 @@ impl Resource {
                 Kind::Exec { stop, status, .. } => exec::stop(self, stop, status).await,
                 Kind::Ocf { .. } => ocf::stop(self).await,
                 Kind::Filesystem { .. } => filesystem::stop(self).await,
+                Kind::Drbd { .. } => drbd::stop(self).await,
             }
         };
         self.within("stop", self.stop_timeout, work).await
@@ -165,6 +184,7 @@ impl Resource {
                 Kind::Exec { status, .. } => exec::status(self, status).await,
                 Kind::Ocf { .. } => ocf::status(self).await,
                 Kind::Filesystem { .. } => filesystem::status(self).await,
+                Kind::Drbd { .. } => drbd::status(self).await,
             }
         };
         timeout(self.status_timeout, work)
@@ -203,6 +223,7 @@ impl Resource {
             ]),
             Kind::Ocf { .. } => ocf::check(self).await,
             Kind::Filesystem { .. } => filesystem::check(self).await,
+            Kind::Drbd { .. } => drbd::check(self).await,
         }
     }
 
@@ -215,6 +236,7 @@ impl Resource {
                 provider, agent, ..
             } => format!("{} (ocf:{provider}:{agent})", self.name),
             Kind::Filesystem { mount, .. } => format!("the file system at {}", mount.display()),
+            Kind::Drbd { resource, .. } => format!("DRBD resource {resource}"),
         }
     }
 

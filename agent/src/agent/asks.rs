@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::{
     backend::Ask,
+    prove::{Certain, Gone},
     supervise::{Ending, Supervisor},
 };
 use crate::control::proto::{Code, Refusal};
@@ -59,6 +60,10 @@ impl Supervisor {
                         return;
                     }
                     if self.end_doubt(group) {
+                        let how = Gone::said("somebody says that it is stopped on all other nodes");
+                        let mut certain = Certain::stopped();
+                        certain.gone(&how);
+                        self.services.give(group, certain.given);
                         self.review_holds();
                     }
                 }
@@ -70,6 +75,15 @@ impl Supervisor {
                         let _ = tell.send(r.map_err(|e| refusal(e, "", &names.group(group))));
                     }),
                 );
+            }
+            Ask::Gone(node, how, tell) => self.confirm_gone(node, &how, tell),
+            Ask::IsGone(node, tell) => {
+                let gone = if self.is_heard(node) {
+                    None
+                } else {
+                    self.provers.by_device(node)
+                };
+                let _ = tell.send(gone);
             }
             Ask::Scores(group, tell) => {
                 let _ = tell.send(self.scores(group));
@@ -106,8 +120,8 @@ impl Supervisor {
                     Box::new(|_| {}),
                 );
             }
-            Ask::Reload(tell) => {
-                let _ = tell.send(self.reload());
+            Ask::Reload(stop, tell) => {
+                let _ = tell.send(self.reload(stop));
             }
         }
     }

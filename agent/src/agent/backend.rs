@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
+use agent_services::resource::drbd::{Others, Replica, handler::Marks};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     control::{
-        Backend, MoveAccepted, Pending, Target,
+        Backend, MoveAccepted, Pending, Target, drbd,
         explain::explain,
         proto::{
-            CONTROL_VERSION, Code, Done, ExplainReport, NodeDown, NodeScore, Pong, Refusal,
+            CONTROL_VERSION, Code, Done, ExplainReport, HandlerAnswer, HandlerCall, NodeDown, NodeScore, Pong, Refusal,
             ReloadReply, StatusReport,
         },
     },
@@ -31,12 +32,16 @@ pub enum Ask {
     NodeDown(u8, oneshot::Sender<Result<NodeDown, Refusal>>),
     /// What placement finds of each node for a group.
     Scores(u8, oneshot::Sender<Vec<NodeScore>>),
+    /// Somebody says that a node is off, and how that was made sure.
+    Gone(u8, String, oneshot::Sender<Result<String, Refusal>>),
+    /// Is a node certainly gone? True: a fence device did it.
+    IsGone(u8, oneshot::Sender<Option<bool>>),
     /// Hands off, or on again.
     Pause(bool, oneshot::Sender<Result<bool, Refusal>>),
     /// Planned restart.
     Restart(oneshot::Sender<Result<(), Refusal>>),
-    /// Read the configuration again.
-    Reload(oneshot::Sender<Result<ReloadReply, Refusal>>),
+    /// Read the configuration again; true: and stop what is in it no more.
+    Reload(bool, oneshot::Sender<Result<ReloadReply, Refusal>>),
 }
 
 /// Requests that may wait.
@@ -151,6 +156,38 @@ impl Backend for AgentBackend {
         Box::pin(async move { self.ask(|tell| Ask::NodeDown(node.id, tell)).await? })
     }
 
+    fn drbd_handler(&self, call: HandlerCall) -> Pending<'_, HandlerAnswer> {
+        Box::pin(async move {
+            let status = self.status().await?;
+            let peer = status.nodes.iter().find(|n| n.name == call.peer);
+            let gone = match peer.map(|n| n.id) {
+                Some(id) => self.ask(|tell| Ask::IsGone(id, tell)).await?,
+                None => None,
+            };
+            // Marks that stand wherever a group could be granted are not there yet: no replica is called behind.
+            let none = Marks::default();
+            let known = drbd::Known {
+                others: gone.map_or(Others::Unknown, |_| Others::Gone),
+                fenced: gone == Some(true),
+                replica: Replica::Unknown,
+                known: &none,
+                standing: &none,
+            };
+            Ok(drbd::answer(&status, &call, &known).0)
+        })
+    }
+
+    fn fenced(&self, node: Target, how: String) -> Pending<'_, Done> {
+        Box::pin(async move {
+            let text = self.ask(|tell| Ask::Gone(node.id, how, tell)).await??;
+            Ok(Done {
+                changed: true,
+                text,
+                moving: Vec::new(),
+            })
+        })
+    }
+
     fn set_paused(&self, paused: bool) -> Pending<'_, Done> {
         Box::pin(async move {
             let changed = self.ask(|tell| Ask::Pause(paused, tell)).await??;
@@ -181,8 +218,8 @@ impl Backend for AgentBackend {
         })
     }
 
-    fn reload(&self) -> Pending<'_, ReloadReply> {
-        Box::pin(async move { self.ask(Ask::Reload).await? })
+    fn reload(&self, stop: bool) -> Pending<'_, ReloadReply> {
+        Box::pin(async move { self.ask(|tell| Ask::Reload(stop, tell)).await? })
     }
 
     fn events(&self) -> &Arc<EventLog> {

@@ -4,6 +4,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use agent_services::resource::drbd::Given;
 use agent_services::group::{Group, GroupView, Phase, Report, Role, Services, Weight, What};
 use tokio::sync::mpsc;
 
@@ -18,6 +19,10 @@ struct Entry {
     services: Services,
     /// Why it does not work here.
     broken: Option<String>,
+    /// For people, should the configuration know it no more.
+    name: String,
+    /// Not this node's affair any more: it goes when nothing of it runs here.
+    retired: bool,
 }
 
 /// All groups with services on this node.
@@ -47,24 +52,31 @@ impl ServicesBook {
             let group = config.groups.iter().find(|g| g.id == id)?;
             (group.prefer.contains(&me) && !group.services.is_empty()).then_some(group)
         };
-        let gone: Vec<u8> = self
-            .entries
-            .keys()
-            .copied()
-            .filter(|id| mine(*id).is_none())
-            .collect();
-        for id in gone {
-            if let Some(entry) = self.entries.remove(&id) {
-                retire(entry.group);
+        for (id, entry) in &mut self.entries {
+            if mine(*id).is_none() && !entry.retired {
+                entry.retired = true;
+                // One that only goes elsewhere is stopped before it is let go, as in every move.
+                let stays = config.groups.iter().any(|g| g.id == *id) && owned(*id).is_some();
+                if !stays {
+                    entry.group.want(|w| w.role = Role::Standby);
+                }
             }
         }
         for group in config.groups.iter().filter_map(|g| mine(g.id)) {
             match self.entries.get_mut(&group.id) {
-                Some(entry) if entry.services == group.services => {}
                 Some(entry) => {
-                    entry.services = group.services.clone();
-                    let services = Arc::new(group.services.clone());
-                    entry.group.want(|w| w.services = services);
+                    // What was being stopped for good is wanted again: by the same task, not by a second one beside it.
+                    if std::mem::take(&mut entry.retired)
+                        && let Some(epoch) = owned(group.id)
+                    {
+                        entry.group.want(|w| w.role = Role::Owner { epoch });
+                    }
+                    entry.name.clone_from(&group.name);
+                    if entry.services != group.services {
+                        entry.services = group.services.clone();
+                        let services = Arc::new(group.services.clone());
+                        entry.group.want(|w| w.services = services);
+                    }
                 }
                 None => {
                     let handle = Group::spawn(group.id, group.services.clone(), self.send.clone());
@@ -81,11 +93,34 @@ impl ServicesBook {
                         group: handle,
                         services: group.services.clone(),
                         broken: None,
+                        name: group.name.clone(),
+                        retired: false,
                     };
                     self.entries.insert(group.id, entry);
                 }
             }
         }
+    }
+
+    /// Ends what is not this node's affair any more, where nothing of it runs here.
+    pub fn reap(&mut self) {
+        self.entries.retain(|_, e| {
+            !e.retired
+                || e.group.wanted().role != Role::Standby
+                || e.group.view().phase != Phase::Idle
+        });
+    }
+
+    /// Groups that are not this node's affair any more and not stopped yet.
+    pub fn retiring(&self) -> impl Iterator<Item = String> + '_ {
+        let retired = self.entries.values().filter(|e| e.retired);
+        retired.map(|e| e.name.clone())
+    }
+
+    /// The name of a group that only this still knows.
+    pub fn name(&self, group: u8) -> Option<&str> {
+        let entry = self.entries.get(&group).filter(|e| e.retired)?;
+        Some(&entry.name)
     }
 
     /// Waits for news. Safe to drop while it waits.
@@ -129,6 +164,11 @@ impl ServicesBook {
         });
     }
 
+    /// What is certain about the other nodes, for what asks for that before it starts.
+    pub fn give(&self, group: u8, given: Given) {
+        self.want(group, |w| w.given = given);
+    }
+
     /// It is to be stopped, so that another can have it. False if nothing here has to be stopped.
     pub fn leave(&self, group: u8, epoch: u64) -> bool {
         let Some(entry) = self.entries.get(&group) else {
@@ -138,16 +178,49 @@ impl ServicesBook {
         true
     }
 
+    /// Does nothing run here of a group that is not this node's? It was looked at once, at least.
+    pub fn is_swept(&self, group: u8) -> bool {
+        let Some(entry) = self.entries.get(&group) else {
+            return true;
+        };
+        let view = entry.group.view();
+        let looked = !view.resources.is_empty() || entry.services.resources.is_empty();
+        looked && view.phase == Phase::Idle && entry.group.wanted().role == Role::Standby
+    }
+
+    /// Is something still to be stopped of what is not this node's any more, and can be?
+    pub fn is_stopping(&self) -> bool {
+        let mut entries = self.entries.values();
+        entries.any(|e| {
+            let phase = e.group.view().phase;
+            let lost = e.group.wanted().role == Role::Standby;
+            e.services.is_orderly() && lost && !matches!(phase, Phase::Idle | Phase::Stuck)
+        })
+    }
+
+    /// What would be left running if the agent ended now: groups by name, with what is said of them.
+    pub fn unfinished(&self) -> Vec<(String, String)> {
+        let entries = self.entries.values();
+        let left =
+            entries.filter(|e| e.services.is_orderly() && e.group.view().phase != Phase::Idle);
+        left.map(|e| (e.name.clone(), e.group.view().text))
+            .collect()
+    }
+
     /// What it has to wait for before it starts, if anything.
     pub fn hold(&self, group: u8, why: Option<String>) {
         self.want(group, |w| w.hold = why);
     }
 
-    /// What each group waits for.
+    /// What each group that is owned waits for.
     pub fn held(&self) -> impl Iterator<Item = (u8, Option<String>)> + '_ {
-        self.entries
-            .iter()
-            .map(|(id, e)| (*id, e.group.wanted().hold))
+        let owned = self.entries.iter().filter(|(_, e)| {
+            matches!(
+                e.group.wanted().role,
+                Role::Owner { .. } | Role::Leaving { .. }
+            )
+        });
+        owned.map(|(id, e)| (*id, e.group.wanted().hold))
     }
 
     /// Forgets the failures of a group. False if there is no such group here.
@@ -203,12 +276,6 @@ impl ServicesBook {
             .get(&group)
             .is_some_and(|e| e.services.is_stateful())
     }
-}
-
-/// A group that is no longer this node's affair: what it runs here is stopped, then its task ends.
-fn retire(group: Group) {
-    group.want(|w| w.role = Role::Standby);
-    tokio::spawn(async move { group.settled_idle().await });
 }
 
 /// The kind of event for a piece of news.

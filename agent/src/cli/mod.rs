@@ -8,8 +8,11 @@ pub mod check;
 pub mod clear;
 pub mod doctor;
 pub mod drain;
+pub mod drbd;
+pub mod drbd_handler;
 pub mod events;
 pub mod explain;
+pub mod fence;
 pub mod foresee;
 pub mod keygen;
 pub mod logging;
@@ -111,6 +114,11 @@ pub enum Command {
     Maintain(maintain::Args),
     /// Forget that a group failed, so that it may run there again
     Clear(clear::ClearArgs),
+    /// Fence a node by its devices, or say that somebody made sure that it is off
+    Fence(fence::Args),
+    /// DRBD: show, check, end a split brain; and the handlers that DRBD itself calls
+    #[command(subcommand)]
+    Drbd(drbd::Command),
     /// Hands off: keep everything where it is
     Pause(pause::Args),
     /// End a pause
@@ -153,10 +161,12 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Check(args) => return check::run(args),
         Command::Plan(args) => match &args.node_down {
             Some(node) => block_on(foresee::run(node, args.json, place.client())),
-            None => return plan::run(&args),
+            None => return plan::run(&args, &place.client()),
         },
         Command::Keygen(args) => return keygen::run(args),
         Command::Doctor(args) => return doctor::run(args),
+        Command::Fence(args) => block_on(fence::run(args, place.client())),
+        Command::Drbd(command) => return drbd::run(command, place.client()),
         Command::Status(args) => block_on(status::run(args, place.client())),
         Command::Explain(args) => block_on(explain::run(args, place.client())),
         Command::Move(args) => block_on(move_group::run(args, place.client())),

@@ -107,6 +107,11 @@ pub enum Change {
         /// How many there are now.
         count: usize,
     },
+    /// How nodes are fenced.
+    Fences {
+        /// How many devices there are now.
+        count: usize,
+    },
     /// Time between announcements, in nanoseconds.
     AnnounceInterval {
         /// New value.
@@ -185,6 +190,8 @@ pub enum Refusal {
     Key,
     /// A VIP that would change its group.
     VipGroup,
+    /// The watchdog and its time.
+    Watchdog,
 }
 
 impl Change {
@@ -248,6 +255,7 @@ impl std::fmt::Display for Change {
                 "group {id}: with, apart, after, need or failback_delay change"
             ),
             Self::Hooks { count } => write!(f, "hooks change: {count} from now on"),
+            Self::Fences { count } => write!(f, "fence devices change: {count} from now on"),
             Self::AnnounceInterval { to_ns } => {
                 write!(f, "announce_interval is now {}", show_ns(*to_ns))
             }

@@ -85,6 +85,7 @@ pub(super) fn check(
 
     check_nodes(raw, out);
     check_groups(raw, out);
+    super::fence::check(raw, out);
     if let Some(local) = &checks.interfaces_of {
         super::local::check_interfaces(raw, local, out);
     }
@@ -137,6 +138,11 @@ fn build(
             .iter()
             .map(|h| Some(h.as_ref()?.value.clone()))
             .collect::<Option<_>>()?,
+        fences: super::fence::typed(raw)?,
+        watchdog: match &raw.watchdog {
+            None => None,
+            Some(watchdog) => Some(watchdog.clone()?),
+        },
     })
 }
 

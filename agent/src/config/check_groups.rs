@@ -46,6 +46,7 @@ pub(super) fn check_groups(raw: &RawConfig, out: &mut Vec<Diagnostic>) {
         let name = group.name.as_ref().map_or("?", |n| n.value.as_str());
         services::check(name, &group.services, out);
     }
+    services::check_all(groups.iter().map(|g| &g.services), out);
     check_distinct(
         "duplicate-group-name",
         groups.iter().filter_map(|g| g.name.as_ref()),

@@ -31,6 +31,18 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
             count: new.hooks.len(),
         });
     }
+    if old.fences != new.fences {
+        changes.push(Change::Fences {
+            count: new.fences.len(),
+        });
+    }
+    if old.watchdog != new.watchdog {
+        changes.push(refused(
+            Refusal::Watchdog,
+            "the watchdog changes, and takeovers on other nodes wait for the old one's time",
+            "stop all agents, change it on all nodes and start them",
+        ));
+    }
     if old.log != new.log {
         changes.push(Change::Log {
             to: new.log.clone(),

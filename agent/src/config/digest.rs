@@ -75,6 +75,8 @@ impl Config {
             groups,
             // Each node may tell somebody else.
             hooks: _,
+            fences,
+            watchdog,
         } = self;
         let mut f = Fields(SipHasher13::new_with_key(DIGEST_KEY));
         f.text(cluster);
@@ -153,6 +155,12 @@ impl Config {
                 f.text(&format!("{:?}", group.near));
             }
         }
+        // Who can be fenced, and how long a takeover waits; with what, may differ by node.
+        let fenced = |fence: &super::fence::Fence| format!("{} {}", fence.node, fence.level);
+        f.extras(b"fence", fences, fenced);
+        f.extras(b"watchdog", watchdog.as_slice(), |w| {
+            format!("{:?}", w.timeout)
+        });
         let hash = f.0.finish();
         (hash ^ (hash >> 32)) as u32
     }

@@ -17,7 +17,9 @@ mod check_groups;
 mod check_nodes;
 mod diff;
 mod digest;
+mod drbd;
 mod extras;
+mod fence;
 mod hooks;
 mod key;
 mod local;
@@ -26,6 +28,7 @@ mod raw;
 mod render;
 mod services;
 mod services_probe;
+mod stops;
 mod summary;
 mod table;
 mod types;
@@ -42,9 +45,11 @@ pub use change::{Change, Refusal};
 pub use check::{Checks, Local};
 pub use diff::{diff, key_change, member_steps, moved_vips};
 pub use digest::cluster_id;
+pub use fence::{Fence, Watchdog};
 pub use hooks::{Hook, Tell, host_of};
 pub use key::{ClusterKey, KEY_BYTES, KEY_DIGITS, KeyError, KeyFile};
 pub use render::{Diagnostic, Report, Severity, Span, colour_wanted};
+pub use stops::{Stop, stops};
 pub use types::{
     Config, DEFAULT_CONFIG_FILE, DEFAULT_KEY_FILE, DEFAULT_PORT, Datapath, Failback, Group, Link,
     MAX_GROUPS, MAX_LINKS, MAX_NODES, MAX_VIPS, MIN_NODES, Near, Node, Prefix, Profile, Role,

@@ -9,6 +9,7 @@ use toml::de::DeTable;
 
 use super::address::{link_address, vip_address};
 use super::extras::{self, RawExtras};
+use super::fence::{self, RawFence, Watchdog};
 use super::hooks::{self, Hook};
 use super::near::{self, RawNear};
 use super::render::{Diagnostic, Span};
@@ -40,6 +41,9 @@ pub(super) struct RawConfig {
     pub nodes: Vec<RawNode>,
     pub groups: Vec<RawGroup>,
     pub hooks: Vec<Option<At<Hook>>>,
+    pub fences: Vec<Option<RawFence>>,
+    /// `Some(None)` is "wrong, and reported".
+    pub watchdog: Option<Option<Watchdog>>,
 }
 
 #[derive(Debug, Default)]
@@ -140,6 +144,8 @@ pub(super) fn read(text: &str, out: &mut Vec<Diagnostic>) -> RawConfig {
         raw.groups.push(group(top.child(table, "[[group]]")));
     }
     raw.hooks = hooks::read(&mut top);
+    raw.fences = fence::read(&mut top);
+    raw.watchdog = fence::watchdog(&mut top);
     top.finish();
     raw
 }

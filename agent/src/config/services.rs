@@ -25,7 +25,7 @@ const STATUS_NS: std::ops::RangeInclusive<u64> = SECOND / 10..=3_600 * SECOND;
 const MEMORY_NS: std::ops::RangeInclusive<u64> = SECOND..=7 * 86_400 * SECOND;
 
 /// The kinds of resources: the key says which one it is.
-const KINDS: [&str; 4] = ["systemd", "exec", "ocf", "filesystem"];
+const KINDS: [&str; 5] = ["systemd", "exec", "ocf", "filesystem", "drbd"];
 /// OCF agents that hold something which two nodes must not have at once.
 const STATEFUL_AGENTS: [&str; 9] = [
     "Filesystem",
@@ -202,6 +202,7 @@ fn resource(t: &mut Table<'_, '_, '_>) -> Option<At<Resource>> {
         Some("exec") => exec(t),
         Some("ocf") => ocf(t),
         Some("filesystem") => filesystem(t),
+        Some("drbd") => super::drbd::read(t),
         _ => None,
     };
     for key in KINDS {
@@ -217,6 +218,8 @@ fn resource(t: &mut Table<'_, '_, '_>) -> Option<At<Resource>> {
     let kind = kind?;
     let holds_data = match &kind {
         Kind::Filesystem { .. } => true,
+        // On several nodes at once on purpose.
+        Kind::Drbd { dual_primary, .. } => !(*dual_primary && keep_running == Some(true)),
         Kind::Ocf { agent, .. } => STATEFUL_AGENTS.contains(&agent.as_str()),
         Kind::Systemd { .. } | Kind::Exec { .. } => false,
     };
@@ -397,6 +400,7 @@ pub(super) fn check(group: &str, raw: &RawServices, out: &mut Vec<Diagnostic>) {
             );
         }
     }
+    super::drbd::check_order(group, &raw.resources, out);
     if let Some(span) = &raw.policy_span
         && raw.resources.is_empty()
         && raw.probes.is_empty()
@@ -410,6 +414,11 @@ pub(super) fn check(group: &str, raw: &RawServices, out: &mut Vec<Diagnostic>) {
             .help("add a `[[group.resource]]` or a `[[group.probe]]`, or remove it"),
         );
     }
+}
+
+/// Rules about the services of all groups.
+pub(super) fn check_all<'a>(all: impl Iterator<Item = &'a RawServices>, out: &mut Vec<Diagnostic>) {
+    super::drbd::check_once(all.flat_map(|s| s.resources.iter().flatten()), out);
 }
 
 /// As the configuration holds them; `None` if something is missing.
@@ -467,6 +476,13 @@ pub fn describe(r: &Resource) -> String {
         Kind::Ocf {
             provider, agent, ..
         } => format!("ocf:{provider}:{agent}"),
+        Kind::Drbd {
+            resource,
+            dual_primary,
+        } => {
+            let dual = if *dual_primary { ", dual primary" } else { "" };
+            format!("DRBD {resource}{dual}")
+        }
         Kind::Filesystem { device, mount, .. } => {
             format!("filesystem {device} on {}", mount.display())
         }

@@ -21,8 +21,8 @@ const TOP_KEYS: [&str; 8] = [
     "tie_break",
 ];
 
-/// Keys of later releases: known, but refused, since nobody should believe that they work.
-const LATER_KEYS: [&str; 2] = ["fence", "watchdog"];
+/// Sections of the top level that people put under another one by mistake.
+const TOP_SECTIONS: [(&str, &str); 2] = [("fence", "[[fence]]"), ("watchdog", "[watchdog]")];
 
 /// The nearest of `known`, if one is near enough to be meant.
 pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
@@ -346,8 +346,8 @@ impl<'t, 'i, 'd> Table<'t, 'i, 'd> {
             let message = format!("unknown key `{name}`{here}");
             let help = if name == "prefix" && self.place == "[[group.vip]]" {
                 "write it with the address: `address = \"10.77.0.100/24\"`".into()
-            } else if LATER_KEYS.contains(&name) {
-                "this comes in a later release; remove it".into()
+            } else if let Some((_, section)) = TOP_SECTIONS.iter().find(|(k, _)| *k == name) {
+                format!("it is a section of its own: `{section}`")
             } else if !self.place.is_empty() && TOP_KEYS.contains(&name) {
                 "it belongs to the top of the file, before the first [section]".into()
             } else {

@@ -8,6 +8,7 @@ mod properties;
 mod reload;
 mod rules;
 mod services;
+mod state;
 
 /// A good file; tests change pieces of it.
 pub(super) const GOOD: &str = r#"
@@ -239,7 +240,7 @@ fn unknown_keys_everywhere() {
     refused(
         &changed("id = 0\n", "id = 0\nfence = 1\n"),
         "unknown-key",
-        &["later release"],
+        &["[[fence]]"],
     );
 }
 

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use agent_services::group::Services;
 use serde::Serialize;
 
+use super::fence::{Fence, Watchdog};
 use super::hooks::Hook;
 
 /// Default UDP port of heartbeats.
@@ -56,6 +57,10 @@ pub struct Config {
     pub groups: Vec<Group>,
     /// Who is told of events.
     pub hooks: Vec<Hook>,
+    /// How nodes are fenced.
+    pub fences: Vec<Fence>,
+    /// How a node ends itself.
+    pub watchdog: Option<Watchdog>,
 }
 
 /// How the agent reaches packets.

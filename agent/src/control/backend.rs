@@ -4,8 +4,13 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use super::explain;
-use super::proto::{Code, Done, ExplainReport, NodeDown, Pong, Refusal, ReloadReply, StatusReport};
+use super::proto::{
+    Code, Done, ExplainReport, HandlerAnswer, HandlerCall, NodeDown, Pong, Refusal, ReloadReply,
+    StatusReport,
+};
+use super::{drbd, explain};
+use agent_services::resource::drbd::{Others, Replica, handler::Marks};
+
 use crate::events::EventLog;
 
 /// An answer under way: `Box::pin(async move { .. })`.
@@ -70,6 +75,34 @@ pub trait Backend: Send + Sync + 'static {
     /// What would become of the groups without a node.
     fn node_down(&self, node: Target) -> Pending<'_, NodeDown>;
 
+    /// Answers one of DRBD's handlers. The default knows of no proofs and places no marks: it tells a node that another
+    /// one owns the group, and denies all else.
+    fn drbd_handler(&self, call: HandlerCall) -> Pending<'_, HandlerAnswer> {
+        Box::pin(async move {
+            let none = Marks::default();
+            let known = drbd::Known {
+                others: Others::Unknown,
+                fenced: false,
+                replica: Replica::Unknown,
+                known: &none,
+                standing: &none,
+            };
+            Ok(drbd::answer(&self.status().await?, &call, &known).0)
+        })
+    }
+
+    /// A node was fenced, or somebody made sure that it is off.
+    fn fenced(&self, node: Target, how: String) -> Pending<'_, Done> {
+        Box::pin(async move {
+            let _ = how;
+            Err(Refusal::new(
+                Code::Refused,
+                format!("this agent cannot take over after {} was fenced yet", node.name),
+            )
+            .help("`heartline clear GROUP --stopped-elsewhere` starts a group whose last owner said nothing"))
+        })
+    }
+
     /// Hands off (`true`), or on again; for the whole cluster.
     fn set_paused(&self, paused: bool) -> Pending<'_, Done>;
 
@@ -77,8 +110,9 @@ pub trait Backend: Send + Sync + 'static {
     /// `run` to return (so that the reply is out), and restarts.
     fn restart(&self) -> Pending<'_, Done>;
 
-    /// Reads the configuration again; on [`Code::BadConfig`] the old one stays in force.
-    fn reload(&self) -> Pending<'_, ReloadReply>;
+    /// Reads the configuration again; on [`Code::BadConfig`] and [`Code::Refused`] the old one stays in force. Groups that
+    /// run and are in it no more are a reason to refuse it, unless they are to be stopped (`stop`).
+    fn reload(&self, stop: bool) -> Pending<'_, ReloadReply>;
 
     /// The history.
     fn events(&self) -> &Arc<EventLog>;

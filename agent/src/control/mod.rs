@@ -12,6 +12,7 @@
 
 mod backend;
 mod client;
+pub mod drbd;
 pub mod explain;
 pub mod foresee;
 pub mod proto;

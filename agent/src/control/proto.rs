@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use super::drbd::{Handler, HandlerAnswer, HandlerCall};
 pub use super::foresee::*;
 pub use super::report::*;
 pub use super::services::*;
@@ -23,7 +24,7 @@ pub const MAX_REQUEST: usize = 64 * 1024;
 pub const MAX_EVENTS: u32 = 4096;
 
 /// The longest time that a `move` may wait, in milliseconds.
-pub const MAX_WAIT_MS: u64 = 60_000;
+pub const MAX_WAIT_MS: u64 = 3_600_000;
 
 /// A request line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +83,15 @@ pub enum Request {
         /// Name of the node.
         node: String,
     },
+    /// What one of DRBD's handlers asks. Answered with [`HandlerAnswer`].
+    DrbdHandler(HandlerCall),
+    /// A node was fenced, or somebody made sure that it is off. Answered with [`Done`].
+    Fenced {
+        /// Name of the node.
+        node: String,
+        /// With what: a fence device, or who says so.
+        how: String,
+    },
     /// Hands off: keep everything where it is. Answered with [`Done`].
     Pause,
     /// Ends a pause. Answered with [`Done`].
@@ -100,8 +110,10 @@ pub enum Request {
     },
     /// Replaces the agent process and moves nothing. Answered with [`Done`] before it begins.
     Restart,
-    /// Reads the configuration again. Answered with [`ReloadReply`].
+    /// Reads the configuration again. Answered with [`ReloadReply`]. Refused if a group runs that is in it no more.
     Reload,
+    /// As `reload`; groups that run and are in it no more are stopped.
+    ReloadAndStop,
 }
 
 impl Request {
@@ -116,11 +128,14 @@ impl Request {
             Request::Undrain { .. } => "undrain",
             Request::Clear { .. } => "clear",
             Request::NodeDown { .. } => "node_down",
+            Request::DrbdHandler(_) => "drbd_handler",
+            Request::Fenced { .. } => "fenced",
             Request::Pause => "pause",
             Request::Resume => "resume",
             Request::Events { .. } => "events",
             Request::Restart => "restart",
             Request::Reload => "reload",
+            Request::ReloadAndStop => "reload_and_stop",
         }
     }
 
@@ -136,10 +151,13 @@ impl Request {
             | Request::Drain { .. }
             | Request::Undrain { .. }
             | Request::Clear { .. }
+            | Request::DrbdHandler(_)
+            | Request::Fenced { .. }
             | Request::Pause
             | Request::Resume
             | Request::Restart
-            | Request::Reload => true,
+            | Request::Reload
+            | Request::ReloadAndStop => true,
         }
     }
 }
@@ -299,6 +317,10 @@ mod tests {
     fn wire_forms_are_stable() {
         let forms = [
             (Request::Ping, r#"{"v":1,"request":"ping"}"#),
+            (
+                Request::ReloadAndStop,
+                r#"{"v":1,"request":"reload_and_stop"}"#,
+            ),
             (
                 Request::Explain {
                     group: "web".into(),

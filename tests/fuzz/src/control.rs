@@ -106,6 +106,8 @@ pub fn request_seeds() -> Vec<Vec<u8>> {
         r#"{"v":1,"request":{"move":{"group":"web","node":"n2","wait_ms":5000}}}"#,
         r#"{"v":1,"request":{"drain":{"node":"n2"}}}"#,
         r#"{"v":1,"request":{"undrain":{"node":"n2"}}}"#,
+        r#"{"v":1,"request":{"drbd_handler":{"handler":"fence_peer","group":"db","resource":"r0","peer":"n2"}}}"#,
+        r#"{"v":1,"request":{"fenced":{"node":"n2","how":"by hand"}}}"#,
         r#"{"v":1,"request":"pause"}"#,
         r#"{"v":1,"request":"resume"}"#,
         r#"{"v":1,"request":{"events":{"follow":true,"since_seq":3,"limit":100}}}"#,

@@ -76,7 +76,10 @@ impl<'a> Wanted<'a> {
                     kill_holders: *kill_holders,
                 })
             }
-            Kind::Systemd { .. } | Kind::Exec { .. } | Kind::Ocf { .. } => None,
+            Kind::Systemd { .. }
+            | Kind::Exec { .. }
+            | Kind::Ocf { .. }
+            | Kind::Drbd { .. } => None,
         }
     }
 

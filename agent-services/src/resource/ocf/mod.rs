@@ -113,7 +113,10 @@ impl<'a> Agent<'a> {
                 agent,
                 parameters,
             }),
-            Kind::Systemd { .. } | Kind::Exec { .. } | Kind::Filesystem { .. } => None,
+            Kind::Systemd { .. }
+            | Kind::Exec { .. }
+            | Kind::Filesystem { .. }
+            | Kind::Drbd { .. } => None,
         }
     }
 

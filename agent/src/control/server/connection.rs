@@ -138,10 +138,19 @@ impl Connection {
                 })
                 .await
             }
+            Request::DrbdHandler(call) => self.reply(backend.drbd_handler(call)).await,
+            Request::Fenced { node, how } => {
+                self.reply(async {
+                    let node = find_node(&backend.status().await?, &node)?;
+                    backend.fenced(node, how).await
+                })
+                .await
+            }
             Request::Pause => self.reply(backend.set_paused(true)).await,
             Request::Resume => self.reply(backend.set_paused(false)).await,
             Request::Restart => self.reply(backend.restart()).await,
-            Request::Reload => self.reply(backend.reload()).await,
+            Request::Reload => self.reply(backend.reload(false)).await,
+            Request::ReloadAndStop => self.reply(backend.reload(true)).await,
             Request::Events {
                 follow,
                 since_seq,
