@@ -73,6 +73,18 @@ const SERVICE_PROGRAMS: &[(&str, &str)] = &[
     ("modprobe", "kmod"),
 ];
 
+/// What the lab of guests calls beyond the lab's: the machines, and what their image is made with. (Guests have their own
+/// packages: tests/vm/src/image.)
+const VM_PROGRAMS: &[(&str, &str)] = &[
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("/bin/busybox", "busybox-static"),
+    ("cpio", "cpio"),
+    ("depmod", "kmod"),
+    ("mke2fs", "e2fsprogs"),
+    ("strip", "binutils"),
+    ("ping", "iputils-ping"),
+];
+
 /// What libFuzzer is compiled with, and the Debian package that brings it.
 const CXX: (&str, &str) = ("c++", "g++");
 
@@ -87,6 +99,8 @@ pub struct Need {
     pub bench: bool,
     /// The servers that the services' tests ask.
     pub services: bool,
+    /// What the lab of guests calls.
+    pub vm: bool,
     /// clippy and rustfmt.
     pub lints: bool,
     /// A C++ compiler, for libFuzzer.
@@ -100,6 +114,7 @@ impl Need {
         lab: false,
         bench: false,
         services: false,
+        vm: false,
         lints: false,
         cxx: false,
     };
@@ -109,6 +124,7 @@ impl Need {
         lab: true,
         bench: false,
         services: false,
+        vm: false,
         lints: false,
         cxx: false,
     };
@@ -118,6 +134,7 @@ impl Need {
         lab: true,
         bench: true,
         services: false,
+        vm: false,
         lints: false,
         cxx: false,
     };
@@ -127,6 +144,7 @@ impl Need {
         lab: false,
         bench: false,
         services: false,
+        vm: false,
         lints: true,
         cxx: false,
     };
@@ -136,8 +154,20 @@ impl Need {
         lab: false,
         bench: false,
         services: false,
+        vm: false,
         lints: false,
         cxx: true,
+    };
+
+    /// Running the lab of guests.
+    pub const VM: Self = Self {
+        ebpf: false,
+        lab: true,
+        bench: false,
+        services: false,
+        vm: true,
+        lints: false,
+        cxx: false,
     };
 
     /// Running the services' tests.
@@ -146,6 +176,7 @@ impl Need {
         lab: false,
         bench: false,
         services: true,
+        vm: false,
         lints: false,
         cxx: false,
     };
@@ -157,6 +188,7 @@ impl Need {
             lab: self.lab || other.lab,
             bench: self.bench || other.bench,
             services: self.services || other.services,
+            vm: self.vm || other.vm,
             lints: self.lints || other.lints,
             cxx: self.cxx || other.cxx,
         }
@@ -219,6 +251,8 @@ pub struct Facts {
     pub missing_bench: Vec<&'static str>,
     /// Programs of the services' tests that are not here.
     pub missing_services: Vec<&'static str>,
+    /// Programs of the lab of guests that are not here.
+    pub missing_vm: Vec<&'static str>,
     /// Is there a C++ compiler?
     pub cxx: bool,
     /// cargo-clippy, cargo-fmt: those that are not here.
@@ -425,6 +459,12 @@ pub fn plan(facts: &Facts, need: Need) -> Plan {
             &facts.missing_services,
             "the tests of services",
         ),
+        (
+            need.vm,
+            VM_PROGRAMS,
+            &facts.missing_vm,
+            "the lab of guests",
+        ),
     ];
     for (needed, known, missing, who) in programs {
         if !needed || missing.is_empty() {
@@ -445,6 +485,7 @@ pub fn plan(facts: &Facts, need: Need) -> Plan {
             whys.push(match who {
                 "the lab" => "the lab calls them",
                 "the bench" => "the bench compares, loads and draws with them",
+                "the lab of guests" => "guests are made of them and run in them",
                 _ => "the tests of services ask them",
             });
         } else {

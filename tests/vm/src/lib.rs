@@ -14,7 +14,9 @@
 //! All times are nanoseconds of the host's `CLOCK_BOOTTIME`; a guest's clock is translated ([`guest::Guest::clock`]).
 //! Everything needs root, and says so.
 
+pub mod cluster;
 pub mod control;
+pub mod demo;
 pub mod device;
 pub mod drbd;
 pub mod guest;

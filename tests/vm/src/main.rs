@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use heartline_lab::{interrupt, paint::Busy};
 use heartline_vm::{
-    image,
+    demo, image,
     site::{Plan, Site},
 };
 
@@ -25,6 +25,8 @@ enum Task {
         #[arg(long)]
         fresh: bool,
     },
+    /// A replicated disk under a service, and all that can happen to it: rows lost, two primaries, time without
+    Demo(demo::Options),
     /// Boot a guest, run a command in it, and show what it says
     Do {
         /// The command, for sh
@@ -50,6 +52,11 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
             println!("kernel     {} ({})", image.kernel.display(), image.release);
             println!("initramfs  {}", image.initramfs.display());
             println!("root       {}", image.root.display());
+        }
+        Task::Demo(options) => {
+            if !demo::run(&options)? {
+                return Ok(ExitCode::FAILURE);
+            }
         }
         Task::Do { script } => {
             let busy = Busy::with("booting a guest");

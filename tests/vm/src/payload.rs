@@ -14,7 +14,10 @@ use heartline_lab::{agent, exec};
 use crate::image;
 
 const INIT: &str = include_str!("files/guest-init");
-const SCRIPTS: &[(&str, &str)] = &[];
+const SCRIPTS: &[(&str, &str)] = &[
+    ("drbd-ctl", include_str!("files/drbd-ctl")),
+    ("rows-ctl", include_str!("files/rows-ctl")),
+];
 const PROGRAMS: &[&str] = &["heartline-guest", "fence_heartline_qmp"];
 const MEGABYTES: u64 = 128;
 const DEADLINE: Duration = Duration::from_secs(60);
