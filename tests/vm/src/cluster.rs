@@ -17,6 +17,7 @@ use crate::{
 
 /// The group.
 pub const GROUP: &str = "data";
+const BIN: &str = "/opt/heartline/bin";
 const CONFIG: &str = "/etc/heartline/heartline.toml";
 const KEY: &str = "/etc/heartline/cluster.key";
 const LOG: &str = "/run/heartline.log";
@@ -25,13 +26,27 @@ const POLL: Duration = Duration::from_millis(100);
 const SHORT: Duration = Duration::from_secs(20);
 
 /// What stands behind the group's VIP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Stack {
-    /// Nothing: the VIP alone.
+    /// Nothing: the VIP alone
     Bare,
     /// DRBD promoted by commands, ext4, the rows. Nothing proves that the old owner is gone: a partition makes two
     /// primaries. For comparison, and until the agent does it by itself.
     Exec,
+    /// The agent's own `drbd` resource, ext4, the rows.
+    Drbd,
+}
+
+/// What proves that an old owner is gone, beside what the cluster knows by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Proof {
+    /// Nothing.
+    #[default]
+    None,
+    /// Fencing through QEMU's monitor
+    Fencing,
+    /// The guests' watchdog (softdog)
+    Watchdog,
 }
 
 /// What the configuration says.
@@ -39,6 +54,8 @@ pub enum Stack {
 pub struct Setting {
     /// The stack.
     pub stack: Stack,
+    /// The proof.
+    pub proof: Proof,
     /// Lines of `[timing]`. The guests are emulated and share two processors: what `lan` bears, they do not.
     pub timing: &'static str,
     /// Lines put into the top of the file.
@@ -51,6 +68,7 @@ impl Default for Setting {
     fn default() -> Self {
         Self {
             stack: Stack::Bare,
+            proof: Proof::None,
             timing: "heartbeat = \"50ms\"\nlease = \"400ms\"\ntakeover = \"500ms\"\nmax_promise = \"2s\"",
             top: String::new(),
             group: String::new(),
@@ -84,23 +102,48 @@ pub fn text(site: &Site, setting: &Setting, datapath: &str) -> String {
         "\n[[group]]\nname = \"{GROUP}\"\nid = 0\n{}\n[[group.vip]]\naddress = \"{VIP}\"\ndevice = \"eth0\"\n",
         setting.group
     );
-    if setting.stack == Stack::Exec {
-        let bin = "/opt/heartline/bin";
+    if setting.stack != Stack::Bare {
         let exec = |program: &str, more: &str| {
-            let word = |verb: &str| format!("[\"{bin}/{program}\", \"{verb}\"{more}]");
+            let word = |verb: &str| format!("[\"{BIN}/{program}\", \"{verb}\"{more}]");
             format!("exec = {{ start = {}, stop = {}, status = {} }}", word("start"), word("stop"), word("status"))
+        };
+        let (promotion, stateful) = match setting.stack {
+            Stack::Drbd => (format!("drbd = \"{RESOURCE}\""), ""),
+            Stack::Exec | Stack::Bare => (
+                exec("drbd-ctl", &format!(", \"{RESOURCE}\"")),
+                // Else nobody would take over: commands prove nothing.
+                "stateful = false\n",
+            ),
         };
         let _ = write!(
             text,
-            "\n[[group.resource]]\nname = \"promotion\"\n{}\nstart_timeout = \"20s\"\n\
+            "\n[[group.resource]]\nname = \"promotion\"\n{promotion}\nstart_timeout = \"20s\"\n\
              \n[[group.resource]]\nname = \"disk\"\n\
-             filesystem = {{ device = \"{DEVICE}\", mount = \"{MOUNT}\", type = \"ext4\", kill_holders = true }}\nstateful = false\n\
+             filesystem = {{ device = \"{DEVICE}\", mount = \"{MOUNT}\", type = \"ext4\", kill_holders = true }}\n{stateful}\
              \n[[group.resource]]\nname = \"rows\"\n{}\n",
-            exec("drbd-ctl", &format!(", \"{RESOURCE}\"")),
             exec("rows-ctl", "")
         );
     }
-    text
+    text + &proof(site, setting.proof)
+}
+
+fn proof(site: &Site, proof: Proof) -> String {
+    match proof {
+        Proof::None => String::new(),
+        Proof::Watchdog => "\n[watchdog]\ntimeout = \"5s\"\n".to_owned(),
+        Proof::Fencing => {
+            let names = site.guests.iter().map(|guest| &guest.spec.name);
+            let section = |name| {
+                format!(
+                    "\n[[fence]]\nname = \"qmp-{name}\"\nnode = \"{name}\"\nagent = \"{BIN}/fence_heartline_qmp\"\n\
+                     parameters = {{ ip = \"{}\", plug = \"{name}\" }}\naction = \"off\"\ntimeout = \"10s\"\n\
+                     monitor_interval = \"5s\"\n",
+                    crate::device::ADDRESS.ip()
+                )
+            };
+            names.map(section).collect()
+        }
+    }
 }
 
 /// Agents, and the place below them. Dropped in this order.
@@ -185,6 +228,9 @@ impl Cluster {
         let control = self.control(name)?;
         control.write(CONFIG, &self.text, 0o644)?;
         control.write(KEY, &self.key, 0o600)?;
+        if self.text.contains("[watchdog]") {
+            control.sh("modprobe softdog", SHORT)?;
+        }
         control
             .sh(
                 &format!(

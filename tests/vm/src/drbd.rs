@@ -15,12 +15,15 @@ pub const DEVICE: &str = "/dev/drbd0";
 pub const MOUNT: &str = "/srv/data";
 const LONG: Duration = Duration::from_secs(60);
 
+/// The guests' own disk, under a device-mapper device that can be made to fail.
+const DISK: &str = "/dev/mapper/data";
+
 /// What the configuration says beyond the usual.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Lines of the `net` section, such as `fencing resource-and-stonith;` (DRBD 8.4 has it in `disk`).
+    /// Lines of the `net` section.
     pub net: String,
-    /// Lines of the `disk` section.
+    /// Lines of the `disk` section, such as `fencing resource-and-stonith;` (in `net` since DRBD 9).
     pub disk: String,
     /// Lines of the `handlers` section.
     pub handlers: String,
@@ -31,7 +34,7 @@ pub struct Options {
 #[must_use]
 pub fn text(guests: u8, options: &Options) -> String {
     let mut text = format!(
-        "resource {RESOURCE} {{\n  protocol C;\n  device {DEVICE};\n  disk /dev/vdc;\n  meta-disk internal;\n\
+        "resource {RESOURCE} {{\n  protocol C;\n  device {DEVICE};\n  disk {DISK};\n  meta-disk internal;\n\
          \x20 net {{\n    timeout 20; ping-int 2; ping-timeout 20; connect-int 2; max-buffers 2048;\n\
          \x20   after-sb-0pri disconnect; after-sb-1pri disconnect; after-sb-2pri disconnect;\n    {}\n  }}\n\
          \x20 disk {{\n    on-io-error detach; resync-rate 100M; c-plan-ahead 0;\n    {}\n  }}\n\
@@ -52,8 +55,44 @@ pub fn configure(control: &Control, text: &str) -> Result<()> {
     control.write("/etc/drbd.d/r0.res", text, 0o644)?;
     control.write("/etc/drbd.d/global_common.conf", "global { usage-count no; }\n", 0o644)?;
     control
-        .sh(&format!("modprobe drbd && mkdir -p {MOUNT}"), LONG)
+        .sh(
+            &format!(
+                "modprobe drbd && modprobe dm_mod && mkdir -p {MOUNT} && \
+                 {{ [ -b {DISK} ] || dmsetup create --noudevsync data --table \"0 $(blockdev --getsz /dev/vdc) linear /dev/vdc 0\"; }}"
+            ),
+            LONG,
+        )
         .map(drop)
+}
+
+/// From now on every access to the guest's disk fails.
+///
+/// # Errors
+/// The guest does not do it.
+pub fn break_disk(control: &Control) -> Result<()> {
+    control
+        .sh(
+            "dmsetup load data --table \"0 $(blockdev --getsz /dev/vdc) error\" && dmsetup suspend --noflush --nolockfs data && \
+             dmsetup resume --noudevsync data",
+            LONG,
+        )
+        .map(drop)
+}
+
+/// The options that go with a proof: with fencing DRBD stops writing until its peer is fenced or outdated, and asks the
+/// agent by its handlers.
+#[must_use]
+pub fn options(fencing: bool) -> Options {
+    if !fencing {
+        return Options::default();
+    }
+    Options {
+        disk: "fencing resource-and-stonith;".to_owned(),
+        handlers: "fence-peer \"/opt/heartline/bin/heartline drbd fence-peer\"; \
+                   after-resync-target \"/opt/heartline/bin/heartline drbd unfence-peer\";"
+            .to_owned(),
+        ..Options::default()
+    }
 }
 
 /// Makes the resource on both of the first two guests, up, connected and both sides UpToDate, with an empty file system.

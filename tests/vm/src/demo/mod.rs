@@ -12,7 +12,7 @@ use clap::{Args, ValueEnum as _};
 use heartline_lab::{clock::boot_ns, interrupt, paint::Busy};
 
 use crate::{
-    cluster::{Cluster, Setting, Stack},
+    cluster::{Cluster, Proof, Setting, Stack},
     device::Device,
     drbd::{self, MOUNT},
     roles::Roles,
@@ -23,7 +23,7 @@ use crate::{
 mod fault;
 mod outcome;
 
-pub use fault::Fault;
+pub use fault::{Fault, Hurt};
 pub use outcome::{Outcome, Phase};
 
 /// By then a thing has happened, or it never will.
@@ -39,6 +39,12 @@ pub struct Options {
     /// Only these faults
     #[arg(value_enum)]
     faults: Vec<Fault>,
+    /// How DRBD is promoted
+    #[arg(long, value_enum, default_value = "exec")]
+    stack: Stack,
+    /// What proves that an old owner is gone
+    #[arg(long, value_enum, default_value = "none")]
+    proof: Proof,
     /// So often each
     #[arg(long, default_value_t = 1)]
     runs: u32,
@@ -63,7 +69,7 @@ pub fn run(options: &Options) -> Result<bool> {
         for _ in 0..options.runs {
             let busy = Busy::with(format!("{}: {}", fault.name(), fault.describe()));
             let start = Instant::now();
-            let outcome = one(fault, Stack::Exec, &busy)?;
+            let outcome = one(fault, options.stack, options.proof, &busy)?;
             drop(busy);
             if options.json {
                 println!("{}", serde_json::to_string(&outcome)?);
@@ -84,20 +90,27 @@ pub fn run(options: &Options) -> Result<bool> {
 ///
 /// # Errors
 /// The lab itself does not work; the error says where logs are kept.
-pub fn one(fault: Fault, stack: Stack, busy: &Busy) -> Result<Outcome> {
+pub fn one(fault: Fault, stack: Stack, proof: Proof, busy: &Busy) -> Result<Outcome> {
+    if stack == Stack::Bare {
+        bail!("there is no disk in a bare stack");
+    }
     busy.say(format!("{}: booting two guests", fault.name()));
     let mut site = Site::up(Plan::default())?;
     busy.say(format!("{}: DRBD", fault.name()));
-    let made = drbd::create(&mut site, &drbd::Options::default(), "ext4");
+    let options = drbd::options(stack == Stack::Drbd && proof == Proof::Fencing);
+    let made = drbd::create(&mut site, &options, "ext4");
     if let Err(error) = made {
         return Err(kept(error, &mut site));
     }
+    let device = Device::start(&site.ns, site.dir())?;
     let setting = Setting {
         stack,
+        proof,
         ..Setting::default()
     };
     let mut cluster = Cluster::start(site, &setting)?;
-    let done = tried(fault, stack, &mut cluster, busy);
+    let mut hurt = Hurt::new(fault, device, options);
+    let done = tried(&mut hurt, &setting, &mut cluster, busy);
     done.map_err(|error| {
         let error = error.context(format!("{}\n{}", cluster.log_tail("n1"), cluster.log_tail("n2")));
         kept(error, &mut cluster.site)
@@ -111,9 +124,9 @@ fn kept(error: anyhow::Error, site: &mut Site) -> anyhow::Error {
     }
 }
 
-fn tried(fault: Fault, stack: Stack, cluster: &mut Cluster, busy: &Busy) -> Result<Outcome> {
+fn tried(hurt: &mut Hurt, setting: &Setting, cluster: &mut Cluster, busy: &Busy) -> Result<Outcome> {
+    let fault = hurt.fault;
     busy.say(format!("{}: n1 takes the group", fault.name()));
-    let _device = Device::start(&cluster.site.ns, cluster.site.dir())?;
     cluster.owned_by("n1", SOON)?;
     let mut roles = Roles::default();
     for name in ["n1", "n2"] {
@@ -126,9 +139,7 @@ fn tried(fault: Fault, stack: Stack, cluster: &mut Cluster, busy: &Busy) -> Resu
     }
 
     busy.say(format!("{}: {}", fault.name(), fault.describe()));
-    let at = boot_ns();
-    let mut hurt = fault::Hurt::default();
-    hurt.strike(fault, cluster)?;
+    let at = hurt.strike(cluster)?;
     let struck = boot_ns();
     // While something is wrong: rows go on, come back, or do not.
     let again = |since: u64| writer.rows().into_iter().find(|row| row.at > since).map(|row| row.at);
@@ -142,7 +153,7 @@ fn tried(fault: Fault, stack: Stack, cluster: &mut Cluster, busy: &Busy) -> Resu
     interrupt::pass(Duration::from_secs(2))?;
 
     busy.say(format!("{}: all is well again", fault.name()));
-    hurt.heal(fault, cluster, &mut roles)?;
+    hurt.heal(cluster, &mut roles)?;
     let healed = boot_ns();
     let served = interrupt::until(SOON, Duration::from_millis(100), || Ok(again(healed).is_some()))?;
     let split = split_brain(cluster);
@@ -154,9 +165,11 @@ fn tried(fault: Fault, stack: Stack, cluster: &mut Cluster, busy: &Busy) -> Resu
     };
     Ok(Outcome {
         fault,
-        stack: format!("{stack:?}").to_lowercase(),
+        stack: format!("{:?}", setting.stack).to_lowercase(),
+        proof: format!("{:?}", setting.proof).to_lowercase(),
         acknowledged: acknowledged.len(),
         lost: found.as_ref().map(|found| rows::lost(&acknowledged, found)),
+        fenced: hurt.fenced(),
         both_ms: roles.both() / 1_000_000,
         two_at_once: roles.both() > 0,
         split_brain: split,

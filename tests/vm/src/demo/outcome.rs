@@ -27,10 +27,14 @@ pub struct Outcome {
     pub fault: Fault,
     /// What stood behind the VIP.
     pub stack: String,
+    /// What was to prove that an old owner is gone.
+    pub proof: String,
     /// Rows that the client holds to be safe.
     pub acknowledged: usize,
     /// Those of them that are not there at the end; `None` if nobody serves then.
     pub lost: Option<Vec<u32>>,
+    /// What the fence device was told, and answered.
+    pub fenced: Vec<String>,
     /// How long two were primary at once, as far as was seen.
     pub both_ms: u64,
     /// Whether they were at all.
@@ -72,6 +76,9 @@ impl Outcome {
             .collect();
         if !steps.is_empty() {
             println!("    {}", steps.join(", "));
+        }
+        if !self.fenced.is_empty() {
+            println!("    fence device: {}", self.fenced.join(", "));
         }
         for (node, from, to) in &self.spans {
             println!("    {node} primary {from} to {to} ms");
