@@ -209,7 +209,9 @@ fn tools(facts: &Facts) -> Vec<Finding> {
         )));
     }
     if facts.missing_vm.is_empty() {
-        found.push(good("programs the lab of guests calls: QEMU and what makes their image"));
+        found.push(good(
+            "programs the lab of guests calls: QEMU and what makes their image",
+        ));
     } else {
         found.push(Finding::Note(format!(
             "the lab of guests (cargo xtask vm, demo drbd) calls {}; it installs them",

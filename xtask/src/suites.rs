@@ -180,7 +180,10 @@ pub fn run(options: &Options, policy: Policy) -> Result<ExitCode> {
         // A filter is for tests, and verify has none.
         .filter(|suite| options.filter.is_none() || *suite != Suite::Verify)
         .collect();
-    let mut need = Need::FUZZ.and(Need::LAB).and(Need::SERVICES).and(Need::LINTS);
+    let mut need = Need::FUZZ
+        .and(Need::LAB)
+        .and(Need::SERVICES)
+        .and(Need::LINTS);
     if chosen == [Suite::Vm] {
         need = Need::BUILD;
     }

@@ -459,12 +459,7 @@ pub fn plan(facts: &Facts, need: Need) -> Plan {
             &facts.missing_services,
             "the tests of services",
         ),
-        (
-            need.vm,
-            VM_PROGRAMS,
-            &facts.missing_vm,
-            "the lab of guests",
-        ),
+        (need.vm, VM_PROGRAMS, &facts.missing_vm, "the lab of guests"),
     ];
     for (needed, known, missing, who) in programs {
         if !needed || missing.is_empty() {

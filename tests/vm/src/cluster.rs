@@ -83,7 +83,10 @@ pub fn text(site: &Site, setting: &Setting, datapath: &str) -> String {
         "cluster = \"vm\"\ngeneration = 1\nkey_file = \"cluster.key\"\ndatapath = \"{datapath}\"\n{}\n\n[timing]\n{}\n",
         setting.top, setting.timing
     );
-    let guests = site.guests.iter().map(|guest| (&guest.spec.name, guest.spec.id, ""));
+    let guests = site
+        .guests
+        .iter()
+        .map(|guest| (&guest.spec.name, guest.spec.id, ""));
     let witness = site
         .witness
         .iter()
@@ -105,7 +108,12 @@ pub fn text(site: &Site, setting: &Setting, datapath: &str) -> String {
     if setting.stack != Stack::Bare {
         let exec = |program: &str, more: &str| {
             let word = |verb: &str| format!("[\"{BIN}/{program}\", \"{verb}\"{more}]");
-            format!("exec = {{ start = {}, stop = {}, status = {} }}", word("start"), word("stop"), word("status"))
+            format!(
+                "exec = {{ start = {}, stop = {}, status = {} }}",
+                word("start"),
+                word("stop"),
+                word("status")
+            )
         };
         let (promotion, stateful) = match setting.stack {
             Stack::Drbd => (format!("drbd = \"{RESOURCE}\""), ""),
@@ -261,7 +269,10 @@ impl Cluster {
             .sh(&format!("heartline {words}"), SHORT)
             .with_context(|| {
                 let log = control.sh(&format!("tail -n 15 {LOG}"), SHORT);
-                format!("the agent's log on {name} ends: {}", log.unwrap_or_default().trim())
+                format!(
+                    "the agent's log on {name} ends: {}",
+                    log.unwrap_or_default().trim()
+                )
             })
     }
 
@@ -300,7 +311,9 @@ impl Cluster {
             Ok(match self.status(name) {
                 Ok(status) => {
                     let group = status.pointer("/groups/0").cloned().unwrap_or_default();
-                    let phase = group.pointer("/services/phase_here").and_then(Value::as_str);
+                    let phase = group
+                        .pointer("/services/phase_here")
+                        .and_then(Value::as_str);
                     last = group.to_string();
                     cluster::owner(&status, GROUP).as_deref() == Some(name)
                         && matches!(phase, None | Some("" | "running"))

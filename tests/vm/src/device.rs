@@ -120,7 +120,9 @@ impl Shared {
         }
         let order = line.trim();
         let answer = match order.split_whitespace().collect::<Vec<_>>()[..] {
-            [verb, _] if is(Mood::Lies) => format!("ok {}", if verb == "status" { "off" } else { verb }),
+            [verb, _] if is(Mood::Lies) => {
+                format!("ok {}", if verb == "status" { "off" } else { verb })
+            }
             ["monitor"] => "ok".to_owned(),
             [verb, node] => self
                 .obey(verb, node)

@@ -53,7 +53,11 @@ pub fn text(guests: u8, options: &Options) -> String {
 /// A guest does not do it.
 pub fn configure(control: &Control, text: &str) -> Result<()> {
     control.write("/etc/drbd.d/r0.res", text, 0o644)?;
-    control.write("/etc/drbd.d/global_common.conf", "global { usage-count no; }\n", 0o644)?;
+    control.write(
+        "/etc/drbd.d/global_common.conf",
+        "global { usage-count no; }\n",
+        0o644,
+    )?;
     control
         .sh(
             &format!(

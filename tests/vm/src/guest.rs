@@ -10,12 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use heartline_lab::{clock, exec, netns::Ns};
 
-use crate::{
-    control::Control,
-    image::Image,
-    qmp::Qmp,
-    wire::Ran,
-};
+use crate::{control::Control, image::Image, qmp::Qmp, wire::Ran};
 
 const QEMU: &str = "qemu-system-x86_64";
 /// QEMU opens its sockets before it starts the machine.
@@ -127,7 +122,11 @@ impl Guest {
         };
         match open() {
             Ok((qmp, control)) => {
-                self.machine = Some(Machine { child, qmp, control });
+                self.machine = Some(Machine {
+                    child,
+                    qmp,
+                    control,
+                });
                 Ok(())
             }
             Err(error) => {
@@ -144,16 +143,37 @@ impl Guest {
         let show = |path: &Path| path.display().to_string();
         let mut all: Vec<String> = Vec::new();
         let mut put = |words: &[&str]| all.extend(words.iter().map(|word| (*word).to_owned()));
-        put(&["-name", &spec.name, "-nodefaults", "-no-user-config", "-display", "none"]);
+        put(&[
+            "-name",
+            &spec.name,
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+        ]);
         // Emulated always: hardware help is not everywhere, and its like in nested machines is slower than none.
         put(&["-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max"]);
         put(&["-m", &spec.memory.to_string(), "-smp", "1"]);
-        put(&["-kernel", &show(&self.image.kernel), "-initrd", &show(&self.image.initramfs)]);
-        put(&["-append", &format!("console=ttyS0 quiet panic=1 hl.name={}", spec.name)]);
-        put(&["-chardev", &format!("file,id=console,append=on,path={}", show(&spec.console()))]);
+        put(&[
+            "-kernel",
+            &show(&self.image.kernel),
+            "-initrd",
+            &show(&self.image.initramfs),
+        ]);
+        put(&[
+            "-append",
+            &format!("console=ttyS0 quiet panic=1 hl.name={}", spec.name),
+        ]);
+        put(&[
+            "-chardev",
+            &format!("file,id=console,append=on,path={}", show(&spec.console())),
+        ]);
         put(&["-serial", "chardev:console"]);
         for end in ["qmp", "fence"] {
-            put(&["-qmp", &format!("unix:{},server=on,wait=off", show(&spec.file(end)))]);
+            put(&[
+                "-qmp",
+                &format!("unix:{},server=on,wait=off", show(&spec.file(end))),
+            ]);
         }
         let disks = [
             // Only guests die, never the host: what they flushed is safe in the host's cache.
@@ -162,17 +182,35 @@ impl Guest {
             ("data", &spec.disk, "cache=unsafe,discard=unmap"),
         ];
         for (name, path, how) in disks {
-            put(&["-drive", &format!("id={name},if=none,format=raw,{how},file={}", show(path))]);
+            put(&[
+                "-drive",
+                &format!("id={name},if=none,format=raw,{how},file={}", show(path)),
+            ]);
             put(&["-device", &format!("virtio-blk-pci,drive={name}")]);
         }
         for (number, tap) in spec.taps.iter().enumerate() {
-            put(&["-netdev", &format!("tap,id=net{number},ifname={tap},script=no,downscript=no")]);
+            put(&[
+                "-netdev",
+                &format!("tap,id=net{number},ifname={tap},script=no,downscript=no"),
+            ]);
             let mac = mac(u8::try_from(number).unwrap_or(u8::MAX), spec.id);
-            put(&["-device", &format!("virtio-net-pci,netdev=net{number},mac={mac},romfile=")]);
+            put(&[
+                "-device",
+                &format!("virtio-net-pci,netdev=net{number},mac={mac},romfile="),
+            ]);
         }
         put(&["-device", "virtio-serial-pci"]);
-        put(&["-chardev", &format!("socket,id=control,server=on,wait=off,path={}", show(&spec.file("control")))]);
-        put(&["-device", &format!("virtserialport,chardev=control,name={}", crate::wire::PORT)]);
+        put(&[
+            "-chardev",
+            &format!(
+                "socket,id=control,server=on,wait=off,path={}",
+                show(&spec.file("control"))
+            ),
+        ]);
+        put(&[
+            "-device",
+            &format!("virtserialport,chardev=control,name={}", crate::wire::PORT),
+        ]);
         all
     }
 
@@ -192,7 +230,11 @@ impl Guest {
         let end = Instant::now() + BOOT;
         loop {
             if !self.running() {
-                bail!("{} ended while it was awaited: {}", self.spec.name, self.console_tail());
+                bail!(
+                    "{} ended while it was awaited: {}",
+                    self.spec.name,
+                    self.console_tail()
+                );
             }
             let step = Duration::from_millis(500);
             match self.control()?.greeted(before, step) {

@@ -67,10 +67,15 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
             };
             let mut site = Site::up(plan)?;
             drop(busy);
-            let ran = site.guest("n1")?.run(&script, std::time::Duration::from_secs(300))?;
+            let ran = site
+                .guest("n1")?
+                .run(&script, std::time::Duration::from_secs(300))?;
             print!("{}", ran.stdout);
             eprint!("{}", ran.stderr);
-            return Ok(ran.code.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from));
+            return Ok(ran
+                .code
+                .and_then(|code| u8::try_from(code).ok())
+                .map_or(ExitCode::FAILURE, ExitCode::from));
         }
     }
     Ok(ExitCode::SUCCESS)

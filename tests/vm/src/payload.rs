@@ -67,5 +67,10 @@ fn beside(name: &str) -> Result<PathBuf> {
         .take(2)
         .map(|folder| folder.join(name))
         .find(|path| path.is_file())
-        .with_context(|| format!("no `{name}` beside {}: build it (cargo build -p heartline-vm)", own.display()))
+        .with_context(|| {
+            format!(
+                "no `{name}` beside {}: build it (cargo build -p heartline-vm)",
+                own.display()
+            )
+        })
 }

@@ -71,7 +71,9 @@ impl Qmp {
     pub fn status(&mut self) -> Result<String> {
         let status = self.call("query-status")?;
         let word = status.get("status").and_then(Value::as_str);
-        Ok(word.context("QMP query-status without a status")?.to_owned())
+        Ok(word
+            .context("QMP query-status without a status")?
+            .to_owned())
     }
 
     fn line(&mut self) -> Result<Value> {

@@ -80,7 +80,9 @@ impl Roles {
                         answered: clock::boot_ns(),
                         primary: text.contains(" ro:Primary/"),
                     };
-                    into.lock().unwrap_or_else(PoisonError::into_inner).push(look);
+                    into.lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .push(look);
                     thread::sleep(PAUSE);
                 }
             })?;

@@ -157,18 +157,20 @@ impl Writer {
     pub fn start(ns: &Ns, address: SocketAddr) -> Result<Self> {
         let shared = Arc::new(Shared::default());
         let (ns, own) = (ns.clone(), Arc::clone(&shared));
-        let thread = thread::Builder::new().name("writer".into()).spawn(move || {
-            if let Err(error) = ns.enter() {
-                eprintln!("lab: the client: {error:#}");
-                return;
-            }
-            while !own.stop.load(Ordering::Relaxed) {
-                // It is tried again at once, with the next number: the last one is in doubt.
-                if own.write(address).is_err() {
-                    thread::sleep(Duration::from_millis(10));
+        let thread = thread::Builder::new()
+            .name("writer".into())
+            .spawn(move || {
+                if let Err(error) = ns.enter() {
+                    eprintln!("lab: the client: {error:#}");
+                    return;
                 }
-            }
-        })?;
+                while !own.stop.load(Ordering::Relaxed) {
+                    // It is tried again at once, with the next number: the last one is in doubt.
+                    if own.write(address).is_err() {
+                        thread::sleep(Duration::from_millis(10));
+                    }
+                }
+            })?;
         Ok(Self {
             shared,
             thread: Some(thread),
@@ -185,7 +187,11 @@ impl Writer {
     /// How many were sent, acknowledged or not.
     #[must_use]
     pub fn sent(&self) -> u32 {
-        *self.shared.sent.lock().unwrap_or_else(PoisonError::into_inner)
+        *self
+            .shared
+            .sent
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Stops; returns the rows that were acknowledged.

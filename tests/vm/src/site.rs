@@ -182,9 +182,8 @@ impl Site {
         let id = guest.spec.id;
         let mut script = String::from("set -e\n");
         for net in 0..NETS {
-            script += &format!(
-                "ip addr add 10.77.{net}.{id}/24 dev eth{net}\nip link set eth{net} up\n"
-            );
+            script +=
+                &format!("ip addr add 10.77.{net}.{id}/24 dev eth{net}\nip link set eth{net} up\n");
         }
         guest.sh(&script, SETUP).map(drop)
     }
@@ -267,9 +266,16 @@ impl Site {
                 let _ = fs::remove_file(entry.path());
             }
         }
-        let name = old.file_name()?.to_string_lossy().replacen(PREFIX, "heartline-vm-", 1);
+        let name = old
+            .file_name()?
+            .to_string_lossy()
+            .replacen(PREFIX, "heartline-vm-", 1);
         let new = old.with_file_name(name);
-        Some(if fs::rename(&old, &new).is_ok() { new } else { old })
+        Some(if fs::rename(&old, &new).is_ok() {
+            new
+        } else {
+            old
+        })
     }
 }
 
@@ -344,7 +350,9 @@ fn rules(cuts: &[Cut]) -> String {
                     }
                     Cut::Back(one, other) if hook == "forward" && net == 1 => {
                         let (one, other) = (tap(one, net), tap(other, net));
-                        text += &format!("iifname {one} oifname {other} drop\niifname {other} oifname {one} drop\n");
+                        text += &format!(
+                            "iifname {one} oifname {other} drop\niifname {other} oifname {one} drop\n"
+                        );
                     }
                     Cut::All(node) => {
                         let tap = tap(node, net);

@@ -21,7 +21,10 @@ fn a_vip_moves_when_the_owners_machine_dies() {
     for name in ["n1", "n2"] {
         let control = cluster.control(name).expect("on");
         let links = control.sh("ip -d link show eth0", SOON).expect("ip");
-        assert!(links.contains("prog/xdp") && !links.contains("xdpgeneric"), "{links}");
+        assert!(
+            links.contains("prog/xdp") && !links.contains("xdpgeneric"),
+            "{links}"
+        );
         let status = cluster.status(name).expect("a status");
         assert!(status.to_string().contains("native"), "{status}");
     }

@@ -21,7 +21,8 @@ fn a_survivor_has_the_data() {
     };
     let mut site = Site::up(plan).expect("two guests");
     drbd::create(&mut site, &Options::default(), "ext4").expect("DRBD");
-    let [one, two] = ["n1", "n2"].map(|name| site.guest(name).expect("a guest").control().expect("on"));
+    let [one, two] =
+        ["n1", "n2"].map(|name| site.guest(name).expect("a guest").control().expect("on"));
     one.sh(
         &format!(
             "drbdadm primary {RESOURCE} && mount {DEVICE} {MOUNT} && echo kept >{MOUNT}/file && sync"
@@ -31,9 +32,15 @@ fn a_survivor_has_the_data() {
     .expect("n1 is primary");
 
     // While the other is primary, and known to be, DRBD refuses.
-    let ran = two.run(&format!("drbdadm primary {RESOURCE}"), SOON).expect("an answer");
+    let ran = two
+        .run(&format!("drbdadm primary {RESOURCE}"), SOON)
+        .expect("an answer");
     assert_ne!(ran.code, Some(0), "{ran:?}");
-    assert!(drbd::line(&two).expect("a line").contains("ro:Secondary/Primary"));
+    assert!(
+        drbd::line(&two)
+            .expect("a line")
+            .contains("ro:Secondary/Primary")
+    );
 
     site.guest("n1").expect("n1").kill().expect("kill");
     two.sh(
@@ -41,9 +48,15 @@ fn a_survivor_has_the_data() {
         SOON,
     )
     .expect("n2 is primary");
-    assert_eq!(two.sh(&format!("cat {MOUNT}/file"), SOON).expect("cat"), "kept\n");
-    two.sh(&format!("echo more >{MOUNT}/file && umount {MOUNT} && drbdadm secondary {RESOURCE}"), SOON)
-        .expect("n2 writes and demotes");
+    assert_eq!(
+        two.sh(&format!("cat {MOUNT}/file"), SOON).expect("cat"),
+        "kept\n"
+    );
+    two.sh(
+        &format!("echo more >{MOUNT}/file && umount {MOUNT} && drbdadm secondary {RESOURCE}"),
+        SOON,
+    )
+    .expect("n2 writes and demotes");
 
     // The old one comes back, learns what it missed, and takes it back in order.
     site.boot("n1").expect("n1 boots");
@@ -51,7 +64,8 @@ fn a_survivor_has_the_data() {
     drbd::configure(&one, &drbd::text(2, &Options::default())).expect("configuration");
     one.sh(&format!("drbdadm up {RESOURCE}"), SOON).expect("up");
     drbd::until(&one, "ds:UpToDate/UpToDate").expect("resynced");
-    let script = format!("drbdadm primary {RESOURCE} && mount {DEVICE} {MOUNT} && cat {MOUNT}/file");
+    let script =
+        format!("drbdadm primary {RESOURCE} && mount {DEVICE} {MOUNT} && cat {MOUNT}/file");
     assert_eq!(one.sh(&script, SOON).expect("n1 is primary"), "more\n");
 }
 
@@ -73,7 +87,10 @@ fn no_acknowledged_row_is_lost_when_the_owners_machine_dies() {
     let address = SocketAddr::from((VIP, rows::PORT));
     let writer = Writer::start(&cluster.site.ns, address).expect("a client");
     let more = |writer: &Writer, than: usize| {
-        interrupt::until(SOON, Duration::from_millis(50), || Ok(writer.rows().len() > than)).expect("wait")
+        interrupt::until(SOON, Duration::from_millis(50), || {
+            Ok(writer.rows().len() > than)
+        })
+        .expect("wait")
     };
     assert!(more(&writer, 20), "rows are written");
 
@@ -86,14 +103,22 @@ fn no_acknowledged_row_is_lost_when_the_owners_machine_dies() {
     assert_eq!(rows::lost(&acknowledged, &found), [] as [u32; 0]);
     assert_eq!(roles.both(), 0, "{:?}", roles.spans());
     // And the check can fail: a row that was never sent is missed.
-    let never = rows::Row { number: u32::MAX, at: 0 };
+    let never = rows::Row {
+        number: u32::MAX,
+        at: 0,
+    };
     assert_eq!(rows::lost(&[never], &found), [u32::MAX]);
 }
 
 fn found(cluster: &mut Cluster, name: &str) -> Vec<u32> {
     let control = cluster.control(name).expect("on");
     let text = control
-        .sh(&format!("sqlite3 {MOUNT}/rows.db 'select number from rows'"), SOON)
+        .sh(
+            &format!("sqlite3 {MOUNT}/rows.db 'select number from rows'"),
+            SOON,
+        )
         .expect("rows");
-    text.lines().map(|line| line.parse().expect("a number")).collect()
+    text.lines()
+        .map(|line| line.parse().expect("a number"))
+        .collect()
 }

@@ -13,7 +13,9 @@ const SOON: Duration = Duration::from_secs(30);
 
 /// Whether a guest reaches another address.
 fn reaches(site: &mut Site, from: &str, to: &str) -> Result<bool> {
-    let ran = site.guest(from)?.run(&format!("ping -q -c 1 -W 1 {to}"), SOON)?;
+    let ran = site
+        .guest(from)?
+        .run(&format!("ping -q -c 1 -W 1 {to}"), SOON)?;
     Ok(ran.code == Some(0))
 }
 
@@ -29,13 +31,23 @@ fn a_guest_obeys_stands_still_restarts_and_dies() {
     let guest = site.guest("n1").expect("n1");
 
     // Commands: exit status, both outputs, a deadline.
-    let ran = guest.run("echo out; echo err >&2; exit 7", SOON).expect("an answer");
-    assert_eq!((ran.code, ran.stdout.as_str(), ran.stderr.as_str()), (Some(7), "out\n", "err\n"));
+    let ran = guest
+        .run("echo out; echo err >&2; exit 7", SOON)
+        .expect("an answer");
+    assert_eq!(
+        (ran.code, ran.stdout.as_str(), ran.stderr.as_str()),
+        (Some(7), "out\n", "err\n")
+    );
     let ran = guest
         .run("echo before; sleep 600", Duration::from_millis(300))
         .expect("an answer");
-    assert!(ran.late && ran.code.is_none() && ran.stdout == "before\n", "{ran:?}");
-    let error = guest.sh("echo why >&2; exit 3", SOON).expect_err("a failure");
+    assert!(
+        ran.late && ran.code.is_none() && ran.stdout == "before\n",
+        "{ran:?}"
+    );
+    let error = guest
+        .sh("echo why >&2; exit 3", SOON)
+        .expect_err("a failure");
     assert!(format!("{error:#}").contains("why"), "{error:#}");
     // Debian's kernel with what the tests need.
     guest
@@ -94,8 +106,13 @@ fn cuts_cut_what_they_say_and_the_fence_agent_ends_guests() {
     // The agent in a guest, over the network, as any fence agent.
     let ask = |site: &mut Site, action: &str, plug: &str| {
         let ip = ADDRESS.ip();
-        let text = format!("printf 'action={action}\\nip={ip}\\nplug={plug}\\n' | fence_heartline_qmp");
-        let ran = site.guest("n1").expect("n1").run(&text, SOON).expect("an answer");
+        let text =
+            format!("printf 'action={action}\\nip={ip}\\nplug={plug}\\n' | fence_heartline_qmp");
+        let ran = site
+            .guest("n1")
+            .expect("n1")
+            .run(&text, SOON)
+            .expect("an answer");
         (ran.code, ran.stdout + &ran.stderr)
     };
     assert_eq!(ask(&mut site, "status", "n2").0, Some(0));
@@ -114,7 +131,12 @@ fn cuts_cut_what_they_say_and_the_fence_agent_ends_guests() {
     assert_eq!(ask(&mut site, "off", "n2").0, Some(0));
     site.guest("n2").expect("n2").ended(SOON).expect("its end");
     assert_eq!(ask(&mut site, "status", "n2").0, Some(2));
-    assert!(device.deeds().iter().any(|deed| deed.order == "off n2" && deed.answer == "ok off"));
+    assert!(
+        device
+            .deeds()
+            .iter()
+            .any(|deed| deed.order == "off n2" && deed.answer == "ok off")
+    );
     site.boot("n2").expect("another life");
     assert_eq!(ask(&mut site, "reboot", "n2").0, Some(0));
 }

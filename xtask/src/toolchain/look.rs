@@ -6,7 +6,8 @@ use std::{
 };
 
 use super::{
-    BENCH_PROGRAMS, CXX, Facts, LAB_PROGRAMS, LINKER_LLVM, Linker, Offer, SERVICE_PROGRAMS, VM_PROGRAMS,
+    BENCH_PROGRAMS, CXX, Facts, LAB_PROGRAMS, LINKER_LLVM, Linker, Offer, SERVICE_PROGRAMS,
+    VM_PROGRAMS,
 };
 use crate::{
     ebpf::{self, Candidate},

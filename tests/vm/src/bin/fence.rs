@@ -70,7 +70,11 @@ fn run() -> Result<u8> {
         "monitor" => ask("monitor".to_owned()).map(|_| 0),
         "status" | "off" | "reboot" => {
             let answer = ask(format!("{action} {}", plug.context("no plug")?))?;
-            Ok(if action == "status" && answer == "off" { OFF } else { 0 })
+            Ok(if action == "status" && answer == "off" {
+                OFF
+            } else {
+                0
+            })
         }
         _ => bail!("no action {action:?}"),
     }

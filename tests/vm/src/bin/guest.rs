@@ -113,7 +113,9 @@ fn say(out: &Mutex<File>, reply: &Reply) {
 
 fn answer(ask: Ask) -> Result<Answer> {
     match ask {
-        Ask::Run { script, limit_ms } => run(&script, Duration::from_millis(limit_ms)).map(Answer::Ran),
+        Ask::Run { script, limit_ms } => {
+            run(&script, Duration::from_millis(limit_ms)).map(Answer::Ran)
+        }
         Ask::Clock => {
             let now = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME)?);
             Ok(Answer::Clock(u64::try_from(now.as_nanos())?))

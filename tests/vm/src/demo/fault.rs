@@ -71,7 +71,11 @@ impl Fault {
             // A killed agent leaves a lease that nobody renews; a cut of heartbeats leaves an owner without a majority.
             Self::AgentKilled | Self::HeartbeatsCut => true,
             Self::FenceDead => true,
-            Self::ReplicationCut | Self::DiskError | Self::KilledInResync | Self::BothKilledOwnerFirst | Self::BothKilledOtherFirst => false,
+            Self::ReplicationCut
+            | Self::DiskError
+            | Self::KilledInResync
+            | Self::BothKilledOwnerFirst
+            | Self::BothKilledOtherFirst => false,
         }
     }
 
@@ -88,7 +92,10 @@ impl Fault {
             | Self::DiskError
             | Self::AllCut => true,
             // Nobody else has all of the data; nobody proves that the owner is dead.
-            Self::KilledInResync | Self::FenceDead | Self::BothKilledOwnerFirst | Self::BothKilledOtherFirst => false,
+            Self::KilledInResync
+            | Self::FenceDead
+            | Self::BothKilledOwnerFirst
+            | Self::BothKilledOtherFirst => false,
         }
     }
 }
@@ -119,7 +126,9 @@ impl Hurt {
     #[must_use]
     pub fn fenced(&self) -> Vec<String> {
         let deeds = self.device.deeds();
-        let orders = deeds.iter().filter(|deed| !deed.order.starts_with("status"));
+        let orders = deeds
+            .iter()
+            .filter(|deed| !deed.order.starts_with("status"));
         orders
             .map(|deed| format!("{}: {}", deed.order, deed.answer))
             .collect()
@@ -198,11 +207,17 @@ impl Hurt {
 fn resyncing(cluster: &mut Cluster) -> Result<()> {
     let [one, two] = [cluster.control("n1")?, cluster.control("n2")?];
     for control in [&one, &two] {
-        control.sh(&format!("drbdadm disk-options --resync-rate=500K {RESOURCE}"), SOON)?;
+        control.sh(
+            &format!("drbdadm disk-options --resync-rate=500K {RESOURCE}"),
+            SOON,
+        )?;
     }
     cluster.site.cut(Cut::Back("n1".into(), "n2".into()))?;
     drbd::until(&one, "cs:WFConnection")?;
-    one.sh(&format!("dd if=/dev/urandom of={MOUNT}/bulk bs=1M count=16 conv=fsync"), SOON)?;
+    one.sh(
+        &format!("dd if=/dev/urandom of={MOUNT}/bulk bs=1M count=16 conv=fsync"),
+        SOON,
+    )?;
     cluster.site.heal()?;
     drbd::until(&one, "cs:SyncSource")?;
     drbd::until(&two, "ds:Inconsistent/UpToDate")

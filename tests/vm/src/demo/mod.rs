@@ -112,7 +112,11 @@ pub fn one(fault: Fault, stack: Stack, proof: Proof, busy: &Busy) -> Result<Outc
     let mut hurt = Hurt::new(fault, device, options);
     let done = tried(&mut hurt, &setting, &mut cluster, busy);
     done.map_err(|error| {
-        let error = error.context(format!("{}\n{}", cluster.log_tail("n1"), cluster.log_tail("n2")));
+        let error = error.context(format!(
+            "{}\n{}",
+            cluster.log_tail("n1"),
+            cluster.log_tail("n2")
+        ));
         kept(error, &mut cluster.site)
     })
 }
@@ -124,7 +128,12 @@ fn kept(error: anyhow::Error, site: &mut Site) -> anyhow::Error {
     }
 }
 
-fn tried(hurt: &mut Hurt, setting: &Setting, cluster: &mut Cluster, busy: &Busy) -> Result<Outcome> {
+fn tried(
+    hurt: &mut Hurt,
+    setting: &Setting,
+    cluster: &mut Cluster,
+    busy: &Busy,
+) -> Result<Outcome> {
     let fault = hurt.fault;
     busy.say(format!("{}: n1 takes the group", fault.name()));
     cluster.owned_by("n1", SOON)?;
@@ -134,7 +143,9 @@ fn tried(hurt: &mut Hurt, setting: &Setting, cluster: &mut Cluster, busy: &Busy)
         roles.watch(name, control)?;
     }
     let writer = Writer::start(&cluster.site.ns, SocketAddr::from((VIP, rows::PORT)))?;
-    if !interrupt::until(SOON, Duration::from_millis(50), || Ok(writer.rows().len() >= BEFORE))? {
+    if !interrupt::until(SOON, Duration::from_millis(50), || {
+        Ok(writer.rows().len() >= BEFORE)
+    })? {
         bail!("no rows are written: {}", cluster.log_tail("n1"));
     }
 
@@ -142,7 +153,13 @@ fn tried(hurt: &mut Hurt, setting: &Setting, cluster: &mut Cluster, busy: &Busy)
     let at = hurt.strike(cluster)?;
     let struck = boot_ns();
     // While something is wrong: rows go on, come back, or do not.
-    let again = |since: u64| writer.rows().into_iter().find(|row| row.at > since).map(|row| row.at);
+    let again = |since: u64| {
+        writer
+            .rows()
+            .into_iter()
+            .find(|row| row.at > since)
+            .map(|row| row.at)
+    };
     let patience = if fault.serves() { SOON } else { QUIET };
     let moved = fault.moves();
     interrupt::until(patience, Duration::from_millis(50), || {
@@ -155,7 +172,9 @@ fn tried(hurt: &mut Hurt, setting: &Setting, cluster: &mut Cluster, busy: &Busy)
     busy.say(format!("{}: all is well again", fault.name()));
     hurt.heal(cluster, &mut roles)?;
     let healed = boot_ns();
-    let served = interrupt::until(SOON, Duration::from_millis(100), || Ok(again(healed).is_some()))?;
+    let served = interrupt::until(SOON, Duration::from_millis(100), || {
+        Ok(again(healed).is_some())
+    })?;
     let split = split_brain(cluster);
     let acknowledged = writer.stop();
     let owner = if served { cluster.owner() } else { None };
@@ -180,7 +199,13 @@ fn tried(hurt: &mut Hurt, setting: &Setting, cluster: &mut Cluster, busy: &Busy)
         spans: roles
             .spans()
             .iter()
-            .map(|span| (span.node.clone(), ms_after(span.from, at), ms_after(span.to, at)))
+            .map(|span| {
+                (
+                    span.node.clone(),
+                    ms_after(span.from, at),
+                    ms_after(span.to, at),
+                )
+            })
             .collect(),
     })
 }
@@ -201,10 +226,14 @@ fn split_brain(cluster: &mut Cluster) -> bool {
 }
 
 fn found(cluster: &mut Cluster, name: &str) -> Result<Vec<u32>> {
-    let text = cluster
-        .control(name)?
-        .sh(&format!("sqlite3 {MOUNT}/rows.db 'select number from rows'"), SOON)?;
+    let text = cluster.control(name)?.sh(
+        &format!("sqlite3 {MOUNT}/rows.db 'select number from rows'"),
+        SOON,
+    )?;
     text.lines()
-        .map(|line| line.parse().with_context(|| format!("a row called {line:?}")))
+        .map(|line| {
+            line.parse()
+                .with_context(|| format!("a row called {line:?}"))
+        })
         .collect()
 }

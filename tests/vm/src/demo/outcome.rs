@@ -63,11 +63,19 @@ impl Outcome {
     /// One fault in a few lines.
     pub fn print(&self, took: Duration) {
         let paint = Paint::for_stdout();
-        let verdict = if self.as_expected() { paint.good("ok ") } else { paint.bad("bad") };
+        let verdict = if self.as_expected() {
+            paint.good("ok ")
+        } else {
+            paint.bad("bad")
+        };
         println!(
             "{verdict} {} {}",
             paint.bold(self.fault.name()),
-            paint.dim(format!("({}; {:.0} s)", self.fault.describe(), took.as_secs_f64()))
+            paint.dim(format!(
+                "({}; {:.0} s)",
+                self.fault.describe(),
+                took.as_secs_f64()
+            ))
         );
         let steps: Vec<_> = self
             .phases
@@ -88,7 +96,11 @@ impl Outcome {
 
 /// The longest time without a row, from the fault on, ns.
 pub(super) fn gap(rows: &[Row], fault: u64) -> Option<u64> {
-    let before = rows.iter().filter(|row| row.at <= fault).map(|row| row.at).next_back()?;
+    let before = rows
+        .iter()
+        .filter(|row| row.at <= fault)
+        .map(|row| row.at)
+        .next_back()?;
     let mut last = before;
     let mut longest = 0;
     for row in rows.iter().filter(|row| row.at > fault) {
@@ -131,10 +143,16 @@ fn read(events: &[Value], offset: i64, fault: u64) -> Vec<Phase> {
         ("agreed_ns", "agreed"),
         ("announced_ns", "announced"),
     ] {
-        let ns = events[place].pointer(&format!("/phases/{key}")).and_then(Value::as_u64);
+        let ns = events[place]
+            .pointer(&format!("/phases/{key}"))
+            .and_then(Value::as_u64);
         put(name, ns.map(at));
     }
-    for event in events.iter().skip(place).filter(|event| kind(event, "service")) {
+    for event in events
+        .iter()
+        .skip(place)
+        .filter(|event| kind(event, "service"))
+    {
         if event.get("phase").and_then(Value::as_str) == Some("running") {
             put("services run", time(event));
             break;
@@ -150,15 +168,29 @@ pub(super) fn table(outcomes: &[Outcome]) -> String {
         .load_preset(presets::UTF8_HORIZONTAL_ONLY)
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_header([
-            "fault", "rows ack.", "lost", "two primaries", "split brain", "first row", "longest gap", "serves at the end",
+            "fault",
+            "rows ack.",
+            "lost",
+            "two primaries",
+            "split brain",
+            "first row",
+            "longest gap",
+            "serves at the end",
         ]);
     for outcome in outcomes {
         let ms = |ms: Option<u64>| ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms} ms"));
         table.add_row([
             outcome.fault.name(),
             outcome.acknowledged.to_string(),
-            outcome.lost.as_ref().map_or_else(|| "?".to_owned(), |lost| lost.len().to_string()),
-            if outcome.two_at_once { format!("{} ms", outcome.both_ms) } else { "never".to_owned() },
+            outcome
+                .lost
+                .as_ref()
+                .map_or_else(|| "?".to_owned(), |lost| lost.len().to_string()),
+            if outcome.two_at_once {
+                format!("{} ms", outcome.both_ms)
+            } else {
+                "never".to_owned()
+            },
             if outcome.split_brain { "yes" } else { "no" }.to_owned(),
             ms(outcome.first_ms),
             ms(outcome.gap_ms),
@@ -170,7 +202,10 @@ pub(super) fn table(outcomes: &[Outcome]) -> String {
 
 /// What the figures mean, and the sum.
 pub(super) fn legend(outcomes: &[Outcome]) -> String {
-    let good = outcomes.iter().filter(|outcome| outcome.as_expected()).count();
+    let good = outcomes
+        .iter()
+        .filter(|outcome| outcome.as_expected())
+        .count();
     let mut text = format!(
         "first row: from the fault to the first row acknowledged behind it. {good} of {} as it should be: nothing lost, never two \
          primaries, no split brain, served at the end.",
@@ -206,8 +241,14 @@ mod tests {
             json!({"kind": "service", "boot_ns": 80_000_000, "phase": "running"}),
         ];
         let phases = read(&events, 100_000_000, 110_000_000);
-        let told: Vec<_> = phases.iter().map(|phase| (phase.name.as_str(), phase.at_ms)).collect();
-        assert_eq!(told, [("last heard", -1), ("detected", 10), ("services run", 70)]);
+        let told: Vec<_> = phases
+            .iter()
+            .map(|phase| (phase.name.as_str(), phase.at_ms))
+            .collect();
+        assert_eq!(
+            told,
+            [("last heard", -1), ("detected", 10), ("services run", 70)]
+        );
         assert_eq!(read(&events, 0, 110_000_000), []);
     }
 }

@@ -24,7 +24,10 @@ pub(super) fn ensure(folder: &Path, kernel: &Path, release: &str) -> Result<Path
     let dependencies = fs::read_to_string(modules.join("modules.dep"))
         .with_context(|| format!("{}/modules.dep", modules.display()))?;
     let order = order(&dependencies, MODULES)?;
-    let target = folder.join(format!("initramfs-{}", super::sum(&format!("{release}{INIT}{order:?}"))));
+    let target = folder.join(format!(
+        "initramfs-{}",
+        super::sum(&format!("{release}{INIT}{order:?}"))
+    ));
     if target.is_file() {
         return Ok(target);
     }
@@ -35,7 +38,10 @@ pub(super) fn ensure(folder: &Path, kernel: &Path, release: &str) -> Result<Path
     fs::copy(BUSYBOX, tree.path().join("bin/busybox"))
         .with_context(|| format!("{BUSYBOX} (package busybox-static)"))?;
     for (number, module) in order.iter().enumerate() {
-        fs::copy(modules.join(module), tree.path().join(format!("modules/{number:02}.ko")))?;
+        fs::copy(
+            modules.join(module),
+            tree.path().join(format!("modules/{number:02}.ko")),
+        )?;
     }
     let init = tree.path().join("init");
     fs::write(&init, INIT)?;
@@ -83,7 +89,12 @@ mod tests {
         let order = order(text, &["virtio_pci", "virtio_blk"]).expect("an order");
         assert_eq!(
             order,
-            ["k/virtio.ko", "k/virtio_ring.ko", "k/virtio_pci.ko", "k/virtio_blk.ko"]
+            [
+                "k/virtio.ko",
+                "k/virtio_ring.ko",
+                "k/virtio_pci.ko",
+                "k/virtio_blk.ko"
+            ]
         );
         assert!(super::order(text, &["drbd"]).is_err());
     }

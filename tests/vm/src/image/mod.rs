@@ -59,7 +59,9 @@ pub struct Image {
 /// A program is missing or fails: the error shows the end of its log.
 pub fn ensure(fresh: bool) -> Result<Image> {
     if !nix::unistd::geteuid().is_root() {
-        bail!("the guests' image is made with debootstrap, and their network with namespaces: this needs root");
+        bail!(
+            "the guests' image is made with debootstrap, and their network with namespaces: this needs root"
+        );
     }
     let folder = folder();
     fs::create_dir_all(&folder).with_context(|| format!("folder {}", folder.display()))?;
@@ -74,7 +76,10 @@ pub fn ensure(fresh: bool) -> Result<Image> {
         let packed = kernel.join(format!("boot/vmlinuz-{release}"));
         let bytes = fs::read(&packed).with_context(|| packed.display().to_string())?;
         let part = vmlinux.with_extension("part");
-        fs::write(&part, elf::unpack(&bytes).with_context(|| packed.display().to_string())?)?;
+        fs::write(
+            &part,
+            elf::unpack(&bytes).with_context(|| packed.display().to_string())?,
+        )?;
         fs::rename(part, &vmlinux)?;
     }
     let root = folder.join(format!("root-{}.ext4", sum(&release)));
@@ -114,7 +119,12 @@ fn lock(folder: &Path) -> Result<Flock<File>> {
         Ok(held.is_some())
     })?;
     drop(busy);
-    held.with_context(|| format!("another run has been making {} for {LONG:?}", folder.display()))
+    held.with_context(|| {
+        format!(
+            "another run has been making {} for {LONG:?}",
+            folder.display()
+        )
+    })
 }
 
 /// FNV-1a: any mix will do that stays the same from build to build.
@@ -157,8 +167,15 @@ fn logged(mut command: Command, log: &Path, deadline: Duration) -> Result<()> {
     let text = fs::read_to_string(log).unwrap_or_default();
     let tail: Vec<_> = text.lines().rev().take(8).collect();
     let tail: Vec<_> = tail.into_iter().rev().collect();
-    let how = ended.map_or_else(|| format!("not done after {deadline:?}"), |status| status.to_string());
-    bail!("{name}: {how}; end of {}:\n{}", log.display(), tail.join("\n"))
+    let how = ended.map_or_else(
+        || format!("not done after {deadline:?}"),
+        |status| status.to_string(),
+    );
+    bail!(
+        "{name}: {how}; end of {}:\n{}",
+        log.display(),
+        tail.join("\n")
+    )
 }
 
 /// Debian's newest kernel of the flavour, unpacked and not installed.
@@ -197,8 +214,9 @@ fn kernel_package() -> Result<String> {
     let mut ask = Command::new("apt-cache");
     ask.args(["show", "--no-all-versions", KERNEL])
         .env("LC_ALL", "C.UTF-8");
-    let text = exec::run_ok(ask, "", SHORT)
-        .context("apt knows no kernel for the guests: they need Debian's package lists (apt-get update)")?;
+    let text = exec::run_ok(ask, "", SHORT).context(
+        "apt knows no kernel for the guests: they need Debian's package lists (apt-get update)",
+    )?;
     text.lines()
         .find_map(|line| line.strip_prefix("Depends: ")?.split([' ', ',']).next())
         .map(str::to_owned)
@@ -228,7 +246,14 @@ fn make_root(folder: &Path, kernel: &Path, release: &str, image: &Path) -> Resul
     // With a process namespace of its own: what a package starts (PostgreSQL does) ends with it.
     let mut command = Command::new("unshare");
     command
-        .args(["--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"])
+        .args([
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--propagation",
+            "private",
+        ])
         .args(["--", "debootstrap", "--variant=minbase"])
         .arg(format!("--include={}", PACKAGES.join(",")))
         .arg(SUITE)
@@ -238,7 +263,13 @@ fn make_root(folder: &Path, kernel: &Path, release: &str, image: &Path) -> Resul
         .env("LC_ALL", "C.UTF-8");
     let log = folder.join("debootstrap.log");
     logged(command, &log, LONG)?;
-    for waste in ["var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale", "usr/share/man"] {
+    for waste in [
+        "var/cache/apt",
+        "var/lib/apt/lists",
+        "usr/share/doc",
+        "usr/share/locale",
+        "usr/share/man",
+    ] {
         let _ = fs::remove_dir_all(tree.join(waste));
     }
     fs::write(tree.join("etc/machine-id"), "")?;
@@ -274,8 +305,18 @@ pub fn make_ext4(from: &Path, to: &Path, megabytes: u64, log: &Path) -> Result<(
     let _ = fs::remove_file(to);
     File::create(to)?.set_len(megabytes << 20)?;
     let mut make = Command::new("mke2fs");
-    make.args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-d"])
-        .arg(from)
-        .arg(to);
+    make.args([
+        "-q",
+        "-F",
+        "-t",
+        "ext4",
+        "-O",
+        "^has_journal",
+        "-m",
+        "0",
+        "-d",
+    ])
+    .arg(from)
+    .arg(to);
     logged(make, log, SHORT)
 }
