@@ -1,0 +1,16 @@
+//! Faults as the demo has them, and what the lab must see of them.
+
+use heartline_lab::paint::Busy;
+use heartline_vm::{
+    cluster::{Proof, Stack},
+    demo::{self, Fault},
+};
+
+/// Without it, "never two primaries" would mean nothing.
+#[test]
+fn the_lab_sees_two_primaries_where_nothing_prevents_them() {
+    let busy = Busy::quiet("all-cut");
+    let outcome = demo::one(Fault::AllCut, Stack::Exec, Proof::None, &busy).expect("an outcome");
+    assert!(outcome.two_at_once && outcome.split_brain, "{outcome:?}");
+    assert!(!outcome.as_expected());
+}
