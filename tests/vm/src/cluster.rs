@@ -333,12 +333,15 @@ impl Cluster {
         Ok(())
     }
 
-    /// The node that owns the group, if one of the guests that answer says so itself.
+    /// Whether a guest says of itself that it owns the group.
+    pub fn owns(&mut self, name: &str) -> bool {
+        self.status(name)
+            .is_ok_and(|status| cluster::owner(&status, GROUP).as_deref() == Some(name))
+    }
+
+    /// The guest that says of itself that it owns the group. None of them may be frozen.
     pub fn owner(&mut self) -> Option<String> {
-        self.names().into_iter().find(|name| {
-            self.status(name)
-                .is_ok_and(|status| cluster::owner(&status, GROUP).as_deref() == Some(name))
-        })
+        self.names().into_iter().find(|name| self.owns(name))
     }
 
     /// The witness.

@@ -62,7 +62,7 @@ pub fn configure(control: &Control, text: &str) -> Result<()> {
         .sh(
             &format!(
                 "modprobe drbd && modprobe dm_mod && mkdir -p {MOUNT} && \
-                 {{ [ -b {DISK} ] || dmsetup create --noudevsync data --table \"0 $(blockdev --getsz /dev/vdc) linear /dev/vdc 0\"; }}"
+                 {{ [ -b {DISK} ] || DM_DISABLE_UDEV=1 dmsetup create data --table \"0 $(blockdev --getsz /dev/vdc) linear /dev/vdc 0\"; }}"
             ),
             LONG,
         )
@@ -76,8 +76,8 @@ pub fn configure(control: &Control, text: &str) -> Result<()> {
 pub fn break_disk(control: &Control) -> Result<()> {
     control
         .sh(
-            "dmsetup load data --table \"0 $(blockdev --getsz /dev/vdc) error\" && dmsetup suspend --noflush --nolockfs data && \
-             dmsetup resume --noudevsync data",
+            "export DM_DISABLE_UDEV=1; dmsetup load data --table \"0 $(blockdev --getsz /dev/vdc) error\" && dmsetup suspend --noflush --nolockfs data && \
+             dmsetup resume data",
             LONG,
         )
         .map(drop)
@@ -109,7 +109,7 @@ pub fn create(site: &mut Site, options: &Options, filesystem: &str) -> Result<()
     for control in &controls {
         configure(control, &text)?;
         control.sh(
-            &format!("drbdadm -- --force create-md {RESOURCE} && drbdadm up {RESOURCE}"),
+            &format!("drbdadm --force create-md {RESOURCE} && drbdadm up {RESOURCE}"),
             LONG,
         )?;
     }

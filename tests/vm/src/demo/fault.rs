@@ -8,7 +8,7 @@ use heartline_lab::clock::boot_ns;
 use serde::Serialize;
 
 use crate::{
-    cluster::Cluster,
+    cluster::{Cluster, Proof},
     device::{Device, Mood},
     drbd::{self, MOUNT, Options, RESOURCE},
     roles::Roles,
@@ -65,38 +65,24 @@ impl Fault {
 
     /// Whether the other node should take over while the fault lasts.
     #[must_use]
-    pub fn moves(self) -> bool {
+    pub fn moves(self, proof: Proof) -> bool {
         match self {
-            Self::GuestKilled | Self::GuestFrozen | Self::AgentFrozen | Self::AllCut => true,
-            // A killed agent leaves a lease that nobody renews; a cut of heartbeats leaves an owner without a majority.
-            Self::AgentKilled | Self::HeartbeatsCut => true,
-            Self::FenceDead => true,
+            Self::GuestKilled | Self::GuestFrozen | Self::AllCut | Self::HeartbeatsCut => true,
+            // The machine lives on, primary: it must be ended first.
+            Self::AgentFrozen | Self::AgentKilled => proof != Proof::None,
+            // Nobody proves that the owner is dead; nobody else has all of the data.
+            Self::FenceDead | Self::KilledInResync => false,
             Self::ReplicationCut
             | Self::DiskError
-            | Self::KilledInResync
             | Self::BothKilledOwnerFirst
             | Self::BothKilledOtherFirst => false,
         }
     }
 
-    /// Whether rows can be written while the fault lasts.
+    /// Whether the owner goes on serving while the fault lasts.
     #[must_use]
-    pub fn serves(self) -> bool {
-        match self {
-            Self::GuestKilled
-            | Self::GuestFrozen
-            | Self::AgentFrozen
-            | Self::AgentKilled
-            | Self::HeartbeatsCut
-            | Self::ReplicationCut
-            | Self::DiskError
-            | Self::AllCut => true,
-            // Nobody else has all of the data; nobody proves that the owner is dead.
-            Self::KilledInResync
-            | Self::FenceDead
-            | Self::BothKilledOwnerFirst
-            | Self::BothKilledOtherFirst => false,
-        }
+    pub fn stays(self) -> bool {
+        matches!(self, Self::ReplicationCut | Self::DiskError)
     }
 }
 

@@ -160,10 +160,10 @@ fn tried(
             .find(|row| row.at > since)
             .map(|row| row.at)
     };
-    let patience = if fault.serves() { SOON } else { QUIET };
-    let moved = fault.moves();
+    let moves = fault.moves(setting.proof);
+    let patience = if moves || fault.stays() { SOON } else { QUIET };
     interrupt::until(patience, Duration::from_millis(50), || {
-        Ok(again(struck).is_some() && (!moved || cluster.owner().as_deref() == Some("n2")))
+        Ok(again(struck).is_some() && (!moves || cluster.owns("n2")))
     })?;
     let first = again(struck);
     let phases = outcome::phases(cluster, at)?;
