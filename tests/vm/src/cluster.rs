@@ -76,22 +76,23 @@ impl Default for Setting {
     }
 }
 
-/// The configuration for a place. The witness has generic XDP: its device is a veth, whose other end runs no program.
+/// The configuration for a cluster of these guests and perhaps a witness: names and ids.
 #[must_use]
-pub fn text(site: &Site, setting: &Setting, datapath: &str) -> String {
+pub fn text(
+    guests: &[(&str, u8)],
+    witness: Option<(&str, u8)>,
+    setting: &Setting,
+    datapath: &str,
+) -> String {
     let mut text = format!(
         "cluster = \"vm\"\ngeneration = 1\nkey_file = \"cluster.key\"\ndatapath = \"{datapath}\"\n{}\n\n[timing]\n{}\n",
         setting.top, setting.timing
     );
-    let guests = site
-        .guests
+    let members = guests.iter().map(|(name, id)| (name, id, ""));
+    let witness = witness
         .iter()
-        .map(|guest| (&guest.spec.name, guest.spec.id, ""));
-    let witness = site
-        .witness
-        .iter()
-        .map(|station| (&station.name, station.id, "role = \"witness\"\n"));
-    for (name, id, role) in guests.chain(witness) {
+        .map(|(name, id)| (name, id, "role = \"witness\"\n"));
+    for (name, id, role) in members.chain(witness) {
         let _ = write!(text, "\n[[node]]\nname = \"{name}\"\nid = {id}\n{role}");
         for net in 0..NETS {
             let _ = write!(
@@ -132,15 +133,15 @@ pub fn text(site: &Site, setting: &Setting, datapath: &str) -> String {
             exec("rows-ctl", "")
         );
     }
-    text + &proof(site, setting.proof)
+    text + &proof(guests, setting.proof)
 }
 
-fn proof(site: &Site, proof: Proof) -> String {
+fn proof(guests: &[(&str, u8)], proof: Proof) -> String {
     match proof {
         Proof::None => String::new(),
         Proof::Watchdog => "\n[watchdog]\ntimeout = \"5s\"\n".to_owned(),
         Proof::Fencing => {
-            let names = site.guests.iter().map(|guest| &guest.spec.name);
+            let names = guests.iter().map(|(name, _)| name);
             let section = |name| {
                 format!(
                     "\n[[fence]]\nname = \"qmp-{name}\"\nnode = \"{name}\"\nagent = \"{BIN}/fence_heartline_qmp\"\n\
@@ -188,7 +189,15 @@ impl Cluster {
         let path = site.dir().join("heartline.toml");
         let key = site.dir().join("cluster.key");
         agent::keygen(&key)?;
-        let text_of = |datapath| text(&site, setting, datapath);
+        let guests: Vec<_> = site
+            .guests
+            .iter()
+            .map(|guest| (guest.spec.name.as_str(), guest.spec.id))
+            .collect();
+        let station = site.witness.as_ref();
+        let witness = station.map(|station| (station.name.as_str(), station.id));
+        // The witness's device is a veth whose other end runs no program: native XDP would send nothing there.
+        let text_of = |datapath| text(&guests, witness, setting, datapath);
         let text = text_of("native");
         fs::write(&path, text_of("generic"))?;
         let mut cluster = Self {
@@ -347,5 +356,31 @@ impl Cluster {
     /// The witness.
     pub fn witness(&mut self) -> Option<&mut Agent> {
         self.witness.as_mut()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use heartline::config::Config;
+
+    use super::*;
+
+    #[test]
+    fn the_agent_takes_the_configurations() {
+        for stack in [Stack::Bare, Stack::Exec] {
+            for datapath in ["native", "generic"] {
+                let setting = Setting {
+                    stack,
+                    ..Setting::default()
+                };
+                let text = text(&[("n1", 1), ("n2", 2)], Some(("w3", 3)), &setting, datapath);
+                let loaded = Config::from_str(&text, "heartline.toml");
+                assert!(
+                    loaded.is_ok(),
+                    "{}\n{text}",
+                    loaded.err().map_or_else(String::new, |e| e.to_string())
+                );
+            }
+        }
     }
 }

@@ -371,3 +371,21 @@ fn rules(cuts: &[Cut]) -> String {
     }
     text + "}\n"
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cut_names_both_directions_of_its_devices_alone() {
+        assert!(!rules(&[]).contains("drop"));
+        let back = rules(&[Cut::Back("n1".into(), "n2".into())]);
+        assert!(back.contains("iifname n1e1 oifname n2e1 drop"), "{back}");
+        assert!(back.contains("iifname n2e1 oifname n1e1 drop"), "{back}");
+        assert!(!back.contains("e0"), "{back}");
+        let all = rules(&[Cut::All("n1".into())]);
+        // Forwarded both ways, to the client and from it, on both networks.
+        assert_eq!(all.matches("drop").count(), 8, "{all}");
+        assert!(!all.contains("n2"), "{all}");
+    }
+}
