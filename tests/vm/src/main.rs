@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use heartline_lab::{interrupt, paint::Busy};
+use heartline_lab::{cleanup, interrupt, paint::Busy};
 use heartline_vm::{
     demo, image,
     site::{Plan, Site},
@@ -54,11 +54,13 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
             println!("root       {}", image.root.display());
         }
         Task::Demo(options) => {
+            cleanup::remove_leftovers()?;
             if !demo::run(&options)? {
                 return Ok(ExitCode::FAILURE);
             }
         }
         Task::Do { script } => {
+            cleanup::remove_leftovers()?;
             let busy = Busy::with("booting a guest");
             let plan = Plan {
                 guests: 1,

@@ -12,7 +12,7 @@ use clap::{Args, ValueEnum as _};
 use heartline_lab::{clock::boot_ns, interrupt, paint::Busy};
 
 use crate::{
-    cluster::{Cluster, Proof, Setting, Stack},
+    cluster::{Cluster, Proof, QUICK, Setting, Stack},
     device::Device,
     drbd::{self, MOUNT},
     roles::Roles,
@@ -106,6 +106,7 @@ pub fn one(fault: Fault, stack: Stack, proof: Proof, busy: &Busy) -> Result<Outc
     let setting = Setting {
         stack,
         proof,
+        timing: QUICK,
         ..Setting::default()
     };
     let mut cluster = Cluster::start(site, &setting)?;
