@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::{
     control::Control,
     drbd::{DEVICE, MOUNT, RESOURCE},
+    rows::Store,
     site::{NETS, Site, VIP},
 };
 
@@ -62,6 +63,8 @@ pub struct Setting {
     pub stack: Stack,
     /// The proof.
     pub proof: Proof,
+    /// What keeps the rows.
+    pub store: Store,
     /// Lines of `[timing]`.
     pub timing: &'static str,
     /// Lines put into the top of the file.
@@ -75,6 +78,7 @@ impl Default for Setting {
         Self {
             stack: Stack::Bare,
             proof: Proof::None,
+            store: Store::Sqlite,
             timing: CALM,
             top: String::new(),
             group: String::new(),
@@ -136,7 +140,7 @@ pub fn text(
              \n[[group.resource]]\nname = \"disk\"\n\
              filesystem = {{ device = \"{DEVICE}\", mount = \"{MOUNT}\", type = \"ext4\", kill_holders = true }}\n{stateful}\
              \n[[group.resource]]\nname = \"rows\"\n{}\n",
-            exec("rows-ctl", "")
+            exec(setting.store.control(), "")
         );
     }
     text + &proof(guests, setting.proof)

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use heartline_lab::interrupt;
 
-use crate::{control::Control, site::Site};
+use crate::{control::Control, rows::Store, site::Site};
 
 /// The resource.
 pub const RESOURCE: &str = "r0";
@@ -99,11 +99,12 @@ pub fn options(fencing: bool) -> Options {
     }
 }
 
-/// Makes the resource on both of the first two guests, up, connected and both sides UpToDate, with an empty file system.
+/// Makes the resource on both of the first two guests, up, connected and both sides UpToDate, with a file system and what
+/// keeps rows on it.
 ///
 /// # Errors
 /// A step fails, or the sides do not connect.
-pub fn create(site: &mut Site, options: &Options, filesystem: &str) -> Result<()> {
+pub fn create(site: &mut Site, options: &Options, filesystem: &str, store: Store) -> Result<()> {
     let text = text(2, options);
     let controls = [site.guest("n1")?.control()?, site.guest("n2")?.control()?];
     for control in &controls {
@@ -118,8 +119,13 @@ pub fn create(site: &mut Site, options: &Options, filesystem: &str) -> Result<()
     first.sh(
         &format!(
             "drbdadm -- --clear-bitmap new-current-uuid {RESOURCE} && drbdadm primary {RESOURCE} && \
-             mkfs.{filesystem} -q {DEVICE} && drbdadm secondary {RESOURCE}"
+             mkfs.{filesystem} -q {DEVICE} && mount {DEVICE} {MOUNT}"
         ),
+        LONG,
+    )?;
+    store.create(first)?;
+    first.sh(
+        &format!("umount {MOUNT} && drbdadm secondary {RESOURCE}"),
         LONG,
     )?;
     for control in &controls {

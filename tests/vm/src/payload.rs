@@ -16,6 +16,7 @@ use crate::image;
 const INIT: &str = include_str!("files/guest-init");
 const SCRIPTS: &[(&str, &str)] = &[
     ("drbd-ctl", include_str!("files/drbd-ctl")),
+    ("postgres-ctl", include_str!("files/postgres-ctl")),
     ("rows-ctl", include_str!("files/rows-ctl")),
 ];
 const PROGRAMS: &[&str] = &["heartline-guest", "fence_heartline_qmp"];

@@ -1,14 +1,14 @@
 //! DRBD 8.4 in guests: promotion, its refusals, a survivor with the data; and rows through a VIP in front of it.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use heartline_lab::interrupt;
 use heartline_vm::{
     cluster::{Cluster, Setting, Stack},
     drbd::{self, DEVICE, MOUNT, Options, RESOURCE},
     roles::Roles,
-    rows::{self, Writer},
-    site::{Plan, Site, VIP},
+    rows::{self, Store, Writer},
+    site::{Plan, Site},
 };
 
 const SOON: Duration = Duration::from_secs(90);
@@ -20,7 +20,7 @@ fn a_survivor_has_the_data() {
         ..Plan::default()
     };
     let mut site = Site::up(plan).expect("two guests");
-    drbd::create(&mut site, &Options::default(), "ext4").expect("DRBD");
+    drbd::create(&mut site, &Options::default(), "ext4", Store::Sqlite).expect("DRBD");
     let [one, two] =
         ["n1", "n2"].map(|name| site.guest(name).expect("a guest").control().expect("on"));
     one.sh(
@@ -72,7 +72,7 @@ fn a_survivor_has_the_data() {
 #[test]
 fn no_acknowledged_row_is_lost_when_the_owners_machine_dies() {
     let mut site = Site::up(Plan::default()).expect("two guests and a witness");
-    drbd::create(&mut site, &Options::default(), "ext4").expect("DRBD");
+    drbd::create(&mut site, &Options::default(), "ext4", Store::Sqlite).expect("DRBD");
     let setting = Setting {
         stack: Stack::Exec,
         ..Setting::default()
@@ -84,8 +84,7 @@ fn no_acknowledged_row_is_lost_when_the_owners_machine_dies() {
         let control = cluster.control(name).expect("on");
         roles.watch(name, control).expect("a watch");
     }
-    let address = SocketAddr::from((VIP, rows::PORT));
-    let writer = Writer::start(&cluster.site.ns, address).expect("a client");
+    let writer = Writer::start(&cluster.site.ns, Store::Sqlite).expect("a client");
     let more = |writer: &Writer, than: usize| {
         interrupt::until(SOON, Duration::from_millis(50), || {
             Ok(writer.rows().len() > than)
@@ -99,7 +98,9 @@ fn no_acknowledged_row_is_lost_when_the_owners_machine_dies() {
     cluster.owned_by("n2", SOON).expect("n2 takes over");
     assert!(more(&writer, before + 20), "rows are written again");
     let acknowledged = writer.stop();
-    let found = found(&mut cluster, "n2");
+    let found = Store::Sqlite
+        .found(&cluster.control("n2").expect("on"))
+        .expect("rows");
     assert_eq!(rows::lost(&acknowledged, &found), [] as [u32; 0]);
     assert_eq!(roles.both(), 0, "{:?}", roles.spans());
     // And the check can fail: a row that was never sent is missed.
@@ -108,17 +109,4 @@ fn no_acknowledged_row_is_lost_when_the_owners_machine_dies() {
         at: 0,
     };
     assert_eq!(rows::lost(&[never], &found), [u32::MAX]);
-}
-
-fn found(cluster: &mut Cluster, name: &str) -> Vec<u32> {
-    let control = cluster.control(name).expect("on");
-    let text = control
-        .sh(
-            &format!("sqlite3 {MOUNT}/rows.db 'select number from rows'"),
-            SOON,
-        )
-        .expect("rows");
-    text.lines()
-        .map(|line| line.parse().expect("a number"))
-        .collect()
 }

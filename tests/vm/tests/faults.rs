@@ -2,7 +2,7 @@
 
 use heartline_lab::paint::Busy;
 use heartline_vm::{
-    cluster::{Proof, Stack},
+    cluster::{Setting, Stack},
     demo::{self, Fault},
 };
 
@@ -10,7 +10,11 @@ use heartline_vm::{
 #[test]
 fn the_lab_sees_two_primaries_where_nothing_prevents_them() {
     let busy = Busy::quiet("all-cut");
-    let outcome = demo::one(Fault::AllCut, Stack::Exec, Proof::None, &busy).expect("an outcome");
+    let setting = Setting {
+        stack: Stack::Exec,
+        ..Setting::default()
+    };
+    let outcome = demo::one(Fault::AllCut, &setting, &busy).expect("an outcome");
     assert!(outcome.two_at_once && outcome.split_brain, "{outcome:?}");
     assert!(!outcome.as_expected());
 }

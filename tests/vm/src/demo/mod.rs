@@ -2,22 +2,19 @@
 //!
 //! Each fault has a place of its own: two guests with DRBD, a witness, a client that writes rows through the VIP.
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum as _};
 use heartline_lab::{clock::boot_ns, interrupt, paint::Busy};
 
 use crate::{
     cluster::{Cluster, Proof, QUICK, Setting, Stack},
     device::Device,
-    drbd::{self, MOUNT},
+    drbd,
     roles::Roles,
-    rows::{self, Writer},
-    site::{Plan, Site, VIP},
+    rows::{self, Store, Writer},
+    site::{Plan, Site},
 };
 
 mod fault;
@@ -45,6 +42,9 @@ pub struct Options {
     /// What proves that an old owner is gone
     #[arg(long, value_enum, default_value = "none")]
     proof: Proof,
+    /// What keeps the rows
+    #[arg(long, value_enum, default_value = "sqlite")]
+    store: Store,
     /// So often each
     #[arg(long, default_value_t = 1)]
     runs: u32,
@@ -69,7 +69,14 @@ pub fn run(options: &Options) -> Result<bool> {
         for _ in 0..options.runs {
             let busy = Busy::with(format!("{}: {}", fault.name(), fault.describe()));
             let start = Instant::now();
-            let outcome = one(fault, options.stack, options.proof, &busy)?;
+            let setting = Setting {
+                stack: options.stack,
+                proof: options.proof,
+                store: options.store,
+                timing: QUICK,
+                ..Setting::default()
+            };
+            let outcome = one(fault, &setting, &busy)?;
             drop(busy);
             if options.json {
                 println!("{}", serde_json::to_string(&outcome)?);
@@ -90,28 +97,29 @@ pub fn run(options: &Options) -> Result<bool> {
 ///
 /// # Errors
 /// The lab itself does not work; the error says where logs are kept.
-pub fn one(fault: Fault, stack: Stack, proof: Proof, busy: &Busy) -> Result<Outcome> {
-    if stack == Stack::Bare {
+pub fn one(fault: Fault, setting: &Setting, busy: &Busy) -> Result<Outcome> {
+    if setting.stack == Stack::Bare {
         bail!("there is no disk in a bare stack");
     }
     busy.say(format!("{}: booting two guests", fault.name()));
-    let mut site = Site::up(Plan::default())?;
+    let plan = Plan {
+        disk: match setting.store {
+            Store::Sqlite => 96,
+            Store::Postgres => 192,
+        },
+        ..Plan::default()
+    };
+    let mut site = Site::up(plan)?;
     busy.say(format!("{}: DRBD", fault.name()));
-    let options = drbd::options(stack == Stack::Drbd && proof == Proof::Fencing);
-    let made = drbd::create(&mut site, &options, "ext4");
+    let options = drbd::options(setting.stack == Stack::Drbd && setting.proof == Proof::Fencing);
+    let made = drbd::create(&mut site, &options, "ext4", setting.store);
     if let Err(error) = made {
         return Err(kept(error, &mut site));
     }
     let device = Device::start(&site.ns, site.dir())?;
-    let setting = Setting {
-        stack,
-        proof,
-        timing: QUICK,
-        ..Setting::default()
-    };
-    let mut cluster = Cluster::start(site, &setting)?;
+    let mut cluster = Cluster::start(site, setting)?;
     let mut hurt = Hurt::new(fault, device, options);
-    let done = tried(&mut hurt, &setting, &mut cluster, busy);
+    let done = tried(&mut hurt, setting, &mut cluster, busy);
     done.map_err(|error| {
         let error = error.context(format!(
             "{}\n{}",
@@ -143,7 +151,7 @@ fn tried(
         let control = cluster.control(name)?;
         roles.watch(name, control)?;
     }
-    let writer = Writer::start(&cluster.site.ns, SocketAddr::from((VIP, rows::PORT)))?;
+    let writer = Writer::start(&cluster.site.ns, setting.store)?;
     if !interrupt::until(SOON, Duration::from_millis(50), || {
         Ok(writer.rows().len() >= BEFORE)
     })? {
@@ -180,12 +188,13 @@ fn tried(
     let acknowledged = writer.stop();
     let owner = if served { cluster.owner() } else { None };
     let found = match &owner {
-        Some(name) => Some(found(cluster, name)?),
+        Some(name) => Some(setting.store.found(&cluster.control(name)?)?),
         None => None,
     };
     Ok(Outcome {
         fault,
         stack: format!("{:?}", setting.stack).to_lowercase(),
+        store: format!("{:?}", setting.store).to_lowercase(),
         proof: format!("{:?}", setting.proof).to_lowercase(),
         acknowledged: acknowledged.len(),
         lost: found.as_ref().map(|found| rows::lost(&acknowledged, found)),
@@ -224,17 +233,4 @@ fn split_brain(cluster: &mut Cluster) -> bool {
             .and_then(|control| control.run("dmesg | grep -q 'Split-Brain detected'", SOON))
             .is_ok_and(|ran| ran.code == Some(0))
     })
-}
-
-fn found(cluster: &mut Cluster, name: &str) -> Result<Vec<u32>> {
-    let text = cluster.control(name)?.sh(
-        &format!("sqlite3 {MOUNT}/rows.db 'select number from rows'"),
-        SOON,
-    )?;
-    text.lines()
-        .map(|line| {
-            line.parse()
-                .with_context(|| format!("a row called {line:?}"))
-        })
-        .collect()
 }

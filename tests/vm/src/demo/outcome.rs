@@ -27,6 +27,8 @@ pub struct Outcome {
     pub fault: Fault,
     /// What stood behind the VIP.
     pub stack: String,
+    /// What kept the rows.
+    pub store: String,
     /// What was to prove that an old owner is gone.
     pub proof: String,
     /// Rows that the client holds to be safe.
