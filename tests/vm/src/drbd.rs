@@ -30,12 +30,12 @@ pub struct Options {
 }
 
 /// The text of `/etc/drbd.d/r0.res` (drbd.conf-8.4(5)) for the guests of a place. Times are for machines that are
-/// emulated and share two processors: a peer is given up after 2 s without an answer.
+/// emulated and share two processors: a peer is given up after 3 to 4 s without an answer.
 #[must_use]
 pub fn text(guests: u8, options: &Options) -> String {
     let mut text = format!(
         "resource {RESOURCE} {{\n  protocol C;\n  device {DEVICE};\n  disk {DISK};\n  meta-disk internal;\n\
-         \x20 net {{\n    timeout 20; ping-int 2; ping-timeout 20; connect-int 2; max-buffers 2048;\n\
+         \x20 net {{\n    timeout 40; ping-int 2; ping-timeout 30; connect-int 2; max-buffers 2048;\n\
          \x20   after-sb-0pri disconnect; after-sb-1pri disconnect; after-sb-2pri disconnect;\n    {}\n  }}\n\
          \x20 disk {{\n    on-io-error detach; resync-rate 100M; c-plan-ahead 0;\n    {}\n  }}\n\
          \x20 handlers {{\n    {}\n  }}\n",
