@@ -391,13 +391,15 @@ impl Drop for Guest {
     }
 }
 
-/// A guest's agent is as real-time as its machine: what builds on the same processors must not stand before it.
+/// A guest's agent is as real-time as its machine: what builds on the same processors must not stand before it. The
+/// lowest real-time priority is below that of the labs' own agents and probers.
 fn urgent(command: &mut Command) {
-    const NICE: libc::c_int = -10;
-    // SAFETY: setpriority is async-signal-safe and touches only the child. Where it is refused, the guest is slower.
+    // SAFETY: sched_setscheduler is async-signal-safe and touches only the child, with a valid parameter block. Where it is
+    // refused, the guest is slower.
     unsafe {
         command.pre_exec(|| {
-            libc::setpriority(libc::PRIO_PROCESS, 0, NICE);
+            let param = libc::sched_param { sched_priority: 1 };
+            libc::sched_setscheduler(0, libc::SCHED_RR, &raw const param);
             Ok(())
         });
     }
