@@ -162,9 +162,13 @@ impl Guest {
             "-initrd",
             &show(&self.image.initramfs),
         ]);
+        // Without no_timer_check a kernel that waits for its processor takes its timer for broken, and panics.
         put(&[
             "-append",
-            &format!("console=ttyS0 quiet panic=1 hl.name={}", spec.name),
+            &format!(
+                "console=ttyS0 quiet panic=1 no_timer_check hl.name={}",
+                spec.name
+            ),
         ]);
         put(&[
             "-chardev",
@@ -242,7 +246,11 @@ impl Guest {
             match self.control()?.greeted(before, step) {
                 Ok(boot) => return Ok(boot),
                 Err(_) if Instant::now() < end => heartline_lab::interrupt::check()?,
-                Err(error) => return Err(error.context(self.console_tail())),
+                Err(_) => bail!(
+                    "{} is not up after {BOOT:?}; {}",
+                    self.spec.name,
+                    self.console_tail()
+                ),
             }
         }
     }
