@@ -352,6 +352,25 @@ impl Cluster {
         Ok(())
     }
 
+    /// As [`Cluster::owned_by`], after a move if the group has come up elsewhere: who is up first may have it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn brought_to(&mut self, name: &str, deadline: Duration) -> Result<()> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.owned_by(name, deadline / 4) {
+                Ok(()) => return Ok(()),
+                Err(error) if tries == 4 => return Err(error),
+                Err(_) => {
+                    // Refused while the group is still on its way somewhere: looked at again.
+                    let _ = self.cli(name, &format!("move {GROUP} {name}"));
+                }
+            }
+        }
+    }
+
     /// Whether a guest says of itself that it owns the group.
     pub fn owns(&mut self, name: &str) -> bool {
         self.status(name)

@@ -15,7 +15,7 @@ const SOON: Duration = Duration::from_secs(90);
 fn a_vip_moves_when_the_owners_machine_dies() {
     let site = Site::up(Plan::default()).expect("two guests and a witness");
     let mut cluster = Cluster::start(site, &Setting::default()).expect("agents");
-    cluster.owned_by("n1", SOON).expect("n1 owns");
+    cluster.brought_to("n1", SOON).expect("n1 owns");
 
     // Native XDP in the driver, not its stand-in.
     for name in ["n1", "n2"] {

@@ -78,7 +78,7 @@ fn no_acknowledged_row_is_lost_when_the_owners_machine_dies() {
         ..Setting::default()
     };
     let mut cluster = Cluster::start(site, &setting).expect("agents");
-    cluster.owned_by("n1", SOON).expect("n1 owns");
+    cluster.brought_to("n1", SOON).expect("n1 owns");
     let mut roles = Roles::default();
     for name in ["n1", "n2"] {
         let control = cluster.control(name).expect("on");

@@ -145,7 +145,7 @@ fn tried(
 ) -> Result<Outcome> {
     let fault = hurt.fault;
     busy.say(format!("{}: n1 takes the group", fault.name()));
-    cluster.owned_by("n1", SOON)?;
+    cluster.brought_to("n1", SOON)?;
     let mut roles = Roles::default();
     for name in ["n1", "n2"] {
         let control = cluster.control(name)?;
