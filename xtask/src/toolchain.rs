@@ -13,6 +13,9 @@ use std::collections::BTreeSet;
 use crate::ebpf::{self, Candidate, Chosen, Refusal};
 
 mod look;
+mod programs;
+
+use programs::{BENCH_PROGRAMS, CXX, LAB_PROGRAMS, SERVICE_PROGRAMS, VM_PROGRAMS};
 
 pub use look::{OLDEST, llvm_bin};
 
@@ -27,66 +30,6 @@ const DEBIAN_LLVM: u32 = 22;
 
 /// Debian's compiler, with the library source that matches it.
 const DEBIAN_COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
-
-/// Programs that the lab calls, and the Debian packages that hold them.
-const LAB_PROGRAMS: &[(&str, &str)] = &[
-    ("ip", "iproute2"),
-    ("ethtool", "ethtool"),
-    ("nft", "nftables"),
-    ("nginx", "nginx-light"),
-    ("strace", "strace"),
-    // Nodes that are Debian machines (`demo provider`), and clients that ask their services.
-    ("debootstrap", "debootstrap"),
-    ("systemd-nspawn", "systemd-container"),
-    ("kdig", "knot-dnsutils"),
-    ("radclient", "freeradius-utils"),
-    ("sipsak", "sipsak"),
-    ("curl", "curl"),
-];
-
-/// What the bench calls beyond that: the peer, the load, and what turns its picture into pixels (it brings its fonts).
-const BENCH_PROGRAMS: &[(&str, &str)] = &[
-    ("keepalived", "keepalived"),
-    ("stress-ng", "stress-ng"),
-    ("rsvg-convert", "librsvg2-bin"),
-];
-/// What the tests of the services call beyond the lab's: the servers that probes ask, the plugins that are probes, and
-/// systemd, agents and storage for resources.
-const SERVICE_PROGRAMS: &[(&str, &str)] = &[
-    ("nginx", "nginx-light"),
-    ("unbound", "unbound"),
-    ("freeradius", "freeradius"),
-    ("kamailio", "kamailio"),
-    (
-        "/usr/lib/nagios/plugins/check_http",
-        "monitoring-plugins-basic",
-    ),
-    ("sysctl", "procps"),
-    ("/lib/systemd/systemd", "systemd"),
-    ("dbus-daemon", "dbus-daemon"),
-    ("/usr/lib/ocf/resource.d/heartbeat/Dummy", "resource-agents"),
-    ("apache2", "apache2"),
-    ("tgtd", "tgt"),
-    ("iscsiadm", "open-iscsi"),
-    ("vgs", "lvm2"),
-    ("mkfs.ext4", "e2fsprogs"),
-    ("modprobe", "kmod"),
-];
-
-/// What the lab of guests calls beyond the lab's: the machines, and what their image is made with. (Guests have their own
-/// packages: tests/vm/src/image.)
-const VM_PROGRAMS: &[(&str, &str)] = &[
-    ("qemu-system-x86_64", "qemu-system-x86"),
-    ("/bin/busybox", "busybox-static"),
-    ("cpio", "cpio"),
-    ("depmod", "kmod"),
-    ("mke2fs", "e2fsprogs"),
-    ("strip", "binutils"),
-    ("ping", "iputils-ping"),
-];
-
-/// What libFuzzer is compiled with, and the Debian package that brings it.
-const CXX: (&str, &str) = ("c++", "g++");
 
 /// What a task needs beyond a Rust compiler.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
