@@ -9,12 +9,12 @@ use heartline_vm::{
 /// Without it, "never two primaries" would mean nothing.
 #[test]
 fn the_lab_sees_two_primaries_where_nothing_prevents_them() {
-    let busy = Busy::quiet("all-cut");
+    let busy = Busy::quiet("guest-frozen");
     let setting = Setting {
         stack: Stack::Exec,
         ..Setting::default()
     };
-    let outcome = demo::one(Fault::AllCut, &setting, &busy).expect("an outcome");
-    assert!(outcome.two_at_once && outcome.split_brain, "{outcome:?}");
+    let outcome = demo::one(Fault::GuestFrozen, &setting, &busy).expect("an outcome");
+    assert!(outcome.two_at_once, "{outcome:?}");
     assert!(!outcome.as_expected());
 }

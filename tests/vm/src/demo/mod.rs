@@ -187,10 +187,14 @@ fn tried(
     let split = split_brain(cluster);
     let acknowledged = writer.stop();
     let owner = if served { cluster.owner() } else { None };
-    let found = match &owner {
-        Some(name) => Some(setting.store.found(&cluster.control(name)?)?),
-        None => None,
-    };
+    // The group may be on its way once more: looked at again, and "?" if nobody can tell.
+    let mut found = None;
+    interrupt::until(QUIET, Duration::from_secs(1), || {
+        found = cluster
+            .owner()
+            .and_then(|name| setting.store.found(&cluster.control(&name).ok()?).ok());
+        Ok(found.is_some())
+    })?;
     Ok(Outcome {
         fault,
         stack: format!("{:?}", setting.stack).to_lowercase(),
