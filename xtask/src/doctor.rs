@@ -208,6 +208,16 @@ fn tools(facts: &Facts) -> Vec<Finding> {
             facts.missing_services.join(", ")
         )));
     }
+    if facts.missing_vm.is_empty() {
+        found.push(good(
+            "programs the lab of guests calls: QEMU and what makes their image",
+        ));
+    } else {
+        found.push(Finding::Note(format!(
+            "the lab of guests (cargo xtask vm, demo drbd) calls {}; it installs them",
+            facts.missing_vm.join(", ")
+        )));
+    }
     if facts.missing_bench.is_empty() {
         found.push(good(
             "programs the bench calls: keepalived, stress-ng, rsvg-convert",

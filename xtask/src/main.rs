@@ -16,6 +16,7 @@ mod tidy;
 mod toolchain;
 mod ui;
 mod verify;
+mod vm;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -43,7 +44,7 @@ enum Task {
         release: bool,
     },
     /// Three nodes in network namespaces lose, freeze, kill and move a VIP; prints what a client saw. `demo provider`:
-    /// DNS, RADIUS, web and SIP on three Debian machines under systemd
+    /// DNS, RADIUS, web and SIP on three Debian machines under systemd. `demo drbd`: a replicated disk in QEMU guests
     #[command(disable_help_flag = true)]
     Demo(Rest),
     /// A lab of nodes in network namespaces: up, down, status, shell, do
@@ -56,6 +57,9 @@ enum Task {
     /// flood (hostile packets), xdp (cost of a packet), jitter (of the real-time thread)
     #[command(disable_help_flag = true)]
     Bench(Rest),
+    /// Machines of their own kernel (QEMU guests), for what namespaces cannot show: disks, watchdogs, power
+    #[command(subcommand)]
+    Vm(vm::Task),
     /// Random faults on a cluster in the lab, several at once, every promise checked from outside
     #[command(disable_help_flag = true)]
     Nemesis(Rest),
@@ -109,7 +113,14 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             cargo::build(cargo::AGENT_AND_LAB, release)?;
             Ok(ExitCode::SUCCESS)
         }
-        Task::Demo(rest) => lab(Some("demo"), rest, policy),
+        Task::Demo(mut rest) => {
+            if rest.args.first().is_some_and(|word| word == "drbd") {
+                rest.args.remove(0);
+                return vm::hand_over("demo", rest.args, policy);
+            }
+            lab(Some("demo"), rest, policy)
+        }
+        Task::Vm(task) => vm::run(task, policy),
         Task::Lab(rest) => lab(Some("lab"), rest, policy),
         Task::Load(rest) => lab(Some("load"), rest, policy),
         Task::Bench(rest) => {

@@ -44,6 +44,17 @@ pub struct Options {
     suite: Vec<Suite>,
 }
 
+impl Options {
+    /// One suite alone.
+    pub fn only(suite: Suite, all: bool, filter: Option<String>) -> Self {
+        Self {
+            all,
+            filter,
+            suite: vec![suite],
+        }
+    }
+}
+
 /// A part of the tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Suite {
@@ -59,6 +70,8 @@ pub enum Suite {
     Fuzz,
     /// The real agent in network namespaces
     Lab,
+    /// The real agent in QEMU guests, with DRBD
+    Vm,
 }
 
 impl Suite {
@@ -70,6 +83,7 @@ impl Suite {
             Self::Bpf => "bpf",
             Self::Fuzz => "fuzz",
             Self::Lab => "lab",
+            Self::Vm => "vm",
         }
     }
 
@@ -88,12 +102,13 @@ impl Suite {
             Self::Bpf => &["heartline-bpf-tests"],
             Self::Fuzz => &["heartline-fuzz", "heartline-ebpf-host"],
             Self::Lab => &["heartline-lab"],
+            Self::Vm => &["heartline-vm"],
         }
     }
 
     /// Runs one test at a time: they share the machine's CPUs and measure time.
     fn alone(self) -> bool {
-        self == Self::Lab
+        matches!(self, Self::Lab | Self::Vm)
     }
 }
 
@@ -158,8 +173,6 @@ fn plain(line: &str) -> String {
 
 /// Runs the suites. Exit status 1 if anything failed.
 pub fn run(options: &Options, policy: Policy) -> Result<ExitCode> {
-    let need = Need::FUZZ.and(Need::LAB).and(Need::SERVICES);
-    install::ensure(need.and(Need::LINTS), policy)?;
     let chosen: Vec<Suite> = Suite::value_variants()
         .iter()
         .copied()
@@ -167,6 +180,17 @@ pub fn run(options: &Options, policy: Policy) -> Result<ExitCode> {
         // A filter is for tests, and verify has none.
         .filter(|suite| options.filter.is_none() || *suite != Suite::Verify)
         .collect();
+    let mut need = Need::FUZZ
+        .and(Need::LAB)
+        .and(Need::SERVICES)
+        .and(Need::LINTS);
+    if chosen == [Suite::Vm] {
+        need = Need::BUILD;
+    }
+    if chosen.contains(&Suite::Vm) {
+        need = need.and(Need::VM);
+    }
+    install::ensure(need, policy)?;
     let mut rows = Vec::new();
     for suite in chosen {
         let start = Instant::now();
@@ -246,9 +270,13 @@ fn tests(suite: Suite, options: &Options) -> Result<Tally> {
             command.arg("--release");
         }
     }
-    if suite == Suite::Lab {
-        // `cargo test` builds the library that the lab uses, but not the agent it starts.
-        match cargo::build(cargo::AGENT_AND_LAB, options.all) {
+    if suite.alone() {
+        // `cargo test` builds the library that the labs use, but not the agent they start.
+        let programs = match suite {
+            Suite::Vm => cargo::AGENT_AND_VM,
+            _ => cargo::AGENT_AND_LAB,
+        };
+        match cargo::build(programs, options.all) {
             Ok(programs) => {
                 if let Some(agent) = programs.get("heartline") {
                     command.env(AGENT, agent);

@@ -13,6 +13,9 @@ use std::collections::BTreeSet;
 use crate::ebpf::{self, Candidate, Chosen, Refusal};
 
 mod look;
+mod programs;
+
+use programs::{BENCH_PROGRAMS, CXX, LAB_PROGRAMS, SERVICE_PROGRAMS, VM_PROGRAMS};
 
 pub use look::{OLDEST, llvm_bin};
 
@@ -28,55 +31,6 @@ const DEBIAN_LLVM: u32 = 22;
 /// Debian's compiler, with the library source that matches it.
 const DEBIAN_COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 
-/// Programs that the lab calls, and the Debian packages that hold them.
-const LAB_PROGRAMS: &[(&str, &str)] = &[
-    ("ip", "iproute2"),
-    ("ethtool", "ethtool"),
-    ("nft", "nftables"),
-    ("nginx", "nginx-light"),
-    ("strace", "strace"),
-    // Nodes that are Debian machines (`demo provider`), and clients that ask their services.
-    ("debootstrap", "debootstrap"),
-    ("systemd-nspawn", "systemd-container"),
-    ("kdig", "knot-dnsutils"),
-    ("radclient", "freeradius-utils"),
-    ("sipsak", "sipsak"),
-    ("curl", "curl"),
-];
-
-/// What the bench calls beyond that: the peer, the load, and what turns its picture into pixels (it brings its fonts).
-const BENCH_PROGRAMS: &[(&str, &str)] = &[
-    ("keepalived", "keepalived"),
-    ("stress-ng", "stress-ng"),
-    ("rsvg-convert", "librsvg2-bin"),
-];
-/// What the tests of the services call beyond the lab's: the servers that probes ask, the plugins that are probes, and
-/// systemd, agents and storage for resources.
-const SERVICE_PROGRAMS: &[(&str, &str)] = &[
-    ("nginx", "nginx-light"),
-    ("unbound", "unbound"),
-    ("freeradius", "freeradius"),
-    ("kamailio", "kamailio"),
-    (
-        "/usr/lib/nagios/plugins/check_http",
-        "monitoring-plugins-basic",
-    ),
-    ("sysctl", "procps"),
-    ("/lib/systemd/systemd", "systemd"),
-    ("dbus-daemon", "dbus-daemon"),
-    ("/usr/lib/ocf/resource.d/heartbeat/Dummy", "resource-agents"),
-    ("fence_ipmilan", "fence-agents"),
-    ("apache2", "apache2"),
-    ("tgtd", "tgt"),
-    ("iscsiadm", "open-iscsi"),
-    ("vgs", "lvm2"),
-    ("mkfs.ext4", "e2fsprogs"),
-    ("modprobe", "kmod"),
-];
-
-/// What libFuzzer is compiled with, and the Debian package that brings it.
-const CXX: (&str, &str) = ("c++", "g++");
-
 /// What a task needs beyond a Rust compiler.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Need {
@@ -88,6 +42,8 @@ pub struct Need {
     pub bench: bool,
     /// The servers that the services' tests ask.
     pub services: bool,
+    /// What the lab of guests calls.
+    pub vm: bool,
     /// clippy and rustfmt.
     pub lints: bool,
     /// A C++ compiler, for libFuzzer.
@@ -101,6 +57,7 @@ impl Need {
         lab: false,
         bench: false,
         services: false,
+        vm: false,
         lints: false,
         cxx: false,
     };
@@ -110,6 +67,7 @@ impl Need {
         lab: true,
         bench: false,
         services: false,
+        vm: false,
         lints: false,
         cxx: false,
     };
@@ -119,6 +77,7 @@ impl Need {
         lab: true,
         bench: true,
         services: false,
+        vm: false,
         lints: false,
         cxx: false,
     };
@@ -128,6 +87,7 @@ impl Need {
         lab: false,
         bench: false,
         services: false,
+        vm: false,
         lints: true,
         cxx: false,
     };
@@ -137,8 +97,20 @@ impl Need {
         lab: false,
         bench: false,
         services: false,
+        vm: false,
         lints: false,
         cxx: true,
+    };
+
+    /// Running the lab of guests.
+    pub const VM: Self = Self {
+        ebpf: false,
+        lab: true,
+        bench: false,
+        services: false,
+        vm: true,
+        lints: false,
+        cxx: false,
     };
 
     /// Running the services' tests.
@@ -147,6 +119,7 @@ impl Need {
         lab: false,
         bench: false,
         services: true,
+        vm: false,
         lints: false,
         cxx: false,
     };
@@ -158,6 +131,7 @@ impl Need {
             lab: self.lab || other.lab,
             bench: self.bench || other.bench,
             services: self.services || other.services,
+            vm: self.vm || other.vm,
             lints: self.lints || other.lints,
             cxx: self.cxx || other.cxx,
         }
@@ -220,6 +194,8 @@ pub struct Facts {
     pub missing_bench: Vec<&'static str>,
     /// Programs of the services' tests that are not here.
     pub missing_services: Vec<&'static str>,
+    /// Programs of the lab of guests that are not here.
+    pub missing_vm: Vec<&'static str>,
     /// Is there a C++ compiler?
     pub cxx: bool,
     /// cargo-clippy, cargo-fmt: those that are not here.
@@ -426,6 +402,7 @@ pub fn plan(facts: &Facts, need: Need) -> Plan {
             &facts.missing_services,
             "the tests of services",
         ),
+        (need.vm, VM_PROGRAMS, &facts.missing_vm, "the lab of guests"),
     ];
     for (needed, known, missing, who) in programs {
         if !needed || missing.is_empty() {
@@ -446,6 +423,7 @@ pub fn plan(facts: &Facts, need: Need) -> Plan {
             whys.push(match who {
                 "the lab" => "the lab calls them",
                 "the bench" => "the bench compares, loads and draws with them",
+                "the lab of guests" => "guests are made of them and run in them",
                 _ => "the tests of services ask them",
             });
         } else {

@@ -7,6 +7,7 @@ use std::{
 
 use super::{
     BENCH_PROGRAMS, CXX, Facts, LAB_PROGRAMS, LINKER_LLVM, Linker, Offer, SERVICE_PROGRAMS,
+    VM_PROGRAMS,
 };
 use crate::{
     ebpf::{self, Candidate},
@@ -40,6 +41,7 @@ impl Facts {
             missing_programs: missing(LAB_PROGRAMS),
             missing_bench: missing(BENCH_PROGRAMS),
             missing_services: missing(SERVICE_PROGRAMS),
+            missing_vm: missing(VM_PROGRAMS),
             cxx: ebpf::find_program(CXX.0).is_some(),
             missing_lints: [("cargo-clippy", "clippy"), ("cargo-fmt", "rustfmt")]
                 .into_iter()

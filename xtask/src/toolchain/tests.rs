@@ -45,6 +45,7 @@ fn bare() -> Facts {
         missing_programs: vec!["ethtool", "nginx"],
         missing_bench: vec!["keepalived", "stress-ng", "rsvg-convert"],
         missing_services: vec!["nginx", "unbound"],
+        missing_vm: vec!["qemu-system-x86_64"],
         cxx: false,
         missing_lints: Vec::new(),
     }
@@ -61,6 +62,7 @@ fn complete() -> Facts {
         missing_programs: Vec::new(),
         missing_bench: Vec::new(),
         missing_services: Vec::new(),
+        missing_vm: Vec::new(),
         cxx: true,
         ..bare()
     }
