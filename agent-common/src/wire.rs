@@ -72,6 +72,8 @@ pub mod flags {
     pub const READY: u8 = 32;
     /// The sender understands the next version, too, and says in this message what only that one knows.
     pub const NEXT: u8 = 64;
+    /// No services run on the sender of groups that it does not own, and none of those it owned last may run elsewhere.
+    pub const CLEAN: u8 = 128;
 }
 
 /// One message. Plain integers in little-endian order; the whole is copied to and from packets as bytes.

@@ -59,6 +59,20 @@ pub enum Command {
         /// Epoch of the ownership; it may be one that has just ended, as long as nobody else owns the group.
         epoch: u64,
     },
+    /// Nothing of a group's services runs here, although this node does not own it.
+    Swept {
+        /// The group.
+        group: u8,
+        /// Of the last ownership here that the agent knows of.
+        epoch: u64,
+    },
+    /// Nobody can say whether the group's services run on another node; said by who owns it, or owned it last.
+    Unsure {
+        /// The group.
+        group: u8,
+        /// Is it so?
+        on: bool,
+    },
     /// Forget where the group failed, and that it is stuck; on all nodes.
     Clear {
         /// The group.

@@ -39,6 +39,8 @@ impl<S: Deref<Target = Shared>> Core<S> {
             Command::Phase { group, phase } => self.speak(group, phase, now)?,
             Command::Stopped { group, epoch } => self.stopped(group, epoch)?,
             Command::StopFailed { group, epoch } => self.stop_failed(group, epoch, now)?,
+            Command::Swept { group, epoch } => self.swept(group, epoch)?,
+            Command::Unsure { group, on } => self.unsure(group, on),
             Command::Clear { group } => {
                 if !self.groups.has(group) {
                     return Err(CommandError::UnknownGroup);

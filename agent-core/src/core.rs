@@ -14,6 +14,7 @@ use agent_common::{
 use crate::{
     action::{Action, Event},
     claimant::Pending,
+    clean::Clean,
     command::{Fitness, Phase},
     config::CoreConfig,
     detector::Health,
@@ -70,6 +71,7 @@ pub struct Core<S: Deref<Target = Shared>> {
     pub(crate) stop: Box<[Stop; MAX_GROUPS]>,
     /// Something has changed that may change where orderly groups should be.
     pub(crate) look: bool,
+    pub(crate) clean: Clean,
     pub(crate) links: Links,
     pub(crate) plans: Box<Plans>,
     /// Since when each node has said what it says of each group, by id - 1.
@@ -112,6 +114,8 @@ impl<S: Deref<Target = Shared>> Core<S> {
         let seed = cfg.seed ^ u64::from(cfg.me) << 32;
         let groups = cfg.group_set();
         let links = Links::new(&cfg);
+        let orderly = groups.iter().filter(|g| cfg.settings(*g).orderly);
+        let clean = Clean::new(orderly.fold(Set::EMPTY, Set::with));
         let mut core = Core {
             cfg,
             sh,
@@ -127,6 +131,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
             move_since: Box::new([0; MAX_GROUPS]),
             stop: Box::new([Stop::default(); MAX_GROUPS]),
             look: true,
+            clean,
             links,
             plans: Box::default(),
             fit_since: Box::new([[0; MAX_GROUPS]; MAX_NODES]),
@@ -289,6 +294,8 @@ impl<S: Deref<Target = Shared>> Core<S> {
     pub fn reconfigure(&mut self, cfg: &mut CoreConfig, now: Now) {
         self.check_lease(now);
         self.groups = cfg.group_set();
+        let gone = self.sh.run_set.load().minus(self.groups);
+        self.left_by(gone.and(self.links.orderly));
         std::mem::swap(&mut self.cfg, cfg);
         self.links.follow(&self.cfg);
         self.plans.forget();
@@ -349,6 +356,9 @@ impl<S: Deref<Target = Shared>> Core<S> {
         }
         if self.ready(now.boot) {
             f |= flags::READY;
+        }
+        if self.unclean().is_empty() {
+            f |= flags::CLEAN;
         }
         Message {
             magic: wire::MAGIC,

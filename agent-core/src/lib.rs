@@ -18,6 +18,7 @@
 
 pub mod action;
 pub mod claimant;
+mod clean;
 pub mod command;
 mod commands;
 pub mod config;

@@ -154,6 +154,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
     pub(crate) fn lose(&mut self, group: u8) {
         let i = usize::from(group);
         let epoch = self.sh.group_epoch[i].load();
+        self.left_behind(group, self.stop[i].stopped);
         self.stop[i] = self.stop[i].ended();
         self.push(Action::Lose { group, epoch });
     }

@@ -71,6 +71,8 @@ impl<S: Deref<Target = Shared>> Core<S> {
             stop,
             // Looked at on every timeout.
             look: _,
+            // For the agent: no decision looks at it.
+            clean: _,
             links: _,
             plans: _,
             fit_since: _,

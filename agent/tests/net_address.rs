@@ -488,6 +488,7 @@ fn a_new_configuration_touches_only_what_differs() {
         net.control(NetControl::Reconfigure(Box::new(config(groups))));
         net.wait("the change", |e| {
             *e == NetEvent::Reconfigured {
+                serial: 7,
                 vips: 4,
                 removed: 3,
             }

@@ -25,6 +25,29 @@ pub(super) struct Places<'a> {
     pub(super) datapath: &'a mut AnyPath,
     pub(super) rt: &'a mut RtHandle,
     pub(super) net: &'a ControlSender,
+    pub(super) serial: &'a mut Serial,
+}
+
+/// The configurations that the address thread was sent: VIPs that are none any more keep their gate until it has followed
+/// the newest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Serial(u64);
+
+impl Serial {
+    /// Of the one to be sent.
+    pub(super) fn next(self) -> u64 {
+        self.0 + 1
+    }
+
+    /// It was sent.
+    pub(super) fn sent(&mut self) {
+        self.0 += 1;
+    }
+
+    /// Is it the last that was sent?
+    pub(super) fn is_newest(self, serial: u64) -> bool {
+        self.0 == serial
+    }
 }
 
 /// VIPs with their groups; true: a gateway.
@@ -118,9 +141,11 @@ impl Places<'_> {
         if let Some(k) = keys {
             self.datapath.set_keys(&k.new)?;
         }
-        if let Some(net) = net {
+        if let Some(mut net) = net {
+            net.serial = self.serial.next();
             let told = self.net.send(NetControl::Reconfigure(Box::new(net)));
             ensure!(told.is_ok(), "the address thread is busy");
+            self.serial.sent();
         }
         Ok(())
     }

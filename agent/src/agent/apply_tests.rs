@@ -56,6 +56,7 @@ struct Rig {
     net: ControlSender,
     told: Receiver<NetControl>,
     gated: Gated,
+    serial: Serial,
     // Dropped last.
     pins: Pins,
 }
@@ -133,6 +134,7 @@ impl Rig {
             net: ControlSender::new(net, fd()),
             told,
             gated,
+            serial: Serial::default(),
             pins,
         }
     }
@@ -147,6 +149,7 @@ impl Rig {
             datapath: &mut self.datapath,
             rt: &mut self.rt,
             net: &self.net,
+            serial: &mut self.serial,
         }
         .change(parts, keys)
     }
@@ -263,8 +266,43 @@ fn a_gate_that_refuses_changes_nothing() {
         datapath: &mut rig.datapath,
         rt: &mut rig.rt,
         net: &rig.net,
+        serial: &mut rig.serial,
     };
     assert!(places.change(Some(parts), keys).is_err());
     rig.is_as_before("the gate is full");
     assert_eq!(rig.queued(), (0, 0));
+}
+
+/// Two reloads, one right after the other: the answer to the first must not open what the second still has to remove.
+#[test]
+fn only_the_answer_to_the_newest_change_ends_gates() {
+    let mut rig = Rig::new();
+    let third = "192.0.2.102";
+    for vip in [NEW, third] {
+        rig.gated = rig.change(Some(vip), false).expect("room").expect("gates");
+    }
+    assert_eq!(rig.vips(), gates(&[OLD, NEW, third]));
+    let told: Vec<u64> = rig
+        .told
+        .try_iter()
+        .map(|c| match c {
+            NetControl::Reconfigure(net) => net.serial,
+            NetControl::Stop | NetControl::Gate { .. } => 0,
+        })
+        .collect();
+    assert_eq!(told.len(), 2);
+    let newest = told.iter().map(|serial| rig.serial.is_newest(*serial));
+    assert_eq!(newest.collect::<Vec<_>>(), [false, true]);
+}
+
+/// What could not be sent is not waited for.
+#[test]
+fn a_change_that_was_refused_does_not_count() {
+    let mut rig = Rig::new();
+    let before = rig.serial;
+    for _ in 0..NET_ROOM {
+        assert!(rig.net.send(NetControl::Stop).is_ok());
+    }
+    assert!(rig.change(Some(NEW), false).is_err());
+    assert_eq!(rig.serial, before);
 }

@@ -106,8 +106,8 @@ impl Supervisor {
                     Box::new(|_| {}),
                 );
             }
-            Ask::Reload(tell) => {
-                let _ = tell.send(self.reload());
+            Ask::Reload(stop, tell) => {
+                let _ = tell.send(self.reload(stop));
             }
         }
     }

@@ -2,17 +2,32 @@
 
 use std::{fs, path::PathBuf};
 
-use agent_core::{
-    Command, Event as CoreEvent,
-    action::{Gain, GainReason},
-};
+use agent_common::node_bit;
+use agent_core::{Command, Event as CoreEvent, action::Gain};
 use agent_services::{
     group::{Phase, Report, What},
     resource::{Kind, Resource},
 };
 
-use super::{services, supervise::Supervisor};
-use crate::events::{Draft, EventKind};
+use super::{End, services, supervise::Supervisor};
+use crate::{
+    events::{Draft, EventKind},
+    net::rt::boottime_ns,
+};
+
+/// A doubt that lasts so long is told, ns: at a start all nodes say within moments that nothing runs there.
+const DOUBT_TOLD: u64 = 1_000_000_000;
+
+/// Something that must not run twice, and may run elsewhere.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Doubt {
+    /// Since when, boot ns.
+    since: u64,
+    /// Nodes that have not said since then that it does not run there.
+    missing: u32,
+    /// People know of it.
+    told: bool,
+}
 
 impl Supervisor {
     /// The groups of the configuration, at the start and after a change.
@@ -24,16 +39,19 @@ impl Supervisor {
             kept.has(group)
                 .then(|| table.group_epoch[usize::from(group)].load())
         };
-        if at_start {
-            for group in kept.iter() {
-                if let Ok(text) = fs::read_to_string(self.doubt_file(group)) {
-                    self.unproven.insert(group, text);
-                }
-            }
+        for g in &self.config.groups {
+            let epoch = table.group_epoch[usize::from(g.id)].load();
+            self.last_epoch.entry(g.id).or_insert(epoch);
         }
         self.services.set(&self.config, self.me, owned);
         if at_start {
             self.warn_shut_off();
+            let groups: Vec<u8> = self.config.groups.iter().map(|g| g.id).collect();
+            for group in groups {
+                if self.doubt_file(group).exists() {
+                    self.doubt(group);
+                }
+            }
         }
         self.hooks.set(&self.config.hooks, &self.log);
         self.review_holds();
@@ -85,37 +103,17 @@ impl Supervisor {
         let Gain {
             group,
             epoch,
-            reason,
-            from,
+            stopped,
             ..
         } = *gain;
-        if self.services.is_stateful(group) && !self.is_proven(group, reason) {
-            self.doubt(group, from);
+        self.last_epoch.insert(group, epoch);
+        if self.services.is_stateful(group) && !stopped {
+            self.doubt(group);
+        } else {
+            self.end_doubt(group);
         }
         let hold = self.hold_for(group);
         self.services.own(group, epoch, hold);
-    }
-
-    /// Is it certain that nothing of the group runs elsewhere? An owner that gave it up has stopped it first. Where no
-    /// owner was known, all who may own it must be heard: they stop what is not theirs.
-    fn is_proven(&mut self, group: u8, reason: GainReason) -> bool {
-        match reason {
-            GainReason::Move => true,
-            GainReason::OwnerLost => false,
-            GainReason::Start => {
-                let Some(group) = self.config.groups.iter().find(|g| g.id == group) else {
-                    return false;
-                };
-                let nodes = &self.rt.snapshot.read().nodes;
-                let heard = |id: &u8| {
-                    *id == self.me
-                        || nodes
-                            .get(usize::from(*id).wrapping_sub(1))
-                            .is_some_and(|n| n.alive)
-                };
-                group.prefer.iter().all(heard)
-            }
-        }
     }
 
     /// Remembered where a restarted agent finds it, and a rebooted machine does not.
@@ -123,35 +121,119 @@ impl Supervisor {
         self.args.run_dir.join(format!("unproven-{group}"))
     }
 
-    fn doubt(&mut self, group: u8, from: u8) {
-        let who = if from == 0 {
-            "another node".to_owned()
-        } else {
-            self.narrator.names.node(from)
-        };
-        let name = self.narrator.names.group(group);
-        let text = format!(
-            "{who} has not said that {name} is stopped there, and two of it at once would destroy data; once it is certain: heartline clear {name} --stopped-elsewhere"
-        );
-        if let Err(e) = fs::write(self.doubt_file(group), &text) {
-            tracing::warn!("{}: {e}", self.doubt_file(group).display());
+    /// It may run elsewhere, and must not run twice. All other nodes that may own it have to say that it does not.
+    fn doubt(&mut self, group: u8) {
+        let file = self.doubt_file(group);
+        if let Err(e) = fs::write(&file, "") {
+            tracing::warn!("{}: {e}", file.display());
         }
-        self.record(vec![
-            Draft::new(EventKind::ServiceFailed, format!("not started: {text}")).group(name),
-        ]);
-        self.unproven.insert(group, text);
+        let of = self.config.groups.iter().find(|g| g.id == group);
+        let others = of.into_iter().flat_map(|g| &g.prefer).filter(|id| **id != self.me);
+        let doubt = Doubt {
+            since: boottime_ns(),
+            missing: others.fold(0, |m, id| m | node_bit(*id)),
+            told: false,
+        };
+        self.unproven.insert(group, doubt);
+        self.say(Command::Unsure { group, on: true });
+    }
+
+    /// What people are told of it.
+    fn doubt_text(&self, group: u8, doubt: Doubt) -> String {
+        let name = self.narrator.names.group(group);
+        let nodes = self.config.nodes.iter();
+        let missing = nodes.filter(|n| doubt.missing & node_bit(n.id) != 0);
+        let missing: Vec<_> = missing.map(|n| n.name.as_str()).collect();
+        format!(
+            "not known from {}: is {name} stopped there? Two of it at once would destroy data. It starts when that is heard; \
+             if you are certain: heartline clear {name} --stopped-elsewhere",
+            missing.join(", ")
+        )
     }
 
     /// Somebody says that it is stopped elsewhere, or the group is not here any more.
     pub(super) fn end_doubt(&mut self, group: u8) -> bool {
         let _ = fs::remove_file(self.doubt_file(group));
-        self.unproven.remove(&group).is_some()
+        let ended = self.unproven.remove(&group).is_some();
+        if ended {
+            self.say(Command::Unsure { group, on: false });
+        }
+        ended
+    }
+
+    /// Takes the word of the nodes that are heard.
+    fn review_doubts(&mut self) {
+        let seen = self.rt.snapshot.read();
+        let (at, clean, owned, owner) = (seen.at, seen.clean, seen.owned, *seen.owner);
+        let doubts: Vec<_> = self.unproven.iter().map(|(g, d)| (*g, *d)).collect();
+        for (group, mut doubt) in doubts {
+            // What was heard before the gain says nothing.
+            if at <= doubt.since {
+                continue;
+            }
+            let name = self.narrator.names.group(group);
+            if !owned.has(group) {
+                // Whoever has it now has the doubt.
+                let other = owner[usize::from(group)];
+                if other != 0 && other != self.me {
+                    self.end_doubt(group);
+                }
+                continue;
+            }
+            doubt.missing &= !clean;
+            if doubt.missing == 0 {
+                self.end_doubt(group);
+                if doubt.told {
+                    let text = format!("{name} is stopped on all other nodes, by their word");
+                    let draft = Draft::new(EventKind::ServiceRecovered, text).group(name);
+                    self.record(vec![draft]);
+                }
+                continue;
+            }
+            if !doubt.told && at > doubt.since + DOUBT_TOLD {
+                doubt.told = true;
+                let text = format!("not started: {}", self.doubt_text(group, doubt));
+                let draft = Draft::new(EventKind::ServiceFailed, text).group(name);
+                self.record(vec![draft]);
+            }
+            self.unproven.insert(group, doubt);
+        }
+    }
+
+    /// Says of which groups nothing runs here any more.
+    fn sweep(&mut self) {
+        let seen = self.rt.snapshot.read();
+        let left = seen.unclean.minus(seen.owned);
+        for group in left.iter() {
+            if !self.unproven.contains_key(&group) && self.services.is_swept(group) {
+                let epoch = self.last_epoch.get(&group).copied().unwrap_or_default();
+                self.command(Command::Swept { group, epoch }, Box::new(|_| {}));
+            }
+        }
+    }
+
+    /// The agent ends: what would not stop is said, as loudly as can be.
+    pub(super) fn left_behind(&mut self) -> End {
+        let left = self.services.unfinished();
+        let drafts = left.iter().map(|(name, why)| {
+            let text = format!(
+                "the agent ends although {name} has not stopped here ({why}): it may run on, and with state it is not started \
+                 elsewhere until this agent is back and has stopped it, or `heartline clear {name} --stopped-elsewhere`"
+            );
+            Draft::new(EventKind::ServiceFailed, text).group(name)
+        });
+        self.record(drafts.collect());
+        if left.is_empty() {
+            End::Stopped
+        } else {
+            End::Unclean
+        }
     }
 
     /// Why a group's services may not be started yet.
     fn hold_for(&mut self, group: u8) -> Option<String> {
-        if let Some(text) = self.unproven.get(&group) {
-            return Some(text.clone());
+        if let Some(doubt) = self.unproven.get(&group) {
+            return Some(self.doubt_text(group, *doubt));
         }
         let after = self
             .config
@@ -181,6 +263,9 @@ impl Supervisor {
 
     /// What groups wait for may have come, or gone: what runs already goes on.
     pub(super) fn review_holds(&mut self) {
+        self.review_doubts();
+        self.sweep();
+        self.services.reap();
         let held: Vec<_> = self.services.held().collect();
         for (group, before) in held {
             let now = self.hold_for(group);
@@ -233,9 +318,9 @@ impl Supervisor {
         ]);
     }
 
-    /// Tells the core; again, should its queue be full.
+    /// Tells the core, in this order; again, should its queue be full.
     fn say(&mut self, command: Command) {
-        if !self.command(command, Box::new(|_| {})) {
+        if !self.unsent.is_empty() || !self.command(command, Box::new(|_| {})) {
             self.unsent.push(command);
         }
     }
@@ -256,14 +341,14 @@ impl Supervisor {
     /// The rights are gone: everything of the owner's own stops.
     pub(super) fn lose_services(&mut self, group: u8) {
         self.services.lose(group);
-        self.end_doubt(group);
     }
 
     /// News from a group's services.
     pub(super) fn service_news(&mut self, report: Report) {
         self.services.note(&report);
         let group = report.group;
-        let name = self.narrator.names.group(group);
+        let known = self.services.name(group).map(str::to_owned);
+        let name = known.unwrap_or_else(|| self.narrator.names.group(group));
         match report.what {
             What::Phase(phase) => {
                 let command = Command::Phase {

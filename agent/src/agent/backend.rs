@@ -35,8 +35,8 @@ pub enum Ask {
     Pause(bool, oneshot::Sender<Result<bool, Refusal>>),
     /// Planned restart.
     Restart(oneshot::Sender<Result<(), Refusal>>),
-    /// Read the configuration again.
-    Reload(oneshot::Sender<Result<ReloadReply, Refusal>>),
+    /// Read the configuration again; true: and stop what is in it no more.
+    Reload(bool, oneshot::Sender<Result<ReloadReply, Refusal>>),
 }
 
 /// Requests that may wait.
@@ -181,8 +181,8 @@ impl Backend for AgentBackend {
         })
     }
 
-    fn reload(&self) -> Pending<'_, ReloadReply> {
-        Box::pin(async move { self.ask(Ask::Reload).await? })
+    fn reload(&self, stop: bool) -> Pending<'_, ReloadReply> {
+        Box::pin(async move { self.ask(|tell| Ask::Reload(stop, tell)).await? })
     }
 
     fn events(&self) -> &Arc<EventLog> {

@@ -209,11 +209,13 @@ impl Supervisor {
     fn follow(&mut self, new: Config) -> Result<()> {
         let both = setup::and_still(&self.gated, &new);
         self.gate_vips(new.cluster_id, both)?;
-        let net = setup::net_config(&new)?;
+        let mut net = setup::net_config(&new)?;
+        net.serial = self.net_serial.next();
         self.net
             .control
             .send(NetControl::Reconfigure(Box::new(net)))
             .map_err(|_| anyhow::anyhow!("the address thread is busy"))?;
+        self.net_serial.sent();
         self.set_log_level(&new.log);
         self.narrator.names = Names::of(&new);
         self.config = new;

@@ -92,7 +92,7 @@ async fn tell(hook: &Hook, event: &Event) -> Result<(), String> {
                 format!("{}: {line}", ended.how())
             })
         }
-        Tell::Url(url) => post::json(url, body, hook.timeout).await,
+        Tell::Url(url) => post::json(url, body, hook.timeout, hook.ca.as_deref()).await,
     }
 }
 
@@ -118,6 +118,7 @@ mod tests {
             tell: Tell::Command(argv),
             events,
             timeout,
+            ca: None,
         }
     }
 

@@ -36,7 +36,7 @@ use std::{ffi::CString, os::unix::ffi::OsStrExt, process::ExitCode};
 
 use anyhow::{Context, Result};
 
-pub use setup::{core_config, identity, lock, lock_run_dir};
+pub use setup::{Refused, core_config, identity, lock, lock_run_dir};
 
 use crate::cli::agent::AgentArgs;
 
@@ -44,6 +44,8 @@ use crate::cli::agent::AgentArgs;
 enum End {
     /// Stopped on request.
     Stopped,
+    /// Stopped on request, and something runs on that would not stop.
+    Unclean,
     /// Everything is prepared for another process to go on.
     Restart,
 }
@@ -65,6 +67,8 @@ pub fn run(args: &AgentArgs) -> Result<ExitCode> {
     };
     match end {
         End::Stopped => Ok(ExitCode::SUCCESS),
+        // So that `systemctl stop` and `systemctl status` show it.
+        End::Unclean => Ok(ExitCode::FAILURE),
         End::Restart => Err(replace_process()),
     }
 }

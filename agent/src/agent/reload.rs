@@ -10,15 +10,15 @@ use super::{
     supervise::Supervisor,
 };
 use crate::{
-    config::{Change, Config, Datapath, KeyFile, Refusal as What, diff, key_change},
+    config::{Change, Config, Datapath, KeyFile, Refusal as What, diff, key_change, stops},
     control::proto::{Code, Refusal, ReloadReply},
     datapath::{AnyPath, socket::first_of_each},
     events::{Draft, EventKind},
 };
 
 impl Supervisor {
-    /// Takes what differs in the file; all or nothing.
-    pub(super) fn reload(&mut self) -> Result<ReloadReply, Refusal> {
+    /// Takes what differs in the file; all or nothing. `stop`: also if a group that runs is in it no more.
+    pub(super) fn reload(&mut self, stop: bool) -> Result<ReloadReply, Refusal> {
         let bad = |text: String| {
             Refusal::new(Code::BadConfig, text).help("the old configuration stays in force")
         };
@@ -36,6 +36,7 @@ impl Supervisor {
             if !refused.is_empty() {
                 return Err(bad(refused.join("\n")));
             }
+            self.may_stop(&new, stop)?;
             let mut changed: Vec<String> = changes.iter().map(ToString::to_string).collect();
             let mut entering = None;
             if new.generation > self.config.generation {
@@ -88,6 +89,57 @@ impl Supervisor {
         answer
     }
 
+    /// May the groups that run and are in the new configuration no more be stopped? Only if somebody said so; and the
+    /// owner is the last to hear of it, because whoever still has the group in its configuration would take it over.
+    fn may_stop(&mut self, new: &Config, said: bool) -> Result<(), Refusal> {
+        let owners = *self.rt.snapshot.read().owner;
+        let running: Vec<_> = stops(&self.config, new)
+            .into_iter()
+            .filter_map(|s| Some((owners[usize::from(s.id)], s)).filter(|(owner, _)| *owner != 0))
+            .collect();
+        if !said && !running.is_empty() {
+            let lines = running.iter().map(|(owner, s)| {
+                let text = s.sentence(Some(&self.narrator.names.node(*owner)));
+                format!("  {text}")
+            });
+            let lines: Vec<_> = lines.collect();
+            let text = format!("this stops groups that run:\n{}", lines.join("\n"));
+            return Err(Refusal::new(Code::Refused, text)
+                .help("if that is meant: `heartline reload --yes`, on the owner last; the old configuration stays in force"));
+        }
+        for (owner, s) in running {
+            // A later generation is entered by all at once.
+            if owner != self.me || new.generation > self.config.generation {
+                continue;
+            }
+            let late: Vec<_> = self.still_have(s.id);
+            if !late.is_empty() {
+                let text = format!(
+                    "{} still have {} in their configuration and would start it",
+                    late.join(" and "),
+                    s.group
+                );
+                return Err(Refusal::new(Code::Refused, text)
+                    .help("`heartline reload --yes` there first, and here, on its owner, last; the old configuration stays in force"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Other nodes that live, may own a group, and have the configuration that is in force here.
+    fn still_have(&mut self, group: u8) -> Vec<String> {
+        let nodes = self.rt.snapshot.read().nodes;
+        let digest = self.config.digest();
+        let of = self.config.groups.iter().find(|g| g.id == group);
+        let others = of.into_iter().flat_map(|g| &g.prefer);
+        let late = others.filter(|id| {
+            let alive = nodes.get(usize::from(**id).wrapping_sub(1));
+            let seen = self.table.peer(**id).seen_config.load();
+            **id != self.me && alive.is_some_and(|n| n.alive) && (seen >> 32) as u32 == digest
+        });
+        late.map(|id| self.narrator.names.node(*id)).collect()
+    }
+
     /// Makes both changes, or neither.
     fn apply(&mut self, new: Option<Config>, key: KeyFile) -> Result<()> {
         let parts = match &new {
@@ -102,6 +154,7 @@ impl Supervisor {
             datapath: &mut self.datapath,
             rt: &mut self.rt,
             net: &self.net.control,
+            serial: &mut self.net_serial,
         }
         .change(parts, keys)?;
         // From here on nothing can fail.
@@ -196,11 +249,21 @@ impl Supervisor {
             .filter(|c| c.is_refused() && !harmless(c))
             .map(|c| c.to_string())
             .collect();
-        if refused.is_empty() {
-            Ok(())
-        } else {
-            Err(bad(refused.join("\n")))
+        if !refused.is_empty() {
+            return Err(bad(refused.join("\n")));
         }
+        // The new process knows nothing of what is in its file no more, and would leave it running.
+        let held = self.table.run_set.load();
+        let gone = stops(&self.config, &new).into_iter();
+        let gone = gone.filter(|s| held.has(s.id)).map(|s| s.group);
+        let left: Vec<_> = gone.chain(self.services.retiring()).collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        let text = format!("{} must be stopped first", left.join(", "));
+        Err(Refusal::new(Code::Refused, text)
+            .help("`heartline reload --yes` stops what is in the file no more, `heartline events` says when it has stopped; \
+                   nothing was restarted"))
     }
 
     /// Tells the gate its VIPs: the rules, and who opens and shuts them.

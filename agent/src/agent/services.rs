@@ -18,6 +18,10 @@ struct Entry {
     services: Services,
     /// Why it does not work here.
     broken: Option<String>,
+    /// For people, should the configuration know it no more.
+    name: String,
+    /// Not this node's affair any more: it goes when nothing of it runs here.
+    retired: bool,
 }
 
 /// All groups with services on this node.
@@ -47,24 +51,31 @@ impl ServicesBook {
             let group = config.groups.iter().find(|g| g.id == id)?;
             (group.prefer.contains(&me) && !group.services.is_empty()).then_some(group)
         };
-        let gone: Vec<u8> = self
-            .entries
-            .keys()
-            .copied()
-            .filter(|id| mine(*id).is_none())
-            .collect();
-        for id in gone {
-            if let Some(entry) = self.entries.remove(&id) {
-                retire(entry.group);
+        for (id, entry) in &mut self.entries {
+            if mine(*id).is_none() && !entry.retired {
+                entry.retired = true;
+                // One that only goes elsewhere is stopped before it is let go, as in every move.
+                let stays = config.groups.iter().any(|g| g.id == *id) && owned(*id).is_some();
+                if !stays {
+                    entry.group.want(|w| w.role = Role::Standby);
+                }
             }
         }
         for group in config.groups.iter().filter_map(|g| mine(g.id)) {
             match self.entries.get_mut(&group.id) {
-                Some(entry) if entry.services == group.services => {}
                 Some(entry) => {
-                    entry.services = group.services.clone();
-                    let services = Arc::new(group.services.clone());
-                    entry.group.want(|w| w.services = services);
+                    // What was being stopped for good is wanted again: by the same task, not by a second one beside it.
+                    if std::mem::take(&mut entry.retired)
+                        && let Some(epoch) = owned(group.id)
+                    {
+                        entry.group.want(|w| w.role = Role::Owner { epoch });
+                    }
+                    entry.name.clone_from(&group.name);
+                    if entry.services != group.services {
+                        entry.services = group.services.clone();
+                        let services = Arc::new(group.services.clone());
+                        entry.group.want(|w| w.services = services);
+                    }
                 }
                 None => {
                     let handle = Group::spawn(group.id, group.services.clone(), self.send.clone());
@@ -81,11 +92,34 @@ impl ServicesBook {
                         group: handle,
                         services: group.services.clone(),
                         broken: None,
+                        name: group.name.clone(),
+                        retired: false,
                     };
                     self.entries.insert(group.id, entry);
                 }
             }
         }
+    }
+
+    /// Ends what is not this node's affair any more, where nothing of it runs here.
+    pub fn reap(&mut self) {
+        self.entries.retain(|_, e| {
+            !e.retired
+                || e.group.wanted().role != Role::Standby
+                || e.group.view().phase != Phase::Idle
+        });
+    }
+
+    /// Groups that are not this node's affair any more and not stopped yet.
+    pub fn retiring(&self) -> impl Iterator<Item = String> + '_ {
+        let retired = self.entries.values().filter(|e| e.retired);
+        retired.map(|e| e.name.clone())
+    }
+
+    /// The name of a group that only this still knows.
+    pub fn name(&self, group: u8) -> Option<&str> {
+        let entry = self.entries.get(&group).filter(|e| e.retired)?;
+        Some(&entry.name)
     }
 
     /// Waits for news. Safe to drop while it waits.
@@ -136,6 +170,29 @@ impl ServicesBook {
         };
         entry.group.want(|w| w.role = Role::Leaving { epoch });
         true
+    }
+
+    /// Does nothing run here of a group that is not this node's? It was looked at once, at least.
+    pub fn is_swept(&self, group: u8) -> bool {
+        let Some(entry) = self.entries.get(&group) else {
+            return true;
+        };
+        let view = entry.group.view();
+        let looked = !view.resources.is_empty() || entry.services.resources.is_empty();
+        looked && view.phase == Phase::Idle && entry.group.wanted().role == Role::Standby
+    }
+
+    /// Is something being stopped?
+    pub fn is_stopping(&self) -> bool {
+        let mut entries = self.entries.values();
+        entries.any(|e| e.group.view().phase == Phase::Stopping)
+    }
+
+    /// What would be left running if the agent ended now: groups by name, with what is said of them.
+    pub fn unfinished(&self) -> Vec<(String, String)> {
+        let entries = self.entries.values();
+        let left = entries.filter(|e| e.group.view().phase != Phase::Idle);
+        left.map(|e| (e.name.clone(), e.group.view().text)).collect()
     }
 
     /// What it has to wait for before it starts, if anything.
@@ -203,12 +260,6 @@ impl ServicesBook {
             .get(&group)
             .is_some_and(|e| e.services.is_stateful())
     }
-}
-
-/// A group that is no longer this node's affair: what it runs here is stopped, then its task ends.
-fn retire(group: Group) {
-    group.want(|w| w.role = Role::Standby);
-    tokio::spawn(async move { group.settled_idle().await });
 }
 
 /// The kind of event for a piece of news.

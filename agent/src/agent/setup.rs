@@ -11,7 +11,7 @@ use std::{
 
 use agent_common::{MAX_NODES, Set, node_bit};
 use agent_core::{CoreConfig, Failback, GroupConfig, NodeConfig, Timing};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
@@ -22,6 +22,11 @@ use crate::{
     datapath::{Identity, XdpKind},
     net::{NetConfig, NetExtra, NetGroup, NetVip},
 };
+
+/// A configuration that no new attempt makes better.
+#[derive(Debug, thiserror::Error)]
+#[error("the configuration is refused\n{0}")]
+pub struct Refused(String);
 
 /// Reads the configuration; all errors go to the terminal or the journal, rendered.
 ///
@@ -36,7 +41,7 @@ pub fn load(path: &Path) -> Result<Config> {
             Ok(loaded.config)
         }
         Err(config::LoadError::Refused(report)) => {
-            bail!("the configuration is refused\n{}", report.render(false))
+            Err(Refused(report.render(false)).into())
         }
         Err(e) => Err(e.into()),
     }
@@ -282,6 +287,7 @@ pub fn net_config(c: &Config) -> Result<NetConfig> {
         groups,
         announce_interval_ns: c.announce_interval_ns,
         takeover_ns: c.timing.takeover_ns,
+        serial: 0,
         wait_for_gate: true,
     })
 }

@@ -42,6 +42,10 @@ pub struct Snapshot {
     pub phases: Box<[(u8, Phase); MAX_GROUPS]>,
     /// What runs here.
     pub owned: Set,
+    /// Groups whose services may run here, or nobody knows where, although this node does not own them.
+    pub unclean: Set,
+    /// Nodes that say that nothing runs there of what they do not own.
+    pub clean: u32,
     /// The generation that the core is in.
     pub generation: u32,
     /// A change of generation.
@@ -80,6 +84,8 @@ impl Default for Snapshot {
             failed: Box::new([0; MAX_GROUPS]),
             phases: Box::new([(0, Phase::Idle); MAX_GROUPS]),
             owned: Set::EMPTY,
+            unclean: Set::EMPTY,
+            clean: 0,
             generation: 0,
             progress: Progress::default(),
             settled: false,
@@ -102,6 +108,9 @@ impl Snapshot {
         self.at = now;
         self.nodes = view.nodes;
         self.owned = core.owned();
+        self.unclean = core.unclean();
+        let clean = core.config().node_ids().filter(|id| core.is_clean(*id, now));
+        self.clean = clean.fold(0, |m, id| m | node_bit(id));
         self.generation = core.config().generation;
         self.progress = core.progress(now);
         self.settled = core.settled(now);

@@ -7,7 +7,9 @@ use anyhow::{Context, Result};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
-    End, choose,
+    End,
+    apply::Serial,
+    choose,
     devices::Gates,
     fitness::FitnessBook,
     generations,
@@ -134,6 +136,7 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
         gates,
         rt,
         net,
+        net_serial: Serial::default(),
         log,
         narrator: Narrator::new(names),
         notifier,
@@ -146,6 +149,8 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
         services: ServicesBook::default(),
         hooks: Hooks::default(),
         unproven: BTreeMap::new(),
+        last_epoch: BTreeMap::new(),
+        left: false,
         unsent: Vec::new(),
         rejected: BTreeMap::new(),
         clock_source: clock_source(),

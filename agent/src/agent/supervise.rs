@@ -18,7 +18,8 @@ use tokio::{
 
 use super::{
     End,
-    apply::Gated,
+    apply::{Gated, Serial},
+    attend::Doubt,
     backend::{ASKS, AgentBackend},
     devices::Gates,
     fitness::FitnessBook,
@@ -72,6 +73,8 @@ pub(super) struct Supervisor {
     pub(super) gates: Gates,
     pub(super) rt: RtHandle,
     pub(super) net: Net,
+    /// See [`Serial`].
+    pub(super) net_serial: Serial,
     pub(super) log: Arc<EventLog>,
     pub(super) narrator: Narrator,
     pub(super) notifier: Notifier,
@@ -84,8 +87,12 @@ pub(super) struct Supervisor {
     /// What stands behind the groups.
     pub(super) services: ServicesBook,
     pub(super) hooks: Hooks,
-    /// Groups that are not started because they may still run elsewhere, with what people are told.
-    pub(super) unproven: BTreeMap<u8, String>,
+    /// Groups that are not started because they may still run elsewhere.
+    pub(super) unproven: BTreeMap<u8, Doubt>,
+    /// The last ownership of each group here.
+    pub(super) last_epoch: BTreeMap<u8, u64>,
+    /// Everything is handed over; what still stops is waited for.
+    pub(super) left: bool,
     /// Commands for the core that found its queue full.
     pub(super) unsent: Vec<Command>,
     pub(super) rejected: BTreeMap<&'static str, u64>,
@@ -146,7 +153,7 @@ impl Supervisor {
         let mut hup = signal(SignalKind::hangup())?;
         let mut second = interval(Duration::from_secs(1));
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // Only while a link is closed or targets are asked: an idle agent sleeps.
+        // Only while there is something to look at: an idle agent sleeps.
         let mut quick = interval(Duration::from_millis(200));
         quick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.set_targets();
@@ -163,6 +170,10 @@ impl Supervisor {
                 Ending::No => Instant::now() + Duration::from_secs(3600),
                 Ending::Leaving(at) | Ending::Pausing(at, _) => *at,
             };
+            if self.left && matches!(ending, Ending::Leaving(_)) && !self.services.is_stopping() {
+                break self.left_behind();
+            }
+            let restless = self.is_restless();
             tokio::select! {
                 biased;
                 guard = reports.readable() => {
@@ -185,14 +196,15 @@ impl Supervisor {
                         self.ask(ask, &mut ending);
                     }
                 }
-                _ = quick.tick(), if self.closed || self.targets.are_asked() => self.quick(),
+                _ = quick.tick(), if restless => self.quick(),
                 _ = second.tick() => {
                     self.quick();
                     self.second();
                 }
                 _ = hup.recv() => {
                     self.notifier.reloading();
-                    let _ = self.reload();
+                    // Nobody can be asked whether groups may stop: see `heartline reload --yes`.
+                    let _ = self.reload(false);
                     self.notifier.ready("configuration read again");
                 }
                 _ = term.recv() => self.leave(&mut ending),
@@ -202,7 +214,7 @@ impl Supervisor {
                         Ending::No => {}
                         Ending::Leaving(_) => {
                             tracing::warn!("not everything was handed over in time");
-                            break End::Stopped;
+                            break self.left_behind();
                         }
                         Ending::Pausing(_, done) => {
                             let text = "the others did not grant the long promise in time; nothing was restarted";
@@ -225,7 +237,7 @@ impl Supervisor {
     /// Ends the threads: rights first, addresses after.
     fn finish(mut self, end: End) -> Result<End> {
         let last = match end {
-            End::Stopped => RtCommand::ShutDown,
+            End::Stopped | End::Unclean => RtCommand::ShutDown,
             End::Restart => RtCommand::Quit,
         };
         let _ = self.rt.send(last);
@@ -251,18 +263,7 @@ impl Supervisor {
 
     pub(super) fn record(&self, drafts: Vec<Draft>) {
         for d in drafts {
-            let e = self.log.push(d);
-            match e.kind.severity() {
-                crate::events::Severity::Bad => {
-                    tracing::error!(kind = e.kind.name(), group = e.group, "{}", e.text)
-                }
-                crate::events::Severity::Warn => {
-                    tracing::warn!(kind = e.kind.name(), group = e.group, "{}", e.text)
-                }
-                crate::events::Severity::Good | crate::events::Severity::Plain => {
-                    tracing::info!(kind = e.kind.name(), group = e.group, "{}", e.text);
-                }
-            }
+            crate::cli::logging::event(&self.log.push(d));
         }
     }
 
@@ -277,6 +278,7 @@ impl Supervisor {
                 RtReport::Stop(group, epoch, to) => self.stop_services(group, epoch, to),
                 RtReport::Resume(group, epoch) => self.resume_services(group, epoch),
                 RtReport::Lost(at, group, epoch) => {
+                    self.last_epoch.insert(group, epoch);
                     self.lose_services(group);
                     let drafts = self.narrator.lost(at, group, epoch);
                     self.record(drafts);
@@ -299,11 +301,7 @@ impl Supervisor {
                         return Some(End::Restart);
                     }
                 }
-                RtReport::Left => {
-                    if let Ending::Leaving(_) = ending {
-                        return Some(End::Stopped);
-                    }
-                }
+                RtReport::Left => self.left = true,
                 RtReport::StoodStill(at, ns) => {
                     let text = format!(
                         "this agent did not run for {} ms (frozen or starved?)",

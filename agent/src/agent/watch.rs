@@ -15,7 +15,8 @@ impl Supervisor {
         while let Some(e) = self.net.events.pop() {
             match e {
                 NetEvent::AddressUp { group, up, .. } => self.set_present(group, up > 0),
-                NetEvent::Reconfigured { .. } => {
+                // The answer to an earlier one says nothing of what a later one still has to remove.
+                NetEvent::Reconfigured { serial, .. } if self.net_serial.is_newest(serial) => {
                     self.ungate_removed();
                     self.mapped();
                 }
@@ -116,6 +117,15 @@ impl Supervisor {
         self.targets.set(tracks);
     }
 
+    /// A link is closed, targets are asked, or some group's services are not known to be stopped.
+    pub(super) fn is_restless(&mut self) -> bool {
+        let seen = self.rt.snapshot.read();
+        self.closed
+            || self.targets.are_asked()
+            || !self.unproven.is_empty()
+            || !seen.unclean.minus(seen.owned).is_empty()
+    }
+
     pub(super) fn quick(&mut self) {
         let snapshot = self.rt.snapshot.read();
         let rounds = snapshot.rounds;
@@ -126,6 +136,7 @@ impl Supervisor {
         }
         self.say_unsent();
         self.repeat_phases();
+        self.review_holds();
         self.check_fitness();
         let drafts = self.narrator.tick(boottime_ns());
         self.record(drafts);
@@ -140,7 +151,6 @@ impl Supervisor {
         self.check_gates();
         let paused = self.rt.snapshot.read().paused;
         self.services.pause(paused);
-        self.review_holds();
         self.check_generations();
         let source = clock_source();
         if source != self.clock_source {

@@ -2,10 +2,17 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use agent_common::wire::VERSION;
 
 use super::{Place, logging};
+use crate::agent::Refused;
+
+/// Exit status of an agent whose configuration is refused: EX_CONFIG of sysexits.h. The unit does not start it again.
+pub const MISCONFIGURED: u8 = 78;
+/// An agent that fails sooner after its start waits so long before it ends.
+const PACE: Duration = Duration::from_secs(3);
 
 /// How to run the agent.
 #[derive(Clone, Debug, clap::Args)]
@@ -46,14 +53,25 @@ pub struct AgentArgs {
 }
 
 /// Runs the agent. Its failure goes to the log.
+#[expect(clippy::disallowed_methods, reason = "nothing runs here any more, and there is no event to wait for")]
 pub fn run(mut args: AgentArgs, place: &Place) -> ExitCode {
     args.run_dir = place.run_dir();
     if let Err(error) = logging::init(args.log.as_deref()) {
         eprintln!("heartline: {error:#}");
         return ExitCode::from(2);
     }
+    let begun = Instant::now();
     crate::agent::run(&args).unwrap_or_else(|error| {
         tracing::error!("{error:#}");
+        if error.is::<Refused>() {
+            return ExitCode::from(MISCONFIGURED);
+        }
+        // systemd starts it again at once, which is right for an agent that dies in its work, and no use where it cannot
+        // begin: it would fill the journal.
+        let managed = std::env::var_os("NOTIFY_SOCKET").is_some();
+        if managed && begun.elapsed() < PACE {
+            std::thread::sleep(PACE);
+        }
         ExitCode::FAILURE
     })
 }

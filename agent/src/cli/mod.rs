@@ -153,7 +153,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Check(args) => return check::run(args),
         Command::Plan(args) => match &args.node_down {
             Some(node) => block_on(foresee::run(node, args.json, place.client())),
-            None => return plan::run(&args),
+            None => return plan::run(&args, &place.client()),
         },
         Command::Keygen(args) => return keygen::run(args),
         Command::Doctor(args) => return doctor::run(args),

@@ -1,5 +1,7 @@
-//! `heartline plan`: what a changed configuration would do, and in which steps. It changes nothing and asks nobody.
+//! `heartline plan`: what a changed configuration would do, and in which steps. It changes nothing, and asks the agent only
+//! where groups run that would stop.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,8 +10,11 @@ use serde::Serialize;
 
 use super::output::print_json;
 use crate::config::{
-    Change, Checks, Config, DEFAULT_CONFIG_FILE, LoadError, diff, member_steps, moved_vips, show_ns,
+    Change, Checks, Config, DEFAULT_CONFIG_FILE, LoadError, Stop, diff, member_steps, moved_vips,
+    show_ns, stops,
 };
+use crate::control::Client;
+use crate::control::proto::{Request, StatusReport};
 
 /// Exit status: 0 it can be done (or nothing differs), 1 refused, 2 cannot read.
 #[derive(Debug, clap::Args)]
@@ -43,6 +48,10 @@ pub struct Plan {
     pub refused: Vec<String>,
     /// What to do, in this order.
     pub steps: Vec<String>,
+    /// Groups that stop for good, and what each stops, in order.
+    pub stops: Vec<Stop>,
+    /// Their owners by group, if the agent here could say.
+    pub owners: BTreeMap<String, String>,
     /// Groups that are without owner for a moment, and for how long.
     pub pauses: Vec<Pause>,
     /// What else follows.
@@ -64,7 +73,7 @@ pub struct Pause {
 
 /// Runs the command.
 #[must_use]
-pub fn run(args: &Args) -> ExitCode {
+pub fn run(args: &Args, client: &Client) -> ExitCode {
     let load = |path: &PathBuf| match Config::load_with(path, &Checks::default()) {
         Ok(loaded) => Ok(loaded.config),
         Err(LoadError::Refused(report)) => {
@@ -83,7 +92,10 @@ pub fn run(args: &Args) -> ExitCode {
         (Ok(old), Ok(new)) => (old, new),
         (Err(code), _) | (_, Err(code)) => return code,
     };
-    let plan = plan(&old, &new);
+    let mut plan = plan(&old, &new);
+    if !plan.stops.is_empty() {
+        plan.owners = owners(client, &old.cluster);
+    }
     if args.json {
         let _ = print_json(&plan);
     } else {
@@ -130,6 +142,7 @@ pub fn plan(old: &Config, new: &Config) -> Plan {
     if changes.is_empty() {
         return p;
     }
+    p.stops = stops(old, new);
     let wait = show_ns(new.timing.max_promise_ns);
     for c in &members {
         if let Change::MemberAdded { name, .. } = c {
@@ -147,9 +160,16 @@ pub fn plan(old: &Config, new: &Config) -> Plan {
     let stay = stay.join(", ");
     p.steps
         .push(format!("copy the new file to {stay} (same path)"));
-    p.steps.push(format!(
-        "`heartline check` and `heartline reload` on {stay}, in any order"
-    ));
+    if p.stops.is_empty() || new.generation > old.generation {
+        let yes = if p.stops.is_empty() { "" } else { " --yes" };
+        p.steps.push(format!(
+            "`heartline check` and `heartline reload{yes}` on {stay}, in any order"
+        ));
+    } else {
+        p.steps.push(format!(
+            "`heartline check` and `heartline reload --yes` on {stay}; on the owner of what stops last"
+        ));
+    }
     if new.generation > old.generation {
         p.steps.push(format!(
             "`heartline status` shows what the change waits for, until all are in generation {}",
@@ -202,6 +222,25 @@ pub fn plan(old: &Config, new: &Config) -> Plan {
     p
 }
 
+/// Who owns what now, if an agent of this cluster is here to say so.
+fn owners(client: &Client, cluster: &str) -> BTreeMap<String, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let Ok(runtime) = runtime else {
+        return BTreeMap::new();
+    };
+    let status: Result<StatusReport, _> = runtime.block_on(client.call(Request::Status));
+    let of = |s: StatusReport| {
+        let groups = s.groups.into_iter();
+        groups.filter_map(|g| Some((g.name, g.owner?))).collect()
+    };
+    match status {
+        Ok(status) if status.cluster == cluster => of(status),
+        Ok(_) | Err(_) => BTreeMap::new(),
+    }
+}
+
 /// The plan for people.
 fn text(p: &Plan) -> String {
     let mut out = String::new();
@@ -236,7 +275,12 @@ fn text(p: &Plan) -> String {
         })
         .collect();
     part("without owner for a moment:", &pauses);
-    if p.possible && p.pauses.is_empty() {
+    let stops = p.stops.iter().map(|s| {
+        let owner = p.owners.get(&s.group);
+        s.sentence(owner.map(String::as_str))
+    });
+    part("stops for good:", &stops.collect::<Vec<_>>());
+    if p.possible && p.pauses.is_empty() && p.stops.is_empty() {
         part(
             "outage:",
             &["none, as long as a majority stays well".to_owned()],

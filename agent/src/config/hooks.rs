@@ -1,6 +1,6 @@
 //! `[[hook]]`: whom to tell what has happened.
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use serde::Serialize;
 
@@ -28,6 +28,8 @@ pub struct Hook {
     /// How long one call may take.
     #[serde(skip)]
     pub timeout: Duration,
+    /// Whose certificates are taken: a PEM file; without it those that the machine trusts.
+    pub ca: Option<PathBuf>,
 }
 
 /// How a hook is told.
@@ -89,6 +91,18 @@ fn hook(t: &mut Table<'_, '_, '_>) -> Option<At<Hook>> {
     };
     t.known("command");
     t.known("url");
+    let ca = t.string("ca", "ca = \"/etc/ssl/own-ca.pem\"");
+    let https = matches!(&tell, Some(Tell::Url(url)) if url.starts_with("https://"));
+    if let Some(ca) = &ca
+        && tell.is_some()
+        && !https
+    {
+        let message = "`ca` is for a hook with an https URL";
+        t.out.push(
+            Diagnostic::error("useless-ca", ca.span.clone(), message)
+                .help("leave it out, or write the URL with https://"),
+        );
+    }
     let events = events(t);
     let timeout = bounded(t, "timeout", "10s", &TIMEOUT_NS, Duration::from_secs(10));
     Some(At {
@@ -97,6 +111,7 @@ fn hook(t: &mut Table<'_, '_, '_>) -> Option<At<Hook>> {
             tell: tell?,
             events: events?,
             timeout: timeout?,
+            ca: ca.map(|at| PathBuf::from(at.value)),
         },
         span,
     })

@@ -26,6 +26,7 @@ mod raw;
 mod render;
 mod services;
 mod services_probe;
+mod stops;
 mod summary;
 mod table;
 mod types;
@@ -45,6 +46,7 @@ pub use digest::cluster_id;
 pub use hooks::{Hook, Tell, host_of};
 pub use key::{ClusterKey, KEY_BYTES, KEY_DIGITS, KeyError, KeyFile};
 pub use render::{Diagnostic, Report, Severity, Span, colour_wanted};
+pub use stops::{Stop, stops};
 pub use types::{
     Config, DEFAULT_CONFIG_FILE, DEFAULT_KEY_FILE, DEFAULT_PORT, Datapath, Failback, Group, Link,
     MAX_GROUPS, MAX_LINKS, MAX_NODES, MAX_VIPS, MIN_NODES, Near, Node, Prefix, Profile, Role,

@@ -77,8 +77,9 @@ pub trait Backend: Send + Sync + 'static {
     /// `run` to return (so that the reply is out), and restarts.
     fn restart(&self) -> Pending<'_, Done>;
 
-    /// Reads the configuration again; on [`Code::BadConfig`] the old one stays in force.
-    fn reload(&self) -> Pending<'_, ReloadReply>;
+    /// Reads the configuration again; on [`Code::BadConfig`] and [`Code::Refused`] the old one stays in force. Groups that
+    /// run and are in it no more are a reason to refuse it, unless they are to be stopped (`stop`).
+    fn reload(&self, stop: bool) -> Pending<'_, ReloadReply>;
 
     /// The history.
     fn events(&self) -> &Arc<EventLog>;

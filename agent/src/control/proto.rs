@@ -23,7 +23,7 @@ pub const MAX_REQUEST: usize = 64 * 1024;
 pub const MAX_EVENTS: u32 = 4096;
 
 /// The longest time that a `move` may wait, in milliseconds.
-pub const MAX_WAIT_MS: u64 = 60_000;
+pub const MAX_WAIT_MS: u64 = 3_600_000;
 
 /// A request line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,8 +100,10 @@ pub enum Request {
     },
     /// Replaces the agent process and moves nothing. Answered with [`Done`] before it begins.
     Restart,
-    /// Reads the configuration again. Answered with [`ReloadReply`].
+    /// Reads the configuration again. Answered with [`ReloadReply`]. Refused if a group runs that is in it no more.
     Reload,
+    /// As `reload`; groups that run and are in it no more are stopped.
+    ReloadAndStop,
 }
 
 impl Request {
@@ -121,6 +123,7 @@ impl Request {
             Request::Events { .. } => "events",
             Request::Restart => "restart",
             Request::Reload => "reload",
+            Request::ReloadAndStop => "reload_and_stop",
         }
     }
 
@@ -139,7 +142,8 @@ impl Request {
             | Request::Pause
             | Request::Resume
             | Request::Restart
-            | Request::Reload => true,
+            | Request::Reload
+            | Request::ReloadAndStop => true,
         }
     }
 }
@@ -299,6 +303,10 @@ mod tests {
     fn wire_forms_are_stable() {
         let forms = [
             (Request::Ping, r#"{"v":1,"request":"ping"}"#),
+            (
+                Request::ReloadAndStop,
+                r#"{"v":1,"request":"reload_and_stop"}"#,
+            ),
             (
                 Request::Explain {
                     group: "web".into(),

@@ -100,6 +100,8 @@ pub struct NetConfig {
     pub announce_interval_ns: u64,
     /// The cluster's takeover time, ns: one more announcement goes out a second after it.
     pub takeover_ns: u64,
+    /// Counts configurations: the answer to one names it.
+    pub serial: u64,
     /// Give a device no VIP before [`super::NetControl::Gate`] has said that it is covered.
     pub wait_for_gate: bool,
 }
@@ -177,6 +179,7 @@ mod tests {
             groups,
             announce_interval_ns: 1,
             takeover_ns: 1,
+            serial: 0,
             wait_for_gate: false,
         };
         assert!(config(vec![group(1)]).check().is_ok());

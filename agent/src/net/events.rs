@@ -135,7 +135,11 @@ pub enum NetEvent {
     /// Devices and addresses could not be read; tried again within a second.
     ResyncFailed { errno: i32 },
     /// A new configuration is in force.
-    Reconfigured { vips: u32, removed: u32 },
+    Reconfigured {
+        serial: u64,
+        vips: u32,
+        removed: u32,
+    },
     /// A new configuration was refused; the old one stays.
     ConfigRefused { text: Text },
     /// The thread runs without real-time priority.

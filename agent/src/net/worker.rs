@@ -520,7 +520,11 @@ impl Worker {
         let vips = u32::try_from(self.index.len()).unwrap_or(u32::MAX);
         self.io
             .events
-            .emit(NetEvent::Reconfigured { vips, removed });
+            .emit(NetEvent::Reconfigured {
+                serial: config.serial,
+                vips,
+                removed,
+            });
     }
 
     /// Hands the standing of an old VIP to the same VIP in the new configuration. False when there

@@ -184,8 +184,11 @@ impl Backend for Fake {
         })
     }
 
-    fn reload(&self) -> Pending<'_, ReloadReply> {
-        Box::pin(async {
+    fn reload(&self, stop: bool) -> Pending<'_, ReloadReply> {
+        Box::pin(async move {
+            if stop {
+                self.started.fetch_add(100, Ordering::SeqCst);
+            }
             Ok(ReloadReply {
                 generation: 2,
                 changed: vec!["group web: address 10.77.0.102/32 added".into()],

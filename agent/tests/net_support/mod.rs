@@ -117,6 +117,7 @@ pub fn config(groups: Vec<NetGroup>) -> NetConfig {
         groups,
         announce_interval_ns: 60_000_000_000,
         takeover_ns: 50_000_000,
+        serial: 7,
         wait_for_gate: false,
     }
 }

@@ -141,7 +141,8 @@ impl Connection {
             Request::Pause => self.reply(backend.set_paused(true)).await,
             Request::Resume => self.reply(backend.set_paused(false)).await,
             Request::Restart => self.reply(backend.restart()).await,
-            Request::Reload => self.reply(backend.reload()).await,
+            Request::Reload => self.reply(backend.reload(false)).await,
+            Request::ReloadAndStop => self.reply(backend.reload(true)).await,
             Request::Events {
                 follow,
                 since_seq,

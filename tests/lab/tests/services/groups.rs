@@ -3,12 +3,16 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
-use heartline_lab::trial::says;
+use heartline_lab::{
+    demo::rig::Rig,
+    interrupt::until,
+    trial::{event, says},
+};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::{
-    LATE, SCRIPT, Traces, another, app, group, nothing, phase, resource, runs, second,
+    LATE, POLL, SCRIPT, Traces, another, app, group, nothing, phase, resource, runs, second,
     with_services,
 };
 
@@ -63,31 +67,134 @@ fn a_group_starts_after_the_one_it_waits_for() -> Result<()> {
     })
 }
 
+/// Two resources of a group, and the file without it.
+fn removal(rig: &mut Rig) -> Result<(String, Vec<String>)> {
+    let owner = runs(rig, "late", "")?;
+    let path = rig.cluster.config().to_owned();
+    let text = fs::read_to_string(&path)?;
+    let cut = text
+        .find("\n[[group]]\nname = \"late\"")
+        .context("the group")?;
+    fs::write(&path, &text[..cut])?;
+    let others = rig.cluster.answering();
+    let others = others.into_iter().filter(|n| *n != owner).collect();
+    Ok((owner, others))
+}
+
+fn two_groups(dir: &Path) -> String {
+    app(dir) + &second("") + &resource(dir, "disk", "") + &resource(dir, "rest", "")
+}
+
 #[test]
-fn a_reload_that_removes_a_group_stops_it() -> Result<()> {
-    let sections = |dir: &Path| app(dir) + &second("") + &resource(dir, "rest", "");
-    with_services(sections, nothing, |rig, t| {
+fn a_reload_that_removes_a_running_group_is_refused_and_says_what_would_stop() -> Result<()> {
+    with_services(two_groups, nothing, |rig, t| {
+        let web = runs(rig, "web", "")?;
+        let before = rig.cluster.config().with_extension("before");
+        fs::copy(rig.cluster.config(), &before)?;
+        let (owner, _) = removal(rig)?;
+        let sentence =
+            format!("late: {owner} stops rest, then disk, and no longer serves 10.77.0.101");
+        for node in ["n1", "n2", "n3"] {
+            let out = rig.cluster.agent(node)?.cli(&["reload"])?;
+            ensure!(
+                out.code == Some(1)
+                    && out.stderr.contains(&sentence)
+                    && out.stderr.contains("heartline reload --yes"),
+                "{node}: {out:?}"
+            );
+        }
+        // In the words of the plan.
+        let new = rig.cluster.config().to_string_lossy().into_owned();
+        let old = before.to_string_lossy().into_owned();
+        let plan = rig.cluster.agent("n1")?.cli_ok(&["plan", &new, "--old", &old])?;
+        ensure!(plan.contains(&sentence) && plan.contains("--yes"), "{plan}");
+        // Nobody can be asked by a signal.
+        let from = heartline_lab::clock::boot_ns();
+        rig.cluster.agent(&owner)?.signal(Signal::SIGHUP)?;
+        event(rig, &owner, "reload", from, |e| {
+            e["text"].as_str().is_some_and(|t| t.contains("refused"))
+        })?;
+        // Nor does a new process begin without knowing what it would leave running.
+        let out = rig.cluster.agent(&owner)?.cli(&["restart"])?;
+        ensure!(out.code == Some(1) && out.stderr.contains("late"), "{out:?}");
+        ensure!(runs(rig, "late", "")? == owner && runs(rig, "web", "")? == web, "it moved");
+        ensure!(!t.log().iter().any(|l| l.ends_with(" stop")), "stopped");
+        rig.settle()
+    })
+}
+
+#[test]
+fn a_reload_with_yes_stops_a_removed_group_in_order_on_its_owner_alone() -> Result<()> {
+    with_services(two_groups, nothing, |rig, t| {
+        let web = runs(rig, "web", "")?;
+        let (owner, others) = removal(rig)?;
+        // Whoever still has it in its file would take it over.
+        let out = rig.cluster.agent(&owner)?.cli(&["reload", "--yes"])?;
+        ensure!(
+            out.code == Some(1) && others.iter().all(|n| out.stderr.contains(n.as_str())),
+            "{out:?}"
+        );
+        for node in &others {
+            rig.cluster.agent(node)?.cli_ok(&["reload", "--yes"])?;
+        }
+        let at = t.log().len();
+        t.wait("others know it no more, and nothing stops", |t| {
+            t.up("rest") == [owner.as_str()]
+        })?;
+        // The owner has to hear that they do.
+        let agent = rig.cluster.agent(&owner)?;
+        let done = until(LATE, POLL, || {
+            Ok(agent.cli(&["reload", "--yes"])?.code == Some(0))
+        })?;
+        ensure!(done, "the owner goes on refusing");
+        t.wait("all of it has stopped", |t| {
+            t.up("rest").is_empty() && t.up("disk").is_empty()
+        })?;
+        let log: Vec<_> = t.log().split_off(at);
+        let expected = ["rest stop", "rest stopped", "disk stop", "disk stopped"];
+        let expected: Vec<_> = expected.iter().map(|l| format!("{owner} {l}")).collect();
+        ensure!(log == expected, "another order: {log:#?}");
+        rig.settle()?;
+        ensure!(runs(rig, "web", "")? == web, "the other group moved");
+        Ok(())
+    })
+}
+
+/// Taken back while it is still being stopped: by one task, so that nothing is started beside a stop.
+#[test]
+fn a_group_that_is_removed_and_put_back_is_stopped_before_it_starts() -> Result<()> {
+    with_services(two_groups, nothing, |rig, t| {
         runs(rig, "web", "")?;
-        runs(rig, "late", "")?;
         let path = rig.cluster.config().to_owned();
         let text = fs::read_to_string(&path)?;
-        let cut = text
-            .find("\n[[group]]\nname = \"late\"")
-            .context("the group")?;
-        fs::write(&path, &text[..cut])?;
-        for node in rig.cluster.answering() {
-            rig.cluster.agent(&node)?.signal(Signal::SIGHUP)?;
+        let (owner, others) = removal(rig)?;
+        t.make("rest.hold-stop")?;
+        for node in &others {
+            rig.cluster.agent(node)?.cli_ok(&["reload", "--yes"])?;
         }
-        t.wait("the service of the removed group has stopped", |t| {
-            t.up("rest").is_empty()
+        let agent = rig.cluster.agent(&owner)?;
+        let done = until(LATE, POLL, || {
+            Ok(agent.cli(&["reload", "--yes"])?.code == Some(0))
         })?;
-        rig.settle()?;
-        runs(rig, "web", "")?;
-        ensure!(
-            !t.log().iter().any(|l| l.ends_with("app stop")),
-            "the other group's was stopped, too"
-        );
-        Ok(())
+        ensure!(done, "the owner goes on refusing");
+        t.wait("it is being stopped", |t| {
+            t.last(&format!("{owner} rest stop")).is_some()
+        })?;
+        let out = rig.cluster.agent(&owner)?.cli(&["restart"])?;
+        ensure!(out.code == Some(1) && out.stderr.contains("late"), "{out:?}");
+        fs::write(&path, text)?;
+        for node in ["n1", "n2", "n3"] {
+            rig.cluster.agent(node)?.cli_ok(&["reload"])?;
+        }
+        t.remove("rest.hold-stop")?;
+        runs(rig, "late", "")?;
+        t.never_both("rest")?;
+        t.never_both("disk")?;
+        let log = t.log();
+        let stopped = log.iter().rposition(|l| *l == format!("{owner} rest stopped"));
+        let started = log.iter().rposition(|l| l.ends_with(" rest start"));
+        ensure!(stopped.is_some() && stopped < started, "{log:#?}");
+        rig.settle()
     })
 }
 

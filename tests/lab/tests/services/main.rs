@@ -1,6 +1,7 @@
 //! Services behind the group, with real agents: scripts that say in one file what they do on which node, in the order
 //! in which it happens (all nodes are on one machine, so one file has one order). No times are asserted. Needs root.
 
+mod bad_luck;
 mod groups;
 mod maintenance;
 mod owner;
