@@ -8,7 +8,11 @@ use std::{
     time::Duration,
 };
 
-use agent_services::resource::{Failure, Kind, Resource, State};
+use agent_services::{
+    group::{Group, Phase, Report, Role, Services, What},
+    policy::Policy,
+    resource::{Failure, Kind, Resource, State},
+};
 use resource_common::{inside, resource, sh, until};
 
 const ENVIRONMENT: &[(&str, &str)] = &[
@@ -459,6 +463,83 @@ fn what_systemd_starts_by_itself() {
             );
             boot.keep_running = true;
             assert_eq!(boot.check().await, Vec::<String>::new());
+        },
+    );
+}
+
+/// A group with one unit, that is looked at often.
+fn group(name: &str, reports: tokio::sync::mpsc::Sender<Report>) -> Group {
+    let mut r = unit(name);
+    r.status_interval = Duration::from_millis(100);
+    let services = Services {
+        resources: vec![r],
+        probes: Vec::new(),
+        policy: Policy::default(),
+    };
+    let group = Group::spawn(1, services, reports);
+    group.want(|w| w.role = Role::Owner { epoch: 1 });
+    group
+}
+
+/// A unit that does not exist is no matter of trying again: given up at once, with its name. The group may go elsewhere.
+#[test]
+fn a_group_whose_unit_does_not_exist_is_given_up_at_once() {
+    inside(
+        "a_group_whose_unit_does_not_exist_is_given_up_at_once",
+        ENVIRONMENT,
+        |folder: PathBuf| async move {
+            systemd(&folder, true, &[GOOD]).await;
+            let (send, mut reports) = tokio::sync::mpsc::channel(64);
+            let group = group("missing.service", send);
+            let why = loop {
+                if let What::Broken(Some(why)) = reports.recv().await.unwrap().what {
+                    break why;
+                }
+            };
+            assert!(
+                why.contains("missing.service") && why.contains("does not start"),
+                "{why}"
+            );
+            until("failed, and said so", || async {
+                let v = group.view();
+                v.phase == Phase::Failed && v.given_up && v.failures == 1
+            })
+            .await;
+        },
+    );
+}
+
+/// Without the bus nothing is known of the unit, and nothing has failed.
+#[test]
+fn a_group_whose_bus_goes_and_comes_back_has_not_failed() {
+    inside(
+        "a_group_whose_bus_goes_and_comes_back_has_not_failed",
+        ENVIRONMENT,
+        |folder: PathBuf| async move {
+            systemd(&folder, true, &[GOOD]).await;
+            let (send, mut reports) = tokio::sync::mpsc::channel(64);
+            let group = group("good.service", send);
+            let state = || group.view().resources.first().map_or("", |r| r.state);
+            until("it runs", || async { group.view().phase == Phase::Running }).await;
+            let begun = sh("systemctl --user show -P ActiveEnterTimestampMonotonic good.service");
+            for _ in 0..3 {
+                sh("systemctl --user stop dbus.socket dbus.service");
+                until("it is not known", || async { state() == "unknown" }).await;
+                // Asked again some times.
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                let v = group.view();
+                assert!(v.resources[0].text.contains("cannot be reached"), "{v:?}");
+                assert_eq!((v.phase, v.failures, v.given_up), (Phase::Running, 0, false));
+                sh("systemctl --user start dbus.socket");
+                until("it is known again", || async { state() == "running" }).await;
+            }
+            let v = group.view();
+            assert_eq!((v.phase, v.failures, v.given_up), (Phase::Running, 0, false));
+            let now = sh("systemctl --user show -P ActiveEnterTimestampMonotonic good.service");
+            assert_eq!(begun, now, "it was started again");
+            while let Ok(report) = reports.try_recv() {
+                assert!(!matches!(report.what, What::Broken(Some(_))), "{report:?}");
+            }
         },
     );
 }

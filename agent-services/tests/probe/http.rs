@@ -23,7 +23,7 @@ fn text(pattern: &str) -> Option<Pattern> {
 }
 
 /// Makes a CA (`NAME-ca.pem`) and a certificate of it for these names (`NAME.pem`, `NAME.key`).
-fn certificate(
+pub fn certificate(
     dir: &Path,
     name: &str,
     names: &[&str],

@@ -7,6 +7,7 @@ mod dns;
 mod exec;
 mod http;
 mod icmp;
+mod post;
 mod radius;
 mod rig;
 mod sip;

@@ -200,11 +200,15 @@ impl ServicesBook {
         self.want(group, |w| w.hold = why);
     }
 
-    /// What each group waits for.
+    /// What each group that is owned waits for.
     pub fn held(&self) -> impl Iterator<Item = (u8, Option<String>)> + '_ {
-        self.entries
-            .iter()
-            .map(|(id, e)| (*id, e.group.wanted().hold))
+        let owned = self.entries.iter().filter(|(_, e)| {
+            matches!(
+                e.group.wanted().role,
+                Role::Owner { .. } | Role::Leaving { .. }
+            )
+        });
+        owned.map(|(id, e)| (*id, e.group.wanted().hold))
     }
 
     /// Forgets the failures of a group. False if there is no such group here.

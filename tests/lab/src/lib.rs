@@ -29,6 +29,7 @@ pub mod interrupt;
 pub mod lab;
 pub mod load;
 pub mod nemesis;
+pub mod nested;
 pub mod netns;
 pub mod ownership;
 pub mod paint;

@@ -32,7 +32,7 @@ use smoltcp::{
 use crate::{
     clock::{boot_ns, prober_priority},
     echo,
-    lab::{Lab, Link},
+    lab::{Lab, Link, Station},
     ownership::{Ownership, Round},
 };
 
@@ -62,7 +62,22 @@ impl OwnerProber {
     /// # Errors
     /// The socket is refused.
     pub fn start(lab: &Lab, vip: Ipv4Addr, interval: Duration, longest: Duration) -> Result<Self> {
-        let nodes = lab.nodes.len();
+        let macs = lab.nodes.iter().map(|node| node.eth0().mac).collect();
+        Self::start_on(&lab.prober, macs, vip, interval, longest)
+    }
+
+    /// As [`OwnerProber::start`], asking these stations.
+    ///
+    /// # Errors
+    /// As [`OwnerProber::start`].
+    pub fn start_on(
+        prober: &Station,
+        macs: Vec<[u8; 6]>,
+        vip: Ipv4Addr,
+        interval: Duration,
+        longest: Duration,
+    ) -> Result<Self> {
+        let nodes = macs.len();
         let rounds = (longest.as_nanos() / interval.as_nanos().max(1)) as usize;
         let zeros = || (0..rounds * nodes).map(|_| AtomicU64::new(0)).collect();
         let record = Arc::new(Record {
@@ -72,13 +87,11 @@ impl OwnerProber {
             rounds: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
         });
-        let own = lab.prober.eth0().clone();
-        let socket = lab
-            .prober
+        let own = prober.eth0().clone();
+        let socket = prober
             .ns
             .run(|| open(&own.device, libc::ETH_P_IP))
             .context("owner prober")?;
-        let macs: Vec<_> = lab.nodes.iter().map(|node| node.eth0().mac).collect();
         let interval = interval.as_nanos() as u64;
         let thread = std::thread::Builder::new()
             .name("owner-prober".into())

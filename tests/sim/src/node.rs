@@ -55,6 +55,8 @@ pub struct Node {
     pub clock: Clock,
     /// Error of its wall clock, ms.
     pub skew_ms: i64,
+    /// How far it jumps to and fro, ms.
+    pub wall_jumps_ms: u64,
     /// Is it up?
     pub up: bool,
     /// The whole node stands still until then (true time), clock and all.
@@ -105,6 +107,7 @@ impl Node {
             core: None,
             clock,
             skew_ms,
+            wall_jumps_ms: 0,
             up: true,
             stopped_until: 0,
             image: None,
@@ -132,8 +135,17 @@ impl Node {
     pub fn now(&self, t: u64) -> Now {
         Now {
             boot: self.clock.at(t),
-            wall_ms: (WALL0_MS + self.skew_ms + (t / 1_000_000) as i64) as u64,
+            wall_ms: (WALL0_MS + self.skew_ms + (t / 1_000_000) as i64 + self.wall_jump(t)) as u64,
         }
+    }
+
+    /// Somebody, or something, sets the wall clock again and again.
+    fn wall_jump(&self, t: u64) -> i64 {
+        if self.wall_jumps_ms == 0 {
+            return 0;
+        }
+        let mixed = (t / 20_000_000 ^ u64::from(self.id) << 40).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        ((mixed >> 20) % (2 * self.wall_jumps_ms)) as i64 - self.wall_jumps_ms as i64
     }
 
     /// Fresh maps, as the loader makes them. `wait`: before it votes (rule 1).

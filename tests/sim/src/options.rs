@@ -136,6 +136,8 @@ pub struct Options {
     pub timing: Timing,
     /// Largest error of a clock, parts per million.
     pub drift_ppm: u32,
+    /// Wall clocks jump so far to and fro, each 20 ms, ms; 0: they do not.
+    pub wall_jumps_ms: u64,
     /// Which rules hold.
     pub rules: Rules,
     /// Random faults.
@@ -205,6 +207,7 @@ impl Options {
                 ..Timing::LAN
             },
             drift_ppm: 10_000,
+            wall_jumps_ms: 0,
             rules: Rules::all(),
             mix: Mix::NONE,
             weather: Weather::CALM,

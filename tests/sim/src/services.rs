@@ -167,6 +167,21 @@ impl World {
                     let text = format!("n{} takes group {g}, stuck on n{}", i + 1, at + 1);
                     self.fail(violation(Broken::Unstopped, self.t, text));
                 }
+                // Something that must not run twice would be started at once.
+                let runs = |n: &crate::node::Node| n.services[usize::from(g)].state != State::Idle;
+                let other = (0..self.nodes.len()).find(|j| *j != i && runs(&self.nodes[*j]));
+                if gain.stopped
+                    && self.has_services(g)
+                    && let Some(j) = other
+                {
+                    let text = format!(
+                        "n{} takes group {g} for stopped: {:?} on n{}",
+                        i + 1,
+                        self.service(j, g),
+                        j + 1
+                    );
+                    self.fail(violation(Broken::Unstopped, self.t, text));
+                }
                 if self.has_services(g) && self.service(i, g) != State::Stuck {
                     self.begin(i, g, State::Starting);
                 }
@@ -243,8 +258,17 @@ impl World {
                 if let Some(epoch) = asked {
                     self.command(i, Command::Stopped { group: g, epoch });
                 }
+                self.sweep(i, g);
             }
             State::Idle | State::Running | State::Stuck => {}
+        }
+    }
+
+    /// Nothing runs here of a group that belongs elsewhere.
+    fn sweep(&mut self, i: usize, group: u8) {
+        if self.service(i, group) == State::Idle && !self.nodes[i].sh.run_set.load().has(group) {
+            let epoch = self.nodes[i].sh.group_epoch[usize::from(group)].load();
+            self.command(i, Command::Swept { group, epoch });
         }
     }
 
@@ -258,7 +282,7 @@ impl World {
             let owned = self.nodes[i].sh.run_set.load().has(g);
             match self.service(i, g) {
                 State::Stuck => {}
-                State::Idle if !owned => {}
+                State::Idle if !owned => self.sweep(i, g),
                 _ if !owned => self.begin(i, g, State::Stopping { asked: None }),
                 _ if self.has_services(g) => self.begin(i, g, State::Starting),
                 _ => {}
@@ -272,6 +296,7 @@ impl World {
             for g in 0..self.o.shape.groups.min(HOMES as u16) as u8 {
                 if self.service(i, g) == State::Stuck {
                     self.nodes[i].services[usize::from(g)].state = State::Idle;
+                    self.sweep(i, g);
                     if self.nodes[i].sh.run_set.load().has(g) {
                         self.begin(i, g, State::Starting);
                     }

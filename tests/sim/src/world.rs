@@ -126,6 +126,7 @@ impl World {
             o,
         };
         let drift = u64::from(w.o.drift_ppm);
+        w.set_back = w.o.wall_jumps_ms != 0;
         w.check.vips_move = w.o.generations.iter().any(|g| g.home != members::AT_HOME);
         for id in 1..=w.o.shape.nodes {
             // Half of the clocks are as wrong as can be: that is where lease and promise meet.
@@ -137,6 +138,7 @@ impl World {
             };
             let clock = Clock::new(0, rng.between(5_000 * MS, 500_000 * MS), ppm);
             let mut n = Node::new(id, clock, rng.between(0, 2_000) as i64 - 1_000);
+            n.wall_jumps_ms = w.o.wall_jumps_ms;
             if w.o.generation(1).members & agent_common::node_bit(id) != 0 {
                 n.disk.file = 1;
                 n.fresh_table(&w.o, 0, 0);
@@ -145,6 +147,11 @@ impl World {
                 n.up = false;
             }
             w.nodes.push(n);
+        }
+        if w.o.services.is_some() {
+            for i in 0..w.nodes.len() {
+                w.look_at_services(i);
+            }
         }
         for i in 0..w.nodes.len() {
             let at = rng.between(0, 10 * MS);

@@ -96,6 +96,18 @@ fn services_behind_groups() {
     }
 }
 
+/// Wall clocks that are set to and fro by an hour, on all nodes, all the time: epochs and gossip suffer that, and nothing is
+/// timed by them.
+#[test]
+fn wall_clocks_that_jump() {
+    for seed in 0..if all() { 2_000 } else { 30 } {
+        for mut o in [Options::random(seed, None), Schedule::Services.options(seed, None)] {
+            o.wall_jumps_ms = 3_600_000;
+            clean(o);
+        }
+    }
+}
+
 /// Histories that once failed.
 #[test]
 fn once_failed() {
