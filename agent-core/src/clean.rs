@@ -52,7 +52,9 @@ impl<S: Deref<Target = Shared>> Core<S> {
 
     /// A group is lost here: were its services stopped before?
     pub(crate) fn left_behind(&mut self, group: u8, stopped: bool) {
-        if self.cfg.settings(group).orderly && !stopped {
+        if stopped {
+            self.clean.left = self.clean.left.without(group);
+        } else if self.cfg.settings(group).orderly {
             self.clean.left = self.clean.left.with(group);
         }
     }

@@ -141,9 +141,8 @@ impl Supervisor {
     /// What people are told of it.
     fn doubt_text(&self, group: u8, doubt: Doubt) -> String {
         let name = self.narrator.names.group(group);
-        let nodes = self.config.nodes.iter();
-        let missing = nodes.filter(|n| doubt.missing & node_bit(n.id) != 0);
-        let missing: Vec<_> = missing.map(|n| n.name.as_str()).collect();
+        let missing = (1..=32).filter(|id| doubt.missing & node_bit(*id) != 0);
+        let missing: Vec<_> = missing.map(|id| self.narrator.names.node(id)).collect();
         format!(
             "not known from {}: is {name} stopped there? Two of it at once would destroy data. It starts when that is heard; \
              if you are certain: heartline clear {name} --stopped-elsewhere",

@@ -182,16 +182,22 @@ impl ServicesBook {
         looked && view.phase == Phase::Idle && entry.group.wanted().role == Role::Standby
     }
 
-    /// Is something being stopped?
+    /// Is something still to be stopped of what is not this node's any more, and can be?
     pub fn is_stopping(&self) -> bool {
         let mut entries = self.entries.values();
-        entries.any(|e| e.group.view().phase == Phase::Stopping)
+        entries.any(|e| {
+            let phase = e.group.view().phase;
+            let lost = e.group.wanted().role == Role::Standby;
+            e.services.is_orderly() && lost && !matches!(phase, Phase::Idle | Phase::Stuck)
+        })
     }
 
     /// What would be left running if the agent ended now: groups by name, with what is said of them.
     pub fn unfinished(&self) -> Vec<(String, String)> {
         let entries = self.entries.values();
-        let left = entries.filter(|e| e.group.view().phase != Phase::Idle);
+        let left = entries.filter(|e| {
+            e.services.is_orderly() && e.group.view().phase != Phase::Idle
+        });
         left.map(|e| (e.name.clone(), e.group.view().text)).collect()
     }
 
