@@ -368,6 +368,8 @@ impl<S: Deref<Target = Shared>> Core<S> {
         if self.rules.hold(Rule::MovedVipWaits) {
             self.keep_moved(&next.moved);
         }
+        let gone = self.sh.run_set.load().minus(next.cfg.group_set());
+        self.left_by(gone.and(self.links.orderly));
         let from = self.cfg.generation;
         std::mem::swap(&mut self.cfg, &mut next.cfg);
         self.retired = Some(next);
