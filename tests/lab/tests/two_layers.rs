@@ -1,7 +1,7 @@
 //! Two layers of recovery: hosts with a cluster of their own, and guests behind their bridges with another, both with the real
 //! agent. They must not get into each other's way. Needs root, and fails without.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use heartline_lab::{
@@ -89,10 +89,9 @@ fn with_layers(test: impl FnOnce(&mut Rig, &mut Above) -> Result<()>) -> Result<
             Duration::from_millis(2),
             TAKEOVERS,
         )?;
-        let from_client = Ipv4Addr::from(GUEST_VIP);
         let client = OutageProber::start(
             &lab.client,
-            from_client.into(),
+            GUEST_VIP.into(),
             Duration::from_millis(1),
             TAKEOVERS,
         )?;

@@ -82,7 +82,8 @@ fn removal(rig: &mut Rig) -> Result<(String, Vec<String>)> {
 }
 
 fn two_groups(dir: &Path) -> String {
-    app(dir) + &second("") + &resource(dir, "disk", "") + &resource(dir, "rest", "")
+    let state = "stateful = true";
+    app(dir) + &second("") + &resource(dir, "disk", state) + &resource(dir, "rest", state)
 }
 
 #[test]
@@ -160,7 +161,7 @@ fn a_reload_with_yes_stops_a_removed_group_in_order_on_its_owner_alone() -> Resu
     })
 }
 
-/// Taken back while it is still being stopped: by one task, so that nothing is started beside a stop.
+/// Put back while it is still being stopped: whoever has it then waits, and its old owner does not start beside its own stop.
 #[test]
 fn a_group_that_is_removed_and_put_back_is_stopped_before_it_starts() -> Result<()> {
     with_services(two_groups, nothing, |rig, t| {

@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::{LATE, POLL, another, app, nothing, resource, runs, with_services};
 
 /// `heartline` with more time than a question needs; its output and exit status.
-fn slow_cli(socket: &Path, args: &[&str]) -> Result<exec::Output> {
+pub(super) fn slow_cli(socket: &Path, args: &[&str]) -> Result<exec::Output> {
     let mut command = Command::new(agent::binary()?);
     command.args(args).env("HEARTLINE_SOCKET", socket);
     exec::run(command, "", Duration::from_secs(120))
