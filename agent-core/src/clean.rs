@@ -6,11 +6,7 @@ use std::ops::Deref;
 
 use agent_common::{Set, state::Shared, wire::flags};
 
-use crate::{
-    command::CommandError,
-    core::Core,
-    detector,
-};
+use crate::{command::CommandError, core::Core, detector};
 
 /// What is known of the services of groups that this node does not own.
 #[derive(Debug)]

@@ -529,12 +529,18 @@ fn a_group_whose_bus_goes_and_comes_back_has_not_failed() {
                 tokio::time::sleep(Duration::from_millis(500)).await;
                 let v = group.view();
                 assert!(v.resources[0].text.contains("cannot be reached"), "{v:?}");
-                assert_eq!((v.phase, v.failures, v.given_up), (Phase::Running, 0, false));
+                assert_eq!(
+                    (v.phase, v.failures, v.given_up),
+                    (Phase::Running, 0, false)
+                );
                 sh("systemctl --user start dbus.socket");
                 until("it is known again", || async { state() == "running" }).await;
             }
             let v = group.view();
-            assert_eq!((v.phase, v.failures, v.given_up), (Phase::Running, 0, false));
+            assert_eq!(
+                (v.phase, v.failures, v.given_up),
+                (Phase::Running, 0, false)
+            );
             let now = sh("systemctl --user show -P ActiveEnterTimestampMonotonic good.service");
             assert_eq!(begun, now, "it was started again");
             while let Ok(report) = reports.try_recv() {

@@ -28,9 +28,15 @@ fn both_files_are_good_and_have_nothing_in_common() {
     let dir = tempfile::tempdir().expect("a folder");
     let mut values = Vec::new();
     for name in ["two-layers-hosts.toml", "two-layers-guests.toml"] {
-        assert!(doc.contains(&format!("(../config/{name})")), "{name} is not in the document");
+        assert!(
+            doc.contains(&format!("(../config/{name})")),
+            "{name} is not in the document"
+        );
         let text = fs::read_to_string(folder().join("config").join(name)).expect("the file");
-        let line = text.lines().find(|l| l.starts_with("key_file")).expect("key_file");
+        let line = text
+            .lines()
+            .find(|l| l.starts_with("key_file"))
+            .expect("key_file");
         let key = line.split('"').nth(1).expect("a path");
         assert!(doc.contains(&format!("heartline keygen {key}")), "{key}");
         let own = dir.path().join(Path::new(key).file_name().expect("a name"));
@@ -47,7 +53,13 @@ fn both_files_are_good_and_have_nothing_in_common() {
         let addresses = config.config.groups.iter().flat_map(|g| &g.vips);
         let networks: Vec<String> = addresses
             .map(|v| v.address.to_string())
-            .chain(config.config.nodes.iter().map(|n| n.links[0].address.to_string()))
+            .chain(
+                config
+                    .config
+                    .nodes
+                    .iter()
+                    .map(|n| n.links[0].address.to_string()),
+            )
             .map(|a| a.rsplit_once('.').expect("IPv4").0.to_owned())
             .collect();
         assert!(networks.windows(2).all(|w| w[0] == w[1]), "{networks:?}");
@@ -61,7 +73,12 @@ fn both_files_are_good_and_have_nothing_in_common() {
     assert_ne!(hosts.key_file, guests.key_file);
     assert_ne!(below, above);
     // What the document draws.
-    for word in [&hosts.cluster, &guests.cluster, &hosts.port.to_string(), &guests.port.to_string()] {
+    for word in [
+        &hosts.cluster,
+        &guests.cluster,
+        &hosts.port.to_string(),
+        &guests.port.to_string(),
+    ] {
         assert!(doc.contains(word.as_str()), "{word}");
     }
 }
@@ -79,15 +96,27 @@ fn groups_that_need_each_other_are_refused_with_the_cycle() {
     let dir = tempfile::tempdir().expect("a folder");
     let file = dir.path().join("heartline.toml");
     for (key, quoted, cycle) in [
-        ("with", ["\"db\"", "\"cache\""], "cache is with db is with cache"),
-        ("after", ["[\"db\"]", "[\"cache\"]"], "cache is after db is after cache"),
+        (
+            "with",
+            ["\"db\"", "\"cache\""],
+            "cache is with db is with cache",
+        ),
+        (
+            "after",
+            ["[\"db\"]", "[\"cache\"]"],
+            "cache is after db is after cache",
+        ),
     ] {
-        let both = text.clone() + &group("cache", 1, key, quoted[0]) + &group("db", 2, key, quoted[1]);
+        let both =
+            text.clone() + &group("cache", 1, key, quoted[0]) + &group("db", 2, key, quoted[1]);
         fs::write(&file, both).expect("written");
         let out = heartline(&["check", file.to_str().expect("text"), "--no-local"]);
         let said = String::from_utf8_lossy(&out.stderr);
         assert_eq!(out.status.code(), Some(1), "{said}");
         assert!(said.contains(cycle), "{key}: {said}");
-        assert!(said.contains("heartline.toml:"), "it names file and line: {said}");
+        assert!(
+            said.contains("heartline.toml:"),
+            "it names file and line: {said}"
+        );
     }
 }

@@ -94,7 +94,10 @@ fn hooks_by_https() {
     alone(|| async {
         let dir = folder();
         let (address, heard) = server(dir.path()).await;
-        let (own, stranger) = (dir.path().join("hook-ca.pem"), dir.path().join("stranger-ca.pem"));
+        let (own, stranger) = (
+            dir.path().join("hook-ca.pem"),
+            dir.path().join("stranger-ca.pem"),
+        );
         let event = br#"{"kind":"gained","group":"web"}"#.to_vec();
         let tell = async |path: &str, ca: Option<&Path>, most: Duration| {
             let url = format!("https://{address}{path}");
@@ -102,14 +105,23 @@ fn hooks_by_https() {
         };
         let heard_of = |path: &str| {
             let heard = heard.lock().unwrap();
-            heard.iter().filter(|r| r.starts_with(&format!("POST {path} "))).count()
+            heard
+                .iter()
+                .filter(|r| r.starts_with(&format!("POST {path} ")))
+                .count()
         };
 
         assert_eq!(tell("/hook", Some(&own), GENEROUS).await, Ok(()));
         let request = heard.lock().unwrap()[0].to_lowercase();
         assert!(request.starts_with("post /hook http/1.1\r\n"), "{request}");
-        assert!(request.contains("content-type: application/json\r\n"), "{request}");
-        assert!(request.ends_with(r#"{"kind":"gained","group":"web"}"#), "{request}");
+        assert!(
+            request.contains("content-type: application/json\r\n"),
+            "{request}"
+        );
+        assert!(
+            request.ends_with(r#"{"kind":"gained","group":"web"}"#),
+            "{request}"
+        );
         assert_eq!(tell("/slow", Some(&own), GENEROUS).await, Ok(()));
 
         let why = tell("/fail", Some(&own), GENEROUS).await.unwrap_err();
@@ -118,7 +130,10 @@ fn hooks_by_https() {
         // Neither somebody else's CA nor those of the machine: it is told nothing.
         for ca in [Some(stranger.as_path()), None] {
             let why = tell("/secret", ca, GENEROUS).await.unwrap_err();
-            assert!(why.contains("TLS") && !why.contains("/secret"), "{ca:?}: {why}");
+            assert!(
+                why.contains("TLS") && !why.contains("/secret"),
+                "{ca:?}: {why}"
+            );
         }
         assert_eq!(heard_of("/secret"), 0);
         let why = tell("/secret", Some(&dir.path().join("none.pem")), GENEROUS).await;
@@ -130,12 +145,19 @@ fn hooks_by_https() {
             drop(stream);
         })
         .await;
-        for url in [format!("https://{address}/hang"), format!("https://{silent}/")] {
+        for url in [
+            format!("https://{address}/hang"),
+            format!("https://{silent}/"),
+        ] {
             let begun = Instant::now();
             let short = Duration::from_millis(400);
             let why = post::json(&url, event.clone(), short, Some(&own)).await;
             assert!(why.is_err(), "{url}");
-            assert!(begun.elapsed() >= short && begun.elapsed() < GENEROUS / 2, "{url}: {:?}", begun.elapsed());
+            assert!(
+                begun.elapsed() >= short && begun.elapsed() < GENEROUS / 2,
+                "{url}: {:?}",
+                begun.elapsed()
+            );
         }
     });
 }

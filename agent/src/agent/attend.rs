@@ -128,7 +128,10 @@ impl Supervisor {
             tracing::warn!("{}: {e}", file.display());
         }
         let of = self.config.groups.iter().find(|g| g.id == group);
-        let others = of.into_iter().flat_map(|g| &g.prefer).filter(|id| **id != self.me);
+        let others = of
+            .into_iter()
+            .flat_map(|g| &g.prefer)
+            .filter(|id| **id != self.me);
         let doubt = Doubt {
             since: boottime_ns(),
             missing: others.fold(0, |m, id| m | node_bit(*id)),

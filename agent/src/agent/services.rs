@@ -195,10 +195,10 @@ impl ServicesBook {
     /// What would be left running if the agent ended now: groups by name, with what is said of them.
     pub fn unfinished(&self) -> Vec<(String, String)> {
         let entries = self.entries.values();
-        let left = entries.filter(|e| {
-            e.services.is_orderly() && e.group.view().phase != Phase::Idle
-        });
-        left.map(|e| (e.name.clone(), e.group.view().text)).collect()
+        let left =
+            entries.filter(|e| e.services.is_orderly() && e.group.view().phase != Phase::Idle);
+        left.map(|e| (e.name.clone(), e.group.view().text))
+            .collect()
     }
 
     /// What it has to wait for before it starts, if anything.

@@ -40,9 +40,7 @@ pub fn load(path: &Path) -> Result<Config> {
             }
             Ok(loaded.config)
         }
-        Err(config::LoadError::Refused(report)) => {
-            Err(Refused(report.render(false)).into())
-        }
+        Err(config::LoadError::Refused(report)) => Err(Refused(report.render(false)).into()),
         Err(e) => Err(e.into()),
     }
 }

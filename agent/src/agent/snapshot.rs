@@ -109,7 +109,10 @@ impl Snapshot {
         self.nodes = view.nodes;
         self.owned = core.owned();
         self.unclean = core.unclean();
-        let clean = core.config().node_ids().filter(|id| core.is_clean(*id, now));
+        let clean = core
+            .config()
+            .node_ids()
+            .filter(|id| core.is_clean(*id, now));
         self.clean = clean.fold(0, |m, id| m | node_bit(id));
         self.generation = core.config().generation;
         self.progress = core.progress(now);

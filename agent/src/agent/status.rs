@@ -336,7 +336,8 @@ fn warnings(s: &Sources<'_>, nodes: &[NodeStatus]) -> Vec<Warning> {
         );
     }
     for name in s.services.retiring() {
-        let text = format!("{name} is not this node's any more, and its services have not stopped yet");
+        let text =
+            format!("{name} is not this node's any more, and its services have not stopped yet");
         let help = "see `heartline events`; what runs can be stopped by hand";
         add(Level::Warning, "still_stopping", text, Some(help));
     }

@@ -53,7 +53,10 @@ pub struct AgentArgs {
 }
 
 /// Runs the agent. Its failure goes to the log.
-#[expect(clippy::disallowed_methods, reason = "nothing runs here any more, and there is no event to wait for")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "nothing runs here any more, and there is no event to wait for"
+)]
 pub fn run(mut args: AgentArgs, place: &Place) -> ExitCode {
     args.run_dir = place.run_dir();
     if let Err(error) = logging::init(args.log.as_deref()) {

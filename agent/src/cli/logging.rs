@@ -285,7 +285,10 @@ mod tests {
             assert_eq!(gained.get(name).map(String::as_str), Some(value), "{name}");
         }
         assert!(!gained.contains_key("SECOND") && !gained.contains_key("HEARTLINE_PEER"));
-        assert_eq!((&*silent["HEARTLINE_PEER"], &*silent["PRIORITY"]), ("n2", "4"));
+        assert_eq!(
+            (&*silent["HEARTLINE_PEER"], &*silent["PRIORITY"]),
+            ("n2", "4")
+        );
         assert!(!silent.contains_key("HEARTLINE_GROUP"));
         assert_eq!((&*last["MESSAGE"], &*last["PRIORITY"]), ("the last", "3"));
     }

@@ -57,6 +57,8 @@ async fn stop(args: &Args, client: &Client) -> Result<Duration, Failure> {
         .map_err(as_failure(args.json))?;
     let owner = status.group(&args.group).and_then(|g| g.owner.clone());
     let leaving = status.groups.iter().filter(|g| g.owner == owner);
-    let stops = leaving.filter_map(|g| g.services.as_ref()).map(|s| s.stop_timeout_ms);
+    let stops = leaving
+        .filter_map(|g| g.services.as_ref())
+        .map(|s| s.stop_timeout_ms);
     Ok(Duration::from_millis(stops.max().unwrap_or(0)))
 }

@@ -518,13 +518,11 @@ impl Worker {
         }
         self.groups.values_mut().for_each(Group::settle);
         let vips = u32::try_from(self.index.len()).unwrap_or(u32::MAX);
-        self.io
-            .events
-            .emit(NetEvent::Reconfigured {
-                serial: config.serial,
-                vips,
-                removed,
-            });
+        self.io.events.emit(NetEvent::Reconfigured {
+            serial: config.serial,
+            vips,
+            removed,
+        });
     }
 
     /// Hands the standing of an old VIP to the same VIP in the new configuration. False when there

@@ -140,7 +140,10 @@ impl Upper {
             return Ok(owner);
         }
         let logs: Vec<_> = self.agents.iter().map(Agent::log_tail).collect();
-        bail!("the guests do not agree without {but:?}: {last:?}\n{}", logs.join("\n"))
+        bail!(
+            "the guests do not agree without {but:?}: {last:?}\n{}",
+            logs.join("\n")
+        )
     }
 }
 

@@ -52,7 +52,10 @@ impl Above {
     fn owners(&self, from: u64) -> Result<Vec<String>> {
         let seen = self.owners.ownership(from, boot_ns());
         ensure!(seen.dual_rounds == 0, "two owners above: {seen:?}");
-        let names = seen.spans.iter().map(|s| self.upper.guests[s.node].name.clone());
+        let names = seen
+            .spans
+            .iter()
+            .map(|s| self.upper.guests[s.node].name.clone());
         let mut names: Vec<_> = names.collect();
         names.dedup();
         Ok(names)
@@ -64,7 +67,11 @@ fn below(rig: &Rig, from: u64) -> Result<Vec<String>> {
     let seen = rig.owners.ownership(from, boot_ns());
     ensure!(seen.dual_rounds == 0, "two owners below: {seen:?}");
     let nodes = &rig.cluster.lab.nodes;
-    let mut names: Vec<_> = seen.spans.iter().map(|s| nodes[s.node].name.clone()).collect();
+    let mut names: Vec<_> = seen
+        .spans
+        .iter()
+        .map(|s| nodes[s.node].name.clone())
+        .collect();
     names.dedup();
     Ok(names)
 }
@@ -127,7 +134,13 @@ fn gather(rig: &mut Rig, above: &mut Above) -> Result<(String, String)> {
 }
 
 /// Both layers serve again, with others than these.
-fn both_taken_over(rig: &mut Rig, above: &Above, host: &str, guest: &str, mute: &[&str]) -> Result<(String, String)> {
+fn both_taken_over(
+    rig: &mut Rig,
+    above: &Above,
+    host: &str,
+    guest: &str,
+    mute: &[&str],
+) -> Result<(String, String)> {
     let served = until(LATE, Duration::from_millis(5), || {
         Ok(rig.wire_owner().is_some_and(|o| o != host) && rig.v4.answered_lately(100))
     })?;
@@ -135,7 +148,9 @@ fn both_taken_over(rig: &mut Rig, above: &Above, host: &str, guest: &str, mute: 
     let new_host = rig.wire_owner().context("an owner")?;
     let new_guest = above.upper.settled("app", mute, LATE)?;
     ensure!(new_guest != guest, "the guests' VIP is not taken over");
-    let served = until(LATE, Duration::from_millis(5), || Ok(above.client.answered_lately(100)))?;
+    let served = until(LATE, Duration::from_millis(5), || {
+        Ok(above.client.answered_lately(100))
+    })?;
     ensure!(served, "the guests' client is not served");
     Ok((new_host, new_guest))
 }
@@ -150,10 +165,21 @@ fn a_host_that_fails_is_one_takeover_in_each_layer() -> Result<()> {
         let (new_host, new_guest) = both_taken_over(rig, above, &host, &guest, &[&guest])?;
         rig.cluster.lab.switch.heal()?;
         rig.settle()?;
-        ensure!(above.upper.settled("app", &[], LATE)? == new_guest, "it moved on healing");
+        ensure!(
+            above.upper.settled("app", &[], LATE)? == new_guest,
+            "it moved on healing"
+        );
         pass(Duration::from_millis(500))?;
-        ensure!(below(rig, from)? == [host.clone(), new_host], "below: {:?}", below(rig, from)?);
-        ensure!(above.owners(from)? == [guest.clone(), new_guest], "above: {:?}", above.owners(from)?);
+        ensure!(
+            below(rig, from)? == [host.clone(), new_host],
+            "below: {:?}",
+            below(rig, from)?
+        );
+        ensure!(
+            above.owners(from)? == [guest.clone(), new_guest],
+            "above: {:?}",
+            above.owners(from)?
+        );
 
         // Frozen, with its guest: nothing of its agents runs, its kernel does.
         let (host, guest) = gather(rig, above)?;
@@ -164,10 +190,21 @@ fn a_host_that_fails_is_one_takeover_in_each_layer() -> Result<()> {
         rig.cluster.thaw(&host)?;
         above.upper.agent(&guest)?.signal(Signal::SIGCONT)?;
         rig.settle()?;
-        ensure!(above.upper.settled("app", &[], LATE)? == new_guest, "it moved on waking");
+        ensure!(
+            above.upper.settled("app", &[], LATE)? == new_guest,
+            "it moved on waking"
+        );
         pass(Duration::from_millis(500))?;
-        ensure!(below(rig, from)? == [host, new_host], "below: {:?}", below(rig, from)?);
-        ensure!(above.owners(from)? == [guest, new_guest], "above: {:?}", above.owners(from)?);
+        ensure!(
+            below(rig, from)? == [host, new_host],
+            "below: {:?}",
+            below(rig, from)?
+        );
+        ensure!(
+            above.owners(from)? == [guest, new_guest],
+            "above: {:?}",
+            above.owners(from)?
+        );
         Ok(())
     })
 }
@@ -185,8 +222,16 @@ fn what_happens_in_one_layer_is_no_matter_to_the_other() -> Result<()> {
         ensure!(gone, "the hosts' VIP is not taken over");
         rig.cluster.thaw(&host)?;
         rig.settle()?;
-        ensure!(below(rig, from)?.len() == 2, "below: {:?}", below(rig, from)?);
-        ensure!(above.owners(from)? == [guest.clone()], "above: {:?}", above.owners(from)?);
+        ensure!(
+            below(rig, from)?.len() == 2,
+            "below: {:?}",
+            below(rig, from)?
+        );
+        ensure!(
+            above.owners(from)? == [guest.clone()],
+            "above: {:?}",
+            above.owners(from)?
+        );
 
         // Killed, and started again: its gates stay in the kernel, and the guest's frames pass them.
         let owner = rig.cluster.owner("web").context("an owner")?;
@@ -198,7 +243,11 @@ fn what_happens_in_one_layer_is_no_matter_to_the_other() -> Result<()> {
         ensure!(gone, "the hosts' VIP is not taken over");
         rig.cluster.agent(&owner)?.start()?;
         rig.settle()?;
-        ensure!(above.owners(from)? == [guest.clone()], "above: {:?}", above.owners(from)?);
+        ensure!(
+            above.owners(from)? == [guest.clone()],
+            "above: {:?}",
+            above.owners(from)?
+        );
 
         // The guest's agent alone: the hosts go on.
         let (from, before) = (boot_ns(), rig.cluster.owner("web").context("an owner")?);
@@ -206,8 +255,16 @@ fn what_happens_in_one_layer_is_no_matter_to_the_other() -> Result<()> {
         let new = above.upper.settled("app", &[&guest], LATE)?;
         above.upper.agent(&guest)?.signal(Signal::SIGCONT)?;
         above.upper.settled("app", &[], LATE)?;
-        ensure!(above.owners(from)? == [guest.clone(), new], "above: {:?}", above.owners(from)?);
-        ensure!(below(rig, from)? == [before.clone()], "below: {:?}", below(rig, from)?);
+        ensure!(
+            above.owners(from)? == [guest.clone(), new],
+            "above: {:?}",
+            above.owners(from)?
+        );
+        ensure!(
+            below(rig, from)? == [before.clone()],
+            "below: {:?}",
+            below(rig, from)?
+        );
 
         // A planned move and a drain below: no business of those above.
         let (host, guest) = gather(rig, above)?;
@@ -215,7 +272,11 @@ fn what_happens_in_one_layer_is_no_matter_to_the_other() -> Result<()> {
         rig.cluster.agent(&host)?.cli_ok(&["drain", &host])?;
         rig.cluster.agent(&host)?.cli_ok(&["undrain", &host])?;
         rig.settle()?;
-        ensure!(above.owners(from)? == [guest], "above: {:?}", above.owners(from)?);
+        ensure!(
+            above.owners(from)? == [guest],
+            "above: {:?}",
+            above.owners(from)?
+        );
         apart(rig, above)
     })
 }
@@ -231,23 +292,37 @@ fn apart(rig: &mut Rig, above: &mut Above) -> Result<()> {
     }
     let mut digests: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for (name, status) in &said {
-        let layer = if name.starts_with('g') { "guests" } else { "lab" };
+        let layer = if name.starts_with('g') {
+            "guests"
+        } else {
+            "lab"
+        };
         ensure!(status["cluster"] == layer, "{name}: {}", status["cluster"]);
         ensure!(status["node"] == **name, "{name}: {}", status["node"]);
         let nodes = status["nodes"].as_array().context("nodes")?;
         let first = name.chars().next().context("a name")?;
         ensure!(
             nodes.len() == 3
-                && nodes.iter().all(|n| n["name"].as_str().is_some_and(|n| n.starts_with(first))),
+                && nodes
+                    .iter()
+                    .all(|n| n["name"].as_str().is_some_and(|n| n.starts_with(first))),
             "{name}: {nodes:?}"
         );
         let counters = status["counters"].as_object().context("counters")?;
-        for wrong in ["drop_other_cluster", "drop_forged", "drop_bad_magic", "drop_bad_sender"] {
+        for wrong in [
+            "drop_other_cluster",
+            "drop_forged",
+            "drop_bad_magic",
+            "drop_bad_sender",
+        ] {
             let n = counters.get(wrong).and_then(Value::as_u64);
             let n = n.with_context(|| format!("{name} has no counter {wrong}"))?;
             ensure!(n == 0, "{name}: {wrong} {n}");
         }
-        digests.entry(layer.into()).or_default().push(status["digest"].as_str().context("a digest")?);
+        digests
+            .entry(layer.into())
+            .or_default()
+            .push(status["digest"].as_str().context("a digest")?);
     }
     for (layer, mut list) in digests {
         list.dedup();

@@ -101,7 +101,10 @@ fn services_behind_groups() {
 #[test]
 fn wall_clocks_that_jump() {
     for seed in 0..if all() { 2_000 } else { 30 } {
-        for mut o in [Options::random(seed, None), Schedule::Services.options(seed, None)] {
+        for mut o in [
+            Options::random(seed, None),
+            Schedule::Services.options(seed, None),
+        ] {
             o.wall_jumps_ms = 3_600_000;
             clean(o);
         }

@@ -12,8 +12,8 @@ use heartline_lab::{
 use nix::sys::signal::Signal;
 
 use super::{
-    maintenance::slow_cli,
-    LATE, SCRIPT, Traces, another, app, group, nothing, phase, resource, runs, with_services,
+    LATE, SCRIPT, Traces, another, app, group, maintenance::slow_cli, nothing, phase, resource,
+    runs, with_services,
 };
 
 /// The owner's status says this of the group's services.
@@ -25,7 +25,8 @@ fn text_says(rig: &mut Rig, node: &str, words: &[&str]) -> Result<()> {
 }
 
 #[test]
-fn a_program_that_does_not_exist_is_named_and_the_group_stays_where_nobody_can_run_it() -> Result<()> {
+fn a_program_that_does_not_exist_is_named_and_the_group_stays_where_nobody_can_run_it() -> Result<()>
+{
     let sections = |_: &Path| {
         "\n[[group.resource]]\nname = \"app\"\nexec = { start = [\"/no/such/program\"], stop = [\"/bin/true\"], \
          status = [\"/bin/sh\", \"-c\", \"exit 3\"] }\n"
@@ -33,16 +34,17 @@ fn a_program_that_does_not_exist_is_named_and_the_group_stays_where_nobody_can_r
     };
     with_services(sections, nothing, |rig, _| {
         // Tried on each node in turn; in the end it stays, and says so.
-        rig.cluster.wait_for("failed everywhere, and owned", LATE, |said| {
-            said.len() == 3
-                && said.iter().all(|(_, s)| {
-                    s.as_ref().is_ok_and(|s| {
-                        let g = group(s, "web");
-                        let unfit = g["unfit"].as_array().map_or(0, Vec::len);
-                        g["owner"].is_string() && unfit == 3 && phase(s, "web") == "failed"
+        rig.cluster
+            .wait_for("failed everywhere, and owned", LATE, |said| {
+                said.len() == 3
+                    && said.iter().all(|(_, s)| {
+                        s.as_ref().is_ok_and(|s| {
+                            let g = group(s, "web");
+                            let unfit = g["unfit"].as_array().map_or(0, Vec::len);
+                            g["owner"].is_string() && unfit == 3 && phase(s, "web") == "failed"
+                        })
                     })
-                })
-        })?;
+            })?;
         let owner = rig.cluster.owner("web").context("an owner")?;
         text_says(rig, &owner, &["app", "/no/such/program"])?;
         rig.settle()?;
@@ -78,9 +80,11 @@ fn resident_kib(rig: &mut Rig, node: &str) -> Result<u64> {
 }
 
 #[test]
-fn a_probe_that_prints_megabytes_is_taken_by_its_word_and_one_that_never_ends_is_killed() -> Result<()> {
+fn a_probe_that_prints_megabytes_is_taken_by_its_word_and_one_that_never_ends_is_killed()
+-> Result<()> {
     let sections = |dir: &Path| {
-        "\n[group.policy]\nrestarts = 0\nwindow = \"10min\"\nfailure_memory = \"10min\"\n".to_owned()
+        "\n[group.policy]\nrestarts = 0\nwindow = \"10min\"\nfailure_memory = \"10min\"\n"
+            .to_owned()
             + &app(dir)
             + &strange_probe(dir)
     };
@@ -137,7 +141,8 @@ fn a_stop_that_blocks_is_given_up_in_time_and_said_loudly() -> Result<()> {
 }
 
 #[test]
-fn a_stateful_stop_that_blocks_keeps_the_group_and_a_move_waits_as_long_as_that_takes() -> Result<()> {
+fn a_stateful_stop_that_blocks_keeps_the_group_and_a_move_waits_as_long_as_that_takes() -> Result<()>
+{
     let sections = |dir: &Path| resource(dir, "app", "stateful = true\nstop_timeout = \"60s\"");
     with_services(sections, nothing, |rig, t| {
         let old = runs(rig, "web", "")?;
@@ -149,7 +154,10 @@ fn a_stateful_stop_that_blocks_keeps_the_group_and_a_move_waits_as_long_as_that_
         )?;
         let socket = rig.cluster.agent(&old)?.socket();
         let out = slow_cli(&socket, &["move", "web", new])?;
-        ensure!(out.code == Some(0) && out.stdout.contains("moved"), "{out:?}");
+        ensure!(
+            out.code == Some(0) && out.stdout.contains("moved"),
+            "{out:?}"
+        );
         ensure!(runs(rig, "web", &old)? == new, "not on {new}");
         t.never_both("app")?;
         rig.settle()
@@ -167,18 +175,23 @@ fn back_but_not_stopped(
         let old = runs(rig, "web", "")?;
         away(rig, &old)?;
         let mut new = String::new();
-        rig.cluster.wait_for("another has it, and waits", LATE, |said| {
-            said.iter().filter(|(node, _)| *node != old).all(|(_, s)| {
-                s.as_ref().is_ok_and(|s| {
-                    let g = group(s, "web");
-                    g["owner"].is_string() && g["owner"] != *old && phase(s, "web") == "blocked"
+        rig.cluster
+            .wait_for("another has it, and waits", LATE, |said| {
+                said.iter().filter(|(node, _)| *node != old).all(|(_, s)| {
+                    s.as_ref().is_ok_and(|s| {
+                        let g = group(s, "web");
+                        g["owner"].is_string() && g["owner"] != *old && phase(s, "web") == "blocked"
+                    })
                 })
-            })
-        })?;
+            })?;
         if let Some(owner) = rig.cluster.owner("web") {
             new = owner;
         }
-        text_says(rig, &new, &[&old, "heartline clear web --stopped-elsewhere"])?;
+        text_says(
+            rig,
+            &new,
+            &[&old, "heartline clear web --stopped-elsewhere"],
+        )?;
         t.make("app.hold-stop")?;
         back(rig, &old)?;
         t.wait("the old one is being stopped", |t| {
@@ -186,7 +199,9 @@ fn back_but_not_stopped(
         })?;
         says(rig, &new, "it is heard again", |s| {
             let nodes = s["nodes"].as_array().into_iter().flatten();
-            nodes.filter(|n| n["name"] == *old).all(|n| n["state"] == "alive")
+            nodes
+                .filter(|n| n["name"] == *old)
+                .all(|n| n["state"] == "alive")
         })?;
         pass(Duration::from_secs(2))?;
         ensure!(
@@ -242,15 +257,18 @@ fn an_agent_that_ends_with_something_stuck_says_so_and_hands_no_service_over() -
         let log = fs::read_to_string(agent.log())?;
         let loud = "the agent ends although web has not stopped here";
         ensure!(log.contains(loud), "its log does not say it:\n{log}");
-        rig.cluster.wait_for("another has it, and waits", LATE, |said| {
-            said.len() == 2
-                && said.iter().all(|(_, s)| {
-                    s.as_ref().is_ok_and(|s| {
-                        let g = group(s, "web");
-                        g["owner"].is_string() && g["owner"] != *old && phase(s, "web") == "blocked"
+        rig.cluster
+            .wait_for("another has it, and waits", LATE, |said| {
+                said.len() == 2
+                    && said.iter().all(|(_, s)| {
+                        s.as_ref().is_ok_and(|s| {
+                            let g = group(s, "web");
+                            g["owner"].is_string()
+                                && g["owner"] != *old
+                                && phase(s, "web") == "blocked"
+                        })
                     })
-                })
-        })?;
+            })?;
         ensure!(t.up("app") == [old.as_str()], "up: {:?}", t.up("app"));
         // Mended and back: it is stopped there, and starts where the group is.
         t.remove(&format!("app.{old}.no-stop"))?;

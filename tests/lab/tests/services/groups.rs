@@ -107,7 +107,10 @@ fn a_reload_that_removes_a_running_group_is_refused_and_says_what_would_stop() -
         // In the words of the plan.
         let new = rig.cluster.config().to_string_lossy().into_owned();
         let old = before.to_string_lossy().into_owned();
-        let plan = rig.cluster.agent("n1")?.cli_ok(&["plan", &new, "--old", &old])?;
+        let plan = rig
+            .cluster
+            .agent("n1")?
+            .cli_ok(&["plan", &new, "--old", &old])?;
         ensure!(plan.contains(&sentence) && plan.contains("--yes"), "{plan}");
         // Nobody can be asked by a signal.
         let from = heartline_lab::clock::boot_ns();
@@ -117,8 +120,14 @@ fn a_reload_that_removes_a_running_group_is_refused_and_says_what_would_stop() -
         })?;
         // Nor does a new process begin without knowing what it would leave running.
         let out = rig.cluster.agent(&owner)?.cli(&["restart"])?;
-        ensure!(out.code == Some(1) && out.stderr.contains("late"), "{out:?}");
-        ensure!(runs(rig, "late", "")? == owner && runs(rig, "web", "")? == web, "it moved");
+        ensure!(
+            out.code == Some(1) && out.stderr.contains("late"),
+            "{out:?}"
+        );
+        ensure!(
+            runs(rig, "late", "")? == owner && runs(rig, "web", "")? == web,
+            "it moved"
+        );
         ensure!(!t.log().iter().any(|l| l.ends_with(" stop")), "stopped");
         rig.settle()
     })
@@ -182,7 +191,10 @@ fn a_group_that_is_removed_and_put_back_is_stopped_before_it_starts() -> Result<
             t.last(&format!("{owner} rest stop")).is_some()
         })?;
         let out = rig.cluster.agent(&owner)?.cli(&["restart"])?;
-        ensure!(out.code == Some(1) && out.stderr.contains("late"), "{out:?}");
+        ensure!(
+            out.code == Some(1) && out.stderr.contains("late"),
+            "{out:?}"
+        );
         fs::write(&path, text)?;
         for node in ["n1", "n2", "n3"] {
             rig.cluster.agent(node)?.cli_ok(&["reload"])?;
@@ -192,7 +204,9 @@ fn a_group_that_is_removed_and_put_back_is_stopped_before_it_starts() -> Result<
         t.never_both("rest")?;
         t.never_both("disk")?;
         let log = t.log();
-        let stopped = log.iter().rposition(|l| *l == format!("{owner} rest stopped"));
+        let stopped = log
+            .iter()
+            .rposition(|l| *l == format!("{owner} rest stopped"));
         let started = log.iter().rposition(|l| l.ends_with(" rest start"));
         ensure!(stopped.is_some() && stopped < started, "{log:#?}");
         rig.settle()
