@@ -286,6 +286,33 @@ fn hooks() {
         &["`gained`"],
     );
     refused(&text(""), "no-kind", &["`command`", "`url`"]);
+    let own = config(&text("url = \"https://x.example/y\"\nca = \"/etc/own.pem\""));
+    assert_eq!(own.hooks[0].ca.as_deref(), Some("/etc/own.pem".as_ref()));
+    for told in ["url = \"http://x.example/y\"", "command = [\"/bin/true\"]"] {
+        let useless = format!("{told}\nca = \"/etc/own.pem\"");
+        refused(&text(&useless), "useless-ca", &["https"]);
+    }
+}
+
+/// What a removed group stops, in the words of `plan` and of a refused reload.
+#[test]
+fn a_removed_group_says_what_it_stops() {
+    let old = config(
+        &(super::GOOD.to_owned()
+            + "[[group.resource]]\nname = \"disk\"\nsystemd = \"disk\"\n[[group.resource]]\nname = \"kept\"\nsystemd = \"kept\"\n\
+               keep_running = true\n[[group.resource]]\nname = \"app\"\nsystemd = \"app\"\n"),
+    );
+    let mut new = old.clone();
+    assert!(crate::config::stops(&old, &new).is_empty());
+    let gone = new.groups.pop().unwrap();
+    let [stop] = crate::config::stops(&old, &new).try_into().unwrap();
+    assert_eq!((stop.id, &stop.group), (gone.id, &gone.name));
+    assert_eq!(
+        stop.sentence(Some("n1")),
+        "db: n1 stops app, then disk, and no longer serves 10.77.0.101; left running on all nodes: kept"
+    );
+    let nobody = stop.sentence(None);
+    assert!(nobody.starts_with("db: its owner (n1 or n2) stops app"), "{nobody}");
 }
 
 #[test]
