@@ -49,7 +49,12 @@ pub fn stops(old: &Config, new: &Config) -> Vec<Stop> {
         let resources = g.services.resources.iter().rev();
         let (keeps, stops): (Vec<_>, Vec<_>) = resources.partition(|r| r.keep_running);
         let names = |list: Vec<&agent_services::resource::Resource>| {
-            list.into_iter().map(|r| r.name.clone()).collect()
+            // Without the group's name in front, which the sentence begins with.
+            let own = |r: &agent_services::resource::Resource| {
+                let prefix = format!("{}.", g.name);
+                r.name.strip_prefix(&prefix).unwrap_or(&r.name).to_owned()
+            };
+            list.into_iter().map(own).collect()
         };
         let nodes = g.prefer.iter().filter_map(|id| old.node_by_id(*id));
         Stop {
