@@ -95,6 +95,7 @@ async fn commands_print_for_people() {
         (&["pause"], "paused"),
         (&["resume"], "resumed"),
         (&["reload"], "only after `heartline restart`"),
+        (&["reload", "--yes"], "group db is removed"),
         (&["restart"], "the agent on n1 restarted in"),
         (&["version"], "running agent: 0.1.0 on n1, the same"),
     ] {

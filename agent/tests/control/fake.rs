@@ -185,13 +185,14 @@ impl Backend for Fake {
     }
 
     fn reload(&self, stop: bool) -> Pending<'_, ReloadReply> {
+        let mut changed = vec!["group web: address 10.77.0.102/32 added".into()];
+        if stop {
+            changed.push("group db is removed".into());
+        }
         Box::pin(async move {
-            if stop {
-                self.started.fetch_add(100, Ordering::SeqCst);
-            }
             Ok(ReloadReply {
                 generation: 2,
-                changed: vec!["group web: address 10.77.0.102/32 added".into()],
+                changed,
                 entering: None,
                 needs_restart: vec!["port 4747 -> 4748".into()],
             })
