@@ -9,6 +9,10 @@ use std::{
 
 use heartline::cli::agent::MISCONFIGURED;
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test has its runner's deadline"
+)]
 fn agent(dir: &Path, config: &str, node: &str, managed: bool) -> Output {
     let path = dir.join("heartline.toml");
     fs::write(&path, config).expect("written");
@@ -22,10 +26,6 @@ fn agent(dir: &Path, config: &str, node: &str, managed: bool) -> Output {
     if managed {
         command.env("NOTIFY_SOCKET", dir.join("nobody"));
     }
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a test has its runner's deadline"
-    )]
     command.output().expect("the program runs")
 }
 

@@ -11,13 +11,13 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test has its runner's deadline"
+)]
 fn heartline(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_heartline"));
     command.args(args).env("NO_COLOR", "1");
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a test has its runner's deadline"
-    )]
     command.output().expect("the program runs")
 }
 
