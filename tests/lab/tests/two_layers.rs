@@ -22,10 +22,12 @@ use serde_json::Value;
 const LATE: Duration = Duration::from_secs(30);
 const TAKEOVERS: Duration = Duration::from_secs(120);
 
-/// Both clusters have groups and node ids in common: what is their own is name, port and key.
+/// Both clusters have groups and node ids in common: what is their own is name, port and key. Generic, because a veth loses
+/// what is bounced natively unless its other end has a program, too; a virtual machine's card does not.
 fn upper_config() -> String {
     let mut text = String::from(
-        "cluster = \"guests\"\ngeneration = 1\nkey_file = \"guests.key\"\nport = 4848\n\n\
+        "cluster = \"guests\"\ngeneration = 1\nkey_file = \"guests.key\"\nport = 4848\n\
+         datapath = \"generic\"\n\n\
          [timing]\nprofile = \"lan\"\nmax_promise = \"1s\"\n",
     );
     for id in 1..=3 {
