@@ -66,8 +66,6 @@ pub struct Gain {
     pub reason: GainReason,
     /// The owner before, 0 if none was known.
     pub from: u8,
-    /// It had stopped the group's services, by its own word, and nobody can have owned the group since.
-    pub stopped: bool,
     /// When what happened.
     pub phases: Phases,
 }

@@ -147,7 +147,6 @@ impl<S: Deref<Target = Shared>> Core<S> {
             if owner != 0 {
                 self.last_owner[i] = owner;
                 if owner != me {
-                    self.owned_by(g, owner);
                     self.taken(g);
                 }
             }
@@ -383,7 +382,6 @@ impl<S: Deref<Target = Shared>> Core<S> {
             epoch,
             reason,
             from,
-            stopped: self.was_stopped(group, from, now.boot),
             phases,
         };
         self.push(Action::Gain(gain));

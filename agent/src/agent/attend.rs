@@ -23,6 +23,9 @@ use crate::{
 /// A doubt that lasts so long is told, ns: at a start all nodes say within moments that nothing runs there.
 const DOUBT_TOLD: u64 = 1_000_000_000;
 
+/// So long what is heard must stay the same, ns; at least four heartbeats.
+const SAID_AGAIN: u64 = 150_000_000;
+
 /// Something that must not run twice, and may run elsewhere.
 #[derive(Clone, Debug)]
 pub(super) struct Doubt {
@@ -30,6 +33,8 @@ pub(super) struct Doubt {
     since: u64,
     /// Nodes that have not said since then that it does not run there.
     missing: u32,
+    /// When they were looked at, and who said so then.
+    seen: (u64, u32),
     /// The node that had it until then; 0: not known.
     from: u8,
     /// What is certain about the others by now.
@@ -110,18 +115,11 @@ impl Supervisor {
 
     fn gained(&mut self, gain: &Gain) {
         let Gain {
-            group,
-            epoch,
-            stopped,
-            from,
-            ..
+            group, epoch, from, ..
         } = *gain;
         self.last_epoch.insert(group, epoch);
-        if self.services.is_stateful(group) && !stopped {
+        if self.services.is_stateful(group) {
             self.doubt(group, from);
-        } else {
-            self.end_doubt(group);
-            self.services.give(group, Certain::stopped().given);
         }
         let hold = self.hold_for(group);
         self.services.own(group, epoch, hold);
@@ -146,6 +144,7 @@ impl Supervisor {
         let doubt = Doubt {
             since: boottime_ns(),
             missing: others.fold(0, |m, id| m | node_bit(*id)),
+            seen: (0, 0),
             from,
             certain: Certain::stopped(),
             told: false,
@@ -202,11 +201,8 @@ impl Supervisor {
             self.provers.heard(id);
         }
         let mut wanted = 0;
-        let doubts: Vec<_> = self
-            .unproven
-            .iter()
-            .map(|(g, d)| (*g, d.clone()))
-            .collect();
+        let again = SAID_AGAIN.max(4 * self.config.timing.heartbeat_ns);
+        let doubts: Vec<_> = self.unproven.iter().map(|(g, d)| (*g, d.clone())).collect();
         for (group, mut doubt) in doubts {
             // What was heard before the gain says nothing.
             if at <= doubt.since {
@@ -221,7 +217,16 @@ impl Supervisor {
                 }
                 continue;
             }
-            doubt.missing &= !clean;
+            // A late heartbeat may say what is true no more: only the same word twice, with newer ones in between, counts.
+            let (before, said) = doubt.seen;
+            if before == 0 {
+                doubt.seen = (at, clean);
+            } else if at >= before + again {
+                doubt.missing &= !(clean & said);
+                doubt.seen = (at, clean);
+            } else {
+                doubt.seen = (before, clean & said);
+            }
             let missing = doubt.missing;
             for id in (1..=32).filter(|id| missing & node_bit(*id) != 0) {
                 if let Some(how) = self.provers.gone(id) {

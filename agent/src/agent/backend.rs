@@ -10,8 +10,8 @@ use crate::{
         Backend, MoveAccepted, Pending, Target, drbd,
         explain::explain,
         proto::{
-            CONTROL_VERSION, Code, Done, ExplainReport, HandlerAnswer, HandlerCall, NodeDown, NodeScore, Pong, Refusal,
-            ReloadReply, StatusReport,
+            CONTROL_VERSION, Code, Done, ExplainReport, HandlerAnswer, HandlerCall, NodeDown,
+            NodeScore, Pong, Refusal, ReloadReply, StatusReport,
         },
     },
     events::EventLog,

@@ -188,9 +188,10 @@ impl Provers {
     }
 
     fn failed(&mut self, node: u8) -> Duration {
-        let wait = self.failed.get(&node).map_or(RETRY_FIRST, |r| {
-            r.wait.saturating_mul(2).min(RETRY_MOST)
-        });
+        let wait = self
+            .failed
+            .get(&node)
+            .map_or(RETRY_FIRST, |r| r.wait.saturating_mul(2).min(RETRY_MOST));
         let at = boottime_ns() + u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX / 2);
         self.failed.insert(node, Retry { at, wait });
         wait
@@ -291,7 +292,12 @@ impl Supervisor {
 
     /// What a task tells.
     pub(super) fn prover_news(&mut self, (node, begun, news): (u8, u64, News)) {
-        if self.provers.tasks.get(&node).is_none_or(|t| t.begun != begun) {
+        if self
+            .provers
+            .tasks
+            .get(&node)
+            .is_none_or(|t| t.begun != begun)
+        {
             // Of one that was called off.
             return;
         }
@@ -305,7 +311,10 @@ impl Supervisor {
             }
             News::Off(text) => {
                 let took = (boottime_ns().saturating_sub(begun)) / 1_000_000;
-                let draft = Draft::new(EventKind::Fenced, format!("{name} can do no more harm: {text}"));
+                let draft = Draft::new(
+                    EventKind::Fenced,
+                    format!("{name} can do no more harm: {text}"),
+                );
                 self.record(vec![draft.peer(name.clone()).with("took_ms", took)]);
                 let text = format!("{name}: {text}, {took} ms");
                 self.provers.gone.insert(node, Gone { device: true, text });
@@ -346,16 +355,25 @@ impl Supervisor {
             .map(|g| self.narrator.names.group(*g))
             .collect();
         self.record(vec![
-            Draft::new(EventKind::Fenced, format!("{name} can do no more harm: {how}")).peer(name.clone()),
+            Draft::new(
+                EventKind::Fenced,
+                format!("{name} can do no more harm: {how}"),
+            )
+            .peer(name.clone()),
         ]);
         self.provers
             .gone
             .insert(node, Gone::said(&format!("{name}: {how}")));
         self.review_holds();
         let text = if names.is_empty() {
-            format!("{name} is taken as off until it is heard; no group here waits for that (each owner must be told)")
+            format!(
+                "{name} is taken as off until it is heard; no group here waits for that (each owner must be told)"
+            )
         } else {
-            format!("{name} is taken as off until it is heard: {}", names.join(", "))
+            format!(
+                "{name} is taken as off until it is heard: {}",
+                names.join(", ")
+            )
         };
         let _ = tell.send(Ok(text));
     }

@@ -4,8 +4,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use agent_services::resource::drbd::Given;
 use agent_services::group::{Group, GroupView, Phase, Report, Role, Services, Weight, What};
+use agent_services::resource::drbd::Given;
 use tokio::sync::mpsc;
 
 use crate::config::Config;

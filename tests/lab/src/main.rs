@@ -4,7 +4,9 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
-use heartline_lab::{bench, bench_services, clock, demo, flood, hold, interrupt, load, nemesis, provider, speed};
+use heartline_lab::{
+    bench, bench_services, clock, demo, flood, hold, interrupt, load, nemesis, provider, speed,
+};
 
 /// The lab of Heartline: clusters in network namespaces. Needs root.
 #[derive(Debug, Parser)]

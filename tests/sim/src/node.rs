@@ -144,7 +144,8 @@ impl Node {
         if self.wall_jumps_ms == 0 {
             return 0;
         }
-        let mixed = ((t / 20_000_000) ^ (u64::from(self.id) << 40)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mixed =
+            ((t / 20_000_000) ^ (u64::from(self.id) << 40)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         ((mixed >> 20) % (2 * self.wall_jumps_ms)) as i64 - self.wall_jumps_ms as i64
     }
 

@@ -167,21 +167,6 @@ impl World {
                     let text = format!("n{} takes group {g}, stuck on n{}", i + 1, at + 1);
                     self.fail(violation(Broken::Unstopped, self.t, text));
                 }
-                // Something that must not run twice would be started at once.
-                let runs = |n: &crate::node::Node| n.services[usize::from(g)].state != State::Idle;
-                let other = (0..self.nodes.len()).find(|j| *j != i && runs(&self.nodes[*j]));
-                if gain.stopped
-                    && self.has_services(g)
-                    && let Some(j) = other
-                {
-                    let text = format!(
-                        "n{} takes group {g} for stopped: {:?} on n{}",
-                        i + 1,
-                        self.service(j, g),
-                        j + 1
-                    );
-                    self.fail(violation(Broken::Unstopped, self.t, text));
-                }
                 if self.has_services(g) && self.service(i, g) != State::Stuck {
                     self.begin(i, g, State::Starting);
                 }

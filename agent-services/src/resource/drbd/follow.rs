@@ -17,7 +17,9 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// news, and how things are by then. After an end of the stream all is told anew.
 pub async fn follow(argv: &[&str], mut tell: impl FnMut(&Book, News)) -> std::convert::Infallible {
     loop {
-        let (program, arguments) = argv.split_first().unwrap_or((&"drbdsetup", &["events2"][..]));
+        let (program, arguments) = argv
+            .split_first()
+            .unwrap_or((&"drbdsetup", &["events2"][..]));
         let mut command = Command::new(program);
         command
             .args(arguments)

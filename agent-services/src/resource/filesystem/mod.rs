@@ -76,10 +76,7 @@ impl<'a> Wanted<'a> {
                     kill_holders: *kill_holders,
                 })
             }
-            Kind::Systemd { .. }
-            | Kind::Exec { .. }
-            | Kind::Ocf { .. }
-            | Kind::Drbd { .. } => None,
+            Kind::Systemd { .. } | Kind::Exec { .. } | Kind::Ocf { .. } | Kind::Drbd { .. } => None,
         }
     }
 

@@ -286,7 +286,9 @@ fn hooks() {
         &["`gained`"],
     );
     refused(&text(""), "no-kind", &["`command`", "`url`"]);
-    let own = config(&text("url = \"https://x.example/y\"\nca = \"/etc/own.pem\""));
+    let own = config(&text(
+        "url = \"https://x.example/y\"\nca = \"/etc/own.pem\"",
+    ));
     assert_eq!(own.hooks[0].ca.as_deref(), Some("/etc/own.pem".as_ref()));
     for told in ["url = \"http://x.example/y\"", "command = [\"/bin/true\"]"] {
         let useless = format!("{told}\nca = \"/etc/own.pem\"");
@@ -312,7 +314,10 @@ fn a_removed_group_says_what_it_stops() {
         "db: n1 stops app, then disk, and no longer serves 10.77.0.101; left running on all nodes: kept"
     );
     let nobody = stop.sentence(None);
-    assert!(nobody.starts_with("db: its owner (n1 or n2) stops app"), "{nobody}");
+    assert!(
+        nobody.starts_with("db: its owner (n1 or n2) stops app"),
+        "{nobody}"
+    );
 }
 
 #[test]

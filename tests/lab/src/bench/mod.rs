@@ -34,6 +34,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde_json::json;
 
+pub(crate) use self::machine::steal_ms;
 pub use self::{
     announce::Announced,
     campaign::Failure,
@@ -44,7 +45,6 @@ pub use self::{
     targets::{Target, Verdict},
     xdp::XdpCost,
 };
-pub(crate) use self::machine::steal_ms;
 use self::{campaign::Plan, progress::Progress, report::Results, subject::Subject};
 use crate::{cleanup, interrupt, paint::Paint};
 
