@@ -2,6 +2,8 @@
 //!
 //! `cargo run --release -p agent-core --example plan_cost`
 
+#![expect(clippy::disallowed_methods, reason = "a measurement, not the core")]
+
 use std::{hint::black_box, time::Instant};
 
 use agent_common::{MAX_GROUPS, MAX_NODES, Set};

@@ -1,5 +1,10 @@
 //! `heartline fence` and `heartline drbd`, as a person and as DRBD call them.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a test may wait for what it starts"
+)]
+
 use std::{
     fs,
     path::Path,

@@ -29,6 +29,10 @@ const PLACES: [&str; 5] = [
 const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Asks systemd; gets its answer to `systemctl show`.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a command of its own, where nothing else waits; with a deadline"
+)]
 pub(super) fn show(words: &[&str]) -> Option<String> {
     let mut child = Command::new("systemctl")
         .arg("show")
@@ -124,7 +128,9 @@ fn order(
         .filter(|resource| resource.keep_running)
         .filter_map(|resource| match &resource.kind {
             Kind::Systemd { unit } => Some(unit.as_str()),
-            Kind::Exec { .. } | Kind::Ocf { .. } | Kind::Filesystem { .. } => None,
+            Kind::Exec { .. } | Kind::Ocf { .. } | Kind::Filesystem { .. } | Kind::Drbd { .. } => {
+                None
+            }
         })
         .collect();
     if units.is_empty() {

@@ -100,10 +100,10 @@ mod tests {
     async fn a_program_is_followed_and_ended() {
         let script =
             "echo 'exists -'; echo 'call helper name:r0 helper:fence-peer'; exec sleep 1000";
-        let (send, mut news) = tokio::sync::mpsc::unbounded_channel();
+        let (send, mut news) = tokio::sync::mpsc::channel(64);
         let argv = ["sh", "-c", script];
         tokio::select! {
-            never = follow(&argv, |_, n| { let _ = send.send(n); }) => match never {},
+            never = follow(&argv, |_, n| { let _ = send.try_send(n); }) => match never {},
             () = async { while news.recv().await != Some(News::Call { name: "r0".into(), helper: "fence-peer".into() }) {} } => {}
         }
     }
