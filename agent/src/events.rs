@@ -4,7 +4,6 @@
 //! real-time thread --(its own bounded queue)--> tokio task --EventLog::push--> ring (last N)
 //!                                                                        \--> followers (bounded, told what they missed)
 //! ```
-//!
 //! [`EventLog::push`] locks and allocates: the real-time thread must never call it.
 
 use std::collections::VecDeque;
@@ -19,7 +18,6 @@ use tokio::sync::broadcast;
 
 /// How many events an agent keeps.
 pub const HISTORY: usize = 4096;
-
 /// How many events may wait for one follower before it starts to miss some.
 const FOLLOWER_QUEUE: usize = 1024;
 

@@ -48,7 +48,7 @@ fn what_fails_otherwise_is_tried_again_at_a_slow_pace() {
     let dir = tempfile::tempdir().expect("a folder");
     let text = include_str!("../../config/two-layers-guests.toml");
     let key = dir.path().join("key");
-    fs::write(&key, "0".repeat(32)).expect("written");
+    fs::write(&key, "0123456789abcdef".repeat(2)).expect("written");
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     fs::set_permissions(&key, mode).expect("its rights");
     let text = text.replace("/etc/heartline/shop.key", key.to_str().expect("text"));

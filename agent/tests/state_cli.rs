@@ -124,11 +124,11 @@ fn who_cannot_be_fenced_is_not_said_to_be() {
         "{}",
         said(&output)
     );
-    // The device is dead: its folder cannot be written.
+    // Its agent is not there.
     let file = dir.path().join("c.toml");
     let text = fs::read_to_string(&file)
         .unwrap()
-        .replace("/power", "/none/power");
+        .replace("\"fence_dummy\"", "\"/no/such/agent\"");
     fs::write(&file, text).unwrap();
     let output = run(&["fence", "n2", "--yes"]);
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));

@@ -157,7 +157,7 @@ mod tests {
             "nodes     3: n1, n2, n3",
             "1 group, 2 VIPs",
             "web: 10.77.0.100, fd77::100 on n1, n2, n3",
-            "40ms to 50ms after a failure",
+            "38ms to 50ms after a failure",
             "survives  the loss of 1 of 3 nodes",
             "is good",
         ] {

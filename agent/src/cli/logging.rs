@@ -265,7 +265,10 @@ mod tests {
         let mut entries = Vec::new();
         let mut buffer = [0; 4096];
         while let Ok(length) = journal.recv(&mut buffer) {
-            entries.push(fields(&buffer[..length]));
+            // The library knocks with an empty one.
+            if length > 0 {
+                entries.push(fields(&buffer[..length]));
+            }
         }
         let [gained, silent, last] = entries.as_slice() else {
             panic!("{entries:#?}")
