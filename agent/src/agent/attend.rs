@@ -49,14 +49,18 @@ impl Supervisor {
     pub(super) fn set_services(&mut self, at_start: bool) {
         let table = self.table;
         let kept = table.run_set.load();
-        let owned = move |group: u8| {
-            kept.has(group)
-                .then(|| table.group_epoch[usize::from(group)].load())
-        };
         for g in &self.config.groups {
             let epoch = table.group_epoch[usize::from(g.id)].load();
-            self.last_epoch.entry(g.id).or_insert(epoch);
+            if at_start || !kept.has(g.id) {
+                self.last_epoch.entry(g.id).or_insert(epoch);
+            }
         }
+        // A gain that was not attended to yet says first whether its services may start.
+        let attended = &self.last_epoch;
+        let owned = |group: u8| {
+            let epoch = table.group_epoch[usize::from(group)].load();
+            (kept.has(group) && attended.get(&group) == Some(&epoch)).then_some(epoch)
+        };
         self.services.set(&self.config, self.me, owned);
         if at_start {
             self.warn_shut_off();

@@ -43,7 +43,7 @@ impl Subject for Keepalived {
                 "sh",
                 "-c",
                 "systemctl is-active --quiet keepalived && \
-                 for s in dns radius web sip; do lab-check $s || exit 1; done",
+                 for s in dns radius web sip; do /usr/local/bin/lab-check $s || exit 1; done",
             ])?;
             if out.code != Some(0) {
                 return Ok(Err(format!(

@@ -2,6 +2,7 @@
 //! in which it happens (all nodes are on one machine, so one file has one order). No times are asserted. Needs root.
 
 mod bad_luck;
+mod fencing;
 mod groups;
 mod maintenance;
 mod owner;
