@@ -323,7 +323,7 @@ fn the_fast_profile_is_refused() -> Result<()> {
         })?;
         let agent = cluster.agent("n1")?;
         let code = agent.ended(SOON)?;
-        ensure!(code == Some(1), "exit status {code:?}");
+        ensure!(code == Some(78), "exit status {code:?}");
         let log = fs::read_to_string(agent.log())?;
         ensure!(log.contains(said) && log.contains("takeover"), "{log}");
     }
