@@ -102,6 +102,11 @@ impl Supervisor {
         match event {
             CoreEvent::Gained(gain) => self.gained(gain),
             CoreEvent::Paused(on) => self.services.pause(*on),
+            // However briefly: what ended its last life says nothing of this one.
+            CoreEvent::NodeHealth {
+                peer,
+                health: agent_core::Health::Alive,
+            } => self.provers.heard(*peer),
             CoreEvent::Cleared { group } => {
                 self.services.clear(*group);
             }
@@ -136,6 +141,8 @@ impl Supervisor {
 
     /// It may run elsewhere, and must not run twice. All other nodes that may own it have to say that it does not.
     fn doubt(&mut self, group: u8, from: u8) {
+        // It has lived to own this: a fencing before that is of another life.
+        self.provers.heard(from);
         let file = self.doubt_file(group);
         if let Err(e) = fs::write(&file, "") {
             tracing::warn!("{}: {e}", file.display());
