@@ -140,6 +140,8 @@ pub fn run(data: &[u8]) {
             sign(&mut frame, *choice);
         }
         ingress(world, *choice, &frame);
+        // A message may have shut gates: a younger claim, or our own id from elsewhere.
+        set_up(world.node.table(), *choice, &world.node);
         egress(world, *choice, &frame);
         world.node.counters();
         while world.node.record().is_some() {}
