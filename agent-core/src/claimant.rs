@@ -396,8 +396,13 @@ impl<S: Deref<Target = Shared>> Core<S> {
             // Where it was stuck is silent, or has given it up; from now on it is here.
             self.say_phase(group, Phase::Idle, now);
         }
-        if self.soft.get(Key::Wish(group)) == self.cfg.me {
-            // Fulfilled: it must not call the group back after a later failure.
+        self.fulfil(group, now);
+    }
+
+    /// What is wished for here and runs here: the wish must not call the group back after a later failure.
+    pub(crate) fn fulfil(&mut self, group: u8, now: Now) {
+        let wished = self.soft.get(Key::Wish(group)) == self.cfg.me;
+        if wished && self.sh.run_set.load().has(group) {
             self.set_soft(Key::Wish(group), 0, now);
         }
     }

@@ -111,6 +111,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
         }
         self.set_soft(Key::Wish(root), node, now);
         self.event(Event::Wished { group, node });
+        self.fulfil(root, now);
         Ok(())
     }
 

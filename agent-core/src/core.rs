@@ -447,6 +447,7 @@ impl<S: Deref<Target = Shared>> Core<S> {
             Key::Wish(group) => {
                 if value != 0 {
                     self.event(Event::Wished { group, node: value });
+                    self.fulfil(group, now);
                 }
             }
             Key::Unfit { node, group } => {

@@ -277,6 +277,24 @@ fn a_late_grant_is_no_grant() {
     assert!(b.sh(2).lease().expiry_ns() >= before && !b.open(2, 0));
 }
 
+/// A group was asked to go where it was already; the wish stayed, and called it back when that node had failed and returned.
+#[test]
+fn a_wish_for_where_a_group_is_calls_it_back_never() {
+    for asked in [1, 2] {
+        let mut b = Bench::new(3, 1);
+        b.run(30);
+        assert!(b.open(1, 0));
+        b.command(asked, Command::Move { group: 0, node: 1 });
+        b.run(50);
+        b.freeze(1, true);
+        b.run(200);
+        assert!(b.open(2, 0));
+        b.freeze(1, false);
+        b.run(10_500);
+        assert!(b.open(2, 0), "asked of node {asked}: {:?}", b.events(2));
+    }
+}
+
 /// An owner released one of two groups asked for in one move, the other still blocked the ask, and the group had no owner.
 #[test]
 fn a_move_of_several_groups_is_all_or_nothing() {

@@ -49,6 +49,7 @@ fn story(provider: &mut Provider) -> anyhow::Result<()> {
     }
 
     sessions_are_waited_for(provider)?;
+    the_journal_has_fields(provider)?;
 
     // systemd starts a killed agent again, and nothing it did comes back by itself.
     let node = provider.gather()?;
@@ -187,6 +188,31 @@ fn doctor_knows_the_order_of_a_shutdown(provider: &mut Provider) -> anyhow::Resu
     anyhow::ensure!(
         mended.iter().all(|finding| finding["level"] == "ok"),
         "{mended:#?}"
+    );
+    Ok(())
+}
+
+/// Who took a group over is found by field, not by searching in sentences.
+fn the_journal_has_fields(provider: &mut Provider) -> anyhow::Result<()> {
+    let node = provider.gather()?;
+    let entries = provider.machine(&node)?.run_ok(&[
+        "journalctl",
+        "--no-pager",
+        "--output=json",
+        "HEARTLINE_GROUP=web",
+        "HEARTLINE_KIND=gained",
+    ])?;
+    let last = entries.lines().last();
+    let entry: serde_json::Value = serde_json::from_str(last.unwrap_or("null"))?;
+    let epoch = entry["HEARTLINE_EPOCH"].as_str().map(str::parse::<u64>);
+    anyhow::ensure!(
+        entry["HEARTLINE_NODE"] == *node
+            && matches!(epoch, Some(Ok(epoch)) if epoch > 0)
+            && entry["HEARTLINE_REASON"].is_string()
+            && entry["SYSLOG_IDENTIFIER"] == "heartline"
+            && entry["_SYSTEMD_UNIT"] == AGENT
+            && entry["MESSAGE"].as_str().is_some_and(|text| text.contains("web")),
+        "{node}: {entry:#}"
     );
     Ok(())
 }

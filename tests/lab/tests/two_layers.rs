@@ -163,7 +163,6 @@ fn both_taken_over(
 }
 
 #[test]
-#[ignore = "red: the group of the guests moves once more after a healing, and nobody has found out why"]
 fn a_host_that_fails_is_one_takeover_in_each_layer() -> Result<()> {
     with_layers(|rig, above| {
         // Cut off, with its guest.
@@ -218,7 +217,6 @@ fn a_host_that_fails_is_one_takeover_in_each_layer() -> Result<()> {
 }
 
 #[test]
-#[ignore = "red: the group of the guests moves once more after a healing, and nobody has found out why"]
 fn what_happens_in_one_layer_is_no_matter_to_the_other() -> Result<()> {
     with_layers(|rig, above| {
         let (host, guest) = gather(rig, above)?;
