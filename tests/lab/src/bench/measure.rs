@@ -219,7 +219,6 @@ fn judge(
     let [at, served, end] = times;
     // Probes of the last moments are under way.
     let last = end - 20 * MS_NS;
-    let whole = probes.client.outage(at.saturating_sub(5 * MS_NS), last);
     let until = if taken_over { served } else { end };
     let outage = probes
         .client
@@ -242,7 +241,7 @@ fn judge(
         false_takeovers: changed,
         taken_over,
         watched_ms: ms(end - at),
-        prober_stalled: whole.stall_ns > NOISY,
+        prober_stalled: outage.stall_ns > NOISY || later.stall_ns > NOISY && lost_ms(&later) > 0.0,
         told: Vec::new(),
     })
 }

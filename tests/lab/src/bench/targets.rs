@@ -97,16 +97,19 @@ pub fn all(results: &Results) -> Vec<Target> {
             (n == 0, format!("{n}"))
         }),
     ));
-    for setting in [Setting::Lan, Setting::Fast] {
+    for (setting, takeover) in [(Setting::Lan, 50.0), (Setting::Fast, 6.0)] {
         targets.push(target(
-            &format!("heals, `{}`: no black hole in {HEALS}", setting.name()),
+            &format!(
+                "heals, `{}`: no black hole (longer than a takeover, {takeover:.0} ms) in {HEALS}",
+                setting.name()
+            ),
             results
                 .row(setting, Fault::Heal)
                 .filter(|row| row.runs >= HEALS)
                 .map(|row| {
                     let max = row.outage_ms.max;
                     (
-                        max <= 0.0,
+                        max <= takeover,
                         format!("{max:.1} ms at most, {} heals", row.runs),
                     )
                 }),
