@@ -211,7 +211,9 @@ fn the_journal_has_fields(provider: &mut Provider) -> anyhow::Result<()> {
             && entry["HEARTLINE_REASON"].is_string()
             && entry["SYSLOG_IDENTIFIER"] == "heartline"
             && entry["_SYSTEMD_UNIT"] == AGENT
-            && entry["MESSAGE"].as_str().is_some_and(|text| text.contains("web")),
+            && entry["MESSAGE"]
+                .as_str()
+                .is_some_and(|text| text.contains("web")),
         "{node}: {entry:#}"
     );
     Ok(())
