@@ -31,8 +31,12 @@ pub fn keep(ctx: &XdpContext, group: u32, now: u64) -> u32 {
             (*held).ifindex = heartbeat::ifindex(ctx);
             (*held).group = group as u8;
             (*held).pad = 0;
-            (*held).length = length as u16;
-            copy(ctx, core::ptr::addr_of_mut!((*held).frame) as *mut u8);
+            let said = core::ptr::addr_of_mut!((*held).length);
+            core::ptr::write_volatile(said, length as u16);
+            // Read back, or the compiler makes "its end less 8" of what the verifier must see as "its begin and more".
+            let length = core::ptr::read_volatile(said) as usize;
+            let frame = core::ptr::addr_of_mut!((*held).frame) as *mut u8;
+            copy(ctx, length, frame);
         }
         room.submit(0);
     }
@@ -42,12 +46,12 @@ pub fn keep(ctx: &XdpContext, group: u32, now: u64) -> u32 {
 /// Bytes that are copied at once.
 const STEP: usize = 8;
 
-/// Copies the frame.
+/// Copies the frame of this length.
 ///
 /// # Safety
 /// `to` has room for `HELD_MAX` bytes.
 #[inline(always)]
-unsafe fn copy(ctx: &XdpContext, to: *mut u8) {
+unsafe fn copy(ctx: &XdpContext, length: usize, to: *mut u8) {
     let mut i = 0;
     while i + STEP <= HELD_MAX {
         let Ok(from) = packet::at::<[u8; STEP]>(ctx, i) else {
@@ -57,15 +61,13 @@ unsafe fn copy(ctx: &XdpContext, to: *mut u8) {
         unsafe { core::ptr::write_volatile(to.add(i) as *mut [u8; STEP], *from) };
         i += STEP;
     }
-    let mut rest = 0;
-    while rest < STEP && i < HELD_MAX {
-        let Ok(from) = packet::at::<u8>(ctx, i) else {
-            break;
-        };
-        // SAFETY: as above.
-        unsafe { core::ptr::write_volatile(to.add(i), *from) };
-        i += 1;
-        rest += 1;
+    // What is left over, with some bytes before it once more: a byte alone at the end is more than the verifier follows.
+    if (STEP..=HELD_MAX).contains(&length) {
+        let last = length - STEP;
+        if let Ok(from) = packet::at::<[u8; STEP]>(ctx, last) {
+            // SAFETY: as above.
+            unsafe { core::ptr::write_volatile(to.add(last) as *mut [u8; STEP], *from) };
+        }
     }
 }
 
