@@ -3,6 +3,8 @@
 //! A planned move has a moment in which nobody serves: the old owner has shut its gate, the new one is not announced yet, and
 //! what arrives then at the old owner would be lost. It is held instead, for some milliseconds.
 
+use crate::record::AddressKey;
+
 /// Longest frame that is held, bytes. One that is longer is lost, as it would be without.
 pub const HELD_MAX: usize = 1536;
 
@@ -14,6 +16,8 @@ pub struct Held {
     pub now: u64,
     /// Device on which it arrived.
     pub ifindex: u32,
+    /// The VIP that it is for.
+    pub address: AddressKey,
     /// Its group.
     pub group: u8,
     /// Zero.
@@ -32,7 +36,9 @@ pub struct Taker {
     pub now: u64,
     /// Device on which it arrived.
     pub ifindex: u32,
-    /// The group.
+    /// The VIP that was announced.
+    pub address: AddressKey,
+    /// Its group.
     pub group: u8,
     /// Zero.
     pub pad: [u8; 5],

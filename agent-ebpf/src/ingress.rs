@@ -51,7 +51,7 @@ fn ipv4(ctx: &XdpContext, sh: Option<&Shared>, l3: usize) -> Result<u32, Short> 
     if let Some(group) = vip
         && let Some(now) = hold::on(group)
     {
-        return Ok(hold::keep(ctx, group, now));
+        return Ok(hold::keep(ctx, group, &dst, now));
     }
     Ok(gate(vip.and_then(|group| open(sh, group)), None))
 }
@@ -84,7 +84,7 @@ fn ipv6(ctx: &XdpContext, sh: Option<&Shared>, l3: usize) -> Result<u32, Short> 
         && let Some(group) = vip
         && let Some(now) = hold::on(group)
     {
-        return Ok(hold::keep(ctx, group, now));
+        return Ok(hold::keep(ctx, group, &dst, now));
     }
     Ok(gate(vip.and_then(|group| open(sh, group)), target))
 }
@@ -154,7 +154,7 @@ fn foreign(ctx: &XdpContext, sh: Option<&Shared>, address: &AddressKey) {
         return;
     };
     if let Some(now) = hold::on(group) {
-        hold::taken(ctx, group, now);
+        hold::taken(ctx, group, address, now);
     }
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };

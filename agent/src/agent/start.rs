@@ -129,7 +129,9 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
         net: commands,
         priority,
     };
-    let relay = held.map(|ring| Relay::spawn(ring, priority.map(|p| p - 1))).transpose()?;
+    let relay = held
+        .map(|ring| Relay::spawn(ring, priority.map(|p| p - 1)))
+        .transpose()?;
     let rt = rt::spawn(parts).context("starting the real-time thread")?;
 
     let s = Supervisor {

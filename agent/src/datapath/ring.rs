@@ -37,7 +37,10 @@ impl AsRawFd for Ring {
 
 /// What a [`HeldRing`] gives.
 // A frame is read once and kept as a slice of its length.
-#[expect(clippy::large_enum_variant, reason = "it lives on the stack, for a moment")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it lives on the stack, for a moment"
+)]
 pub enum HeldItem {
     /// A frame for a VIP that is on its way.
     Frame(Held),
@@ -61,7 +64,9 @@ impl HeldRing {
             // SAFETY: the sizes are right, every bit pattern is valid, the reads are unaligned.
             unsafe {
                 if bytes.len() == size_of::<Held>() {
-                    return Some(HeldItem::Frame(bytes.as_ptr().cast::<Held>().read_unaligned()));
+                    return Some(HeldItem::Frame(
+                        bytes.as_ptr().cast::<Held>().read_unaligned(),
+                    ));
                 }
                 if bytes.len() == size_of::<Taker>() {
                     return Some(HeldItem::Taker(

@@ -4,7 +4,7 @@
 //! They are requests of clients, sent on unread: nothing here speaks as a VIP, and the egress gate looks at each.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, VecDeque, btree_map::Entry},
     os::fd::{AsFd, AsRawFd, BorrowedFd},
     sync::{
         Arc,
@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 
-use agent_common::held::{Held, Taker};
+use agent_common::{
+    held::{Held, Taker},
+    record::AddressKey,
+};
 use nix::{
     poll::{PollFd, PollFlags, ppoll},
     sys::{
@@ -31,6 +34,9 @@ use crate::datapath::{HeldItem, HeldRing};
 
 /// How long a frame waits for somebody to take over, and how long it is remembered who did, ns.
 pub const LIFE: u64 = 100_000_000;
+/// The kernel says that it has an IPv6 address, and hangs it into its routes a little later, from a work queue
+/// (`addrconf_dad_work` in net/ipv6/addrconf.c): what comes in between is lost. ns.
+const SETTLES: u64 = 5_000_000;
 /// Frames that may wait: about what the kernel's ring holds.
 const FRAMES: usize = 512;
 /// Destination and source of an Ethernet frame.
@@ -55,75 +61,101 @@ struct Parcel {
 #[derive(Debug)]
 struct Waiting {
     now: u64,
-    group: u8,
+    address: AddressKey,
     parcel: Parcel,
+}
+
+#[derive(Debug)]
+struct Took {
+    since: u64,
+    /// From when on frames reach it.
+    ready: u64,
+    mac: [u8; 6],
 }
 
 /// What waits, and who has taken over what.
 #[derive(Debug, Default)]
 struct Desk {
     waiting: VecDeque<Waiting>,
-    /// By group and device: since when, and its hardware address.
-    takers: BTreeMap<(u8, u32), (u64, [u8; 6])>,
+    /// By address and device. (One address of a group may be served before the next.)
+    takers: BTreeMap<(AddressKey, u32), Took>,
     lost: u64,
 }
 
 impl Desk {
-    /// A frame was held; it comes back if it can be sent.
-    fn frame(&mut self, held: &Held) -> Option<Parcel> {
-        let bytes = held.frame.get(..usize::from(held.length))?;
+    /// A frame was held.
+    fn frame(&mut self, held: &Held) {
+        let bytes = held.frame.get(..usize::from(held.length));
         // Broadcast to a VIP: nobody's request.
-        if bytes.len() <= MACS || bytes.first().is_some_and(|b| b & 1 != 0) {
+        let request = bytes.filter(|b| b.len() > MACS && b.first().is_some_and(|b| b & 1 == 0));
+        let Some(bytes) = request else {
             self.lost += 1;
-            return None;
-        }
-        let parcel = Parcel {
-            ifindex: held.ifindex,
-            bytes: bytes.into(),
+            return;
         };
-        if let Some((_, mac)) = self.takers.get(&(held.group, held.ifindex)) {
-            return Some(parcel.to(*mac));
-        }
         if self.waiting.len() >= FRAMES {
             self.waiting.pop_front();
             self.lost += 1;
         }
         self.waiting.push_back(Waiting {
             now: held.now,
-            group: held.group,
-            parcel,
+            address: held.address,
+            parcel: Parcel {
+                ifindex: held.ifindex,
+                bytes: bytes.into(),
+            },
         });
-        None
     }
 
-    /// Somebody announced an address of the group: what waits for that can be sent, in order.
-    fn taker(&mut self, t: &Taker) -> Vec<Parcel> {
-        self.takers.insert((t.group, t.ifindex), (t.now, t.mac));
-        let (go, stay) = std::mem::take(&mut self.waiting)
-            .into_iter()
-            .partition(|w| w.group == t.group && w.parcel.ifindex == t.ifindex);
-        self.waiting = stay;
-        let go: VecDeque<Waiting> = go;
-        go.into_iter().map(|w| w.parcel.to(t.mac)).collect()
+    /// Somebody announced an address.
+    fn taker(&mut self, t: &Taker) {
+        let wait = if is_v4(&t.address) { 0 } else { SETTLES };
+        let took = Took {
+            since: t.now,
+            ready: t.now.saturating_add(wait),
+            mac: t.mac,
+        };
+        match self.takers.entry((t.address, t.ifindex)) {
+            // It announces again and again.
+            Entry::Occupied(known) if known.get().mac == t.mac => {}
+            Entry::Occupied(mut known) => *known.get_mut() = took,
+            Entry::Vacant(new) => {
+                new.insert(took);
+            }
+        }
     }
 
-    /// Forgets what is too old.
-    fn expire(&mut self, now: u64) {
-        while self
-            .waiting
-            .front()
-            .is_some_and(|w| now > w.now.saturating_add(LIFE))
-        {
-            self.waiting.pop_front();
-            self.lost += 1;
+    /// What can be sent now, in order; forgets what is too old.
+    fn due(&mut self, now: u64) -> Vec<Parcel> {
+        let mut due = Vec::new();
+        for w in std::mem::take(&mut self.waiting) {
+            let took = self.takers.get(&(w.address, w.parcel.ifindex));
+            if let Some(took) = took.filter(|t| t.ready <= now) {
+                due.push(w.parcel.to(took.mac));
+            } else if now > w.now.saturating_add(LIFE) {
+                self.lost += 1;
+            } else {
+                self.waiting.push_back(w);
+            }
         }
         self.takers
-            .retain(|_, (since, _)| now <= since.saturating_add(LIFE));
+            .retain(|_, took| now <= took.since.saturating_add(LIFE));
+        due
     }
 
-    fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.takers.is_empty()
+    /// When to look again, ns from now; `None`: when something is held.
+    fn next(&self, now: u64) -> Option<u64> {
+        if self.waiting.is_empty() && self.takers.is_empty() {
+            return None;
+        }
+        let ready = self.takers.values().filter(|t| t.ready > now);
+        let soon = ready.map(|t| t.ready - now).min();
+        Some(soon.unwrap_or(LIFE / 4))
     }
+}
+
+/// An IPv4 address mapped into IPv6?
+fn is_v4(a: &AddressKey) -> bool {
+    a.starts_with(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff])
 }
 
 impl Parcel {
@@ -162,12 +194,13 @@ impl Relay {
     /// # Errors
     /// No socket, no thread.
     pub fn spawn(ring: HeldRing, priority: Option<u8>) -> Result<Relay, NetError> {
-        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(
-            |e| NetError::Socket {
-                doing: "open an eventfd",
-                source: e.into(),
-            },
-        )?;
+        let wake =
+            EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(|e| {
+                NetError::Socket {
+                    doing: "open an eventfd",
+                    source: e.into(),
+                }
+            })?;
         let wake = Arc::new(wake);
         let (stats, over) = (Arc::new(RelayStats::default()), Arc::default());
         let mut thread = Thread {
@@ -204,17 +237,12 @@ impl Thread {
         while !self.over.load(Ordering::Acquire) {
             while let Some(item) = self.ring.pop() {
                 match item {
-                    HeldItem::Frame(held) => {
-                        let parcel = self.desk.frame(&held);
-                        self.send(parcel);
-                    }
-                    HeldItem::Taker(taker) => {
-                        let parcels = self.desk.taker(&taker);
-                        self.send(parcels);
-                    }
+                    HeldItem::Frame(held) => self.desk.frame(&held),
+                    HeldItem::Taker(taker) => self.desk.taker(&taker),
                 }
             }
-            self.desk.expire(boottime_ns());
+            let due = self.desk.due(boottime_ns());
+            self.send(due);
             let lost = std::mem::take(&mut self.desk.lost);
             self.stats.lost.fetch_add(lost, Ordering::Relaxed);
             self.sleep();
@@ -240,8 +268,8 @@ impl Thread {
             PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
         ];
         // Idle, it sleeps until something is held.
-        let timeout =
-            (!self.desk.is_idle()).then(|| TimeSpec::from(Duration::from_nanos(LIFE / 4)));
+        let next = self.desk.next(boottime_ns());
+        let timeout = next.map(|ns| TimeSpec::from(Duration::from_nanos(ns)));
         let _ = ppoll(&mut fds, timeout, None);
     }
 }
@@ -256,7 +284,14 @@ mod tests {
     const OLD: [u8; 6] = [2, 0, 0, 0, 0, 1];
     const NEW: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
-    fn held(now: u64, group: u8, ifindex: u32, mark: u8) -> Held {
+    fn address(last: u8, v6: bool) -> AddressKey {
+        let mut a = [0; 16];
+        a[10..12].copy_from_slice(if v6 { &[1, 0] } else { &[0xff, 0xff] });
+        a[15] = last;
+        a
+    }
+
+    fn held(now: u64, address: AddressKey, ifindex: u32, mark: u8) -> Held {
         let mut frame = [0; HELD_MAX];
         let bytes = OLD.into_iter().chain(CLIENT).chain([8, 0, mark]);
         let mut length = 0;
@@ -267,18 +302,20 @@ mod tests {
         Held {
             now,
             ifindex,
-            group,
+            address,
+            group: 7,
             pad: 0,
             length,
             frame,
         }
     }
 
-    fn taker(now: u64, group: u8, ifindex: u32) -> Taker {
+    fn taker(now: u64, address: AddressKey, ifindex: u32) -> Taker {
         Taker {
             now,
             ifindex,
-            group,
+            address,
+            group: 7,
             pad: [0; 5],
             mac: NEW,
         }
@@ -294,43 +331,65 @@ mod tests {
 
     #[test]
     fn frames_wait_for_the_new_owner_and_keep_their_order() {
+        let (a, b) = (address(1, false), address(2, false));
         let mut desk = Desk::default();
-        assert_eq!(desk.frame(&held(1, 7, 3, 1)), None);
-        assert_eq!(desk.frame(&held(2, 8, 3, 2)), None, "of another group");
-        assert_eq!(desk.frame(&held(3, 7, 4, 3)), None, "on another device");
-        assert_eq!(desk.frame(&held(4, 7, 3, 4)), None);
-        assert_eq!(desk.taker(&taker(5, 7, 3)), [sent(3, 1), sent(3, 4)]);
-        assert_eq!(desk.frame(&held(6, 7, 3, 5)), Some(sent(3, 5)));
-        assert_eq!(desk.waiting.len(), 2);
+        desk.frame(&held(1, a, 3, 1));
+        desk.frame(&held(2, b, 3, 2));
+        desk.frame(&held(3, a, 4, 3));
+        desk.frame(&held(4, a, 3, 4));
+        assert_eq!(desk.due(5), []);
+        desk.taker(&taker(5, a, 3));
+        assert_eq!(desk.due(5), [sent(3, 1), sent(3, 4)]);
+        desk.frame(&held(6, a, 3, 5));
+        assert_eq!(desk.due(6), [sent(3, 5)]);
+        assert_eq!(desk.waiting.len(), 2, "another address, another device");
+    }
+
+    #[test]
+    fn an_ipv6_address_gets_a_moment_and_one_only() {
+        let a = address(1, true);
+        let mut desk = Desk::default();
+        desk.frame(&held(1, a, 3, 1));
+        desk.taker(&taker(2, a, 3));
+        assert_eq!(desk.due(2), []);
+        assert_eq!(desk.next(2), Some(SETTLES));
+        // Announced again.
+        desk.taker(&taker(1 + SETTLES, a, 3));
+        desk.frame(&held(1 + SETTLES, a, 3, 2));
+        assert_eq!(desk.due(2 + SETTLES), [sent(3, 1), sent(3, 2)]);
     }
 
     #[test]
     fn nothing_waits_for_ever_or_without_bound() {
+        let (a, b) = (address(1, false), address(2, false));
         let mut desk = Desk::default();
-        desk.frame(&held(1, 7, 3, 1));
-        desk.taker(&taker(1, 8, 3));
-        desk.expire(1 + LIFE);
-        assert!(!desk.is_idle());
-        desk.expire(2 + LIFE);
-        assert!(desk.is_idle());
-        assert_eq!(desk.lost, 1);
+        assert_eq!(desk.next(0), None);
+        desk.frame(&held(1, a, 3, 1));
+        desk.taker(&taker(1, b, 3));
+        desk.due(1 + LIFE);
+        assert!(desk.next(1 + LIFE).is_some());
+        desk.due(2 + LIFE);
+        assert_eq!((desk.next(2 + LIFE), desk.lost), (None, 1));
         for i in 0..=FRAMES {
-            desk.frame(&held(i as u64, 7, 3, 0));
+            desk.frame(&held(i as u64, a, 3, 0));
         }
         assert_eq!((desk.waiting.len(), desk.lost), (FRAMES, 2));
     }
 
     #[test]
     fn what_is_no_request_is_not_sent_on() {
+        let a = address(1, false);
         let mut desk = Desk::default();
-        desk.taker(&taker(1, 7, 3));
-        let mut wrong = held(1, 7, 3, 1);
+        desk.taker(&taker(1, a, 3));
+        let mut wrong = held(1, a, 3, 1);
         wrong.frame[0] = 0xff;
-        assert_eq!(desk.frame(&wrong), None);
-        let mut short = held(1, 7, 3, 1);
+        desk.frame(&wrong);
+        let mut short = held(1, a, 3, 1);
         short.length = 12;
-        assert_eq!(desk.frame(&short), None);
+        desk.frame(&short);
+        // Longer than there is room.
         short.length = u16::MAX;
-        assert_eq!(desk.frame(&short), None, "longer than there is room");
+        desk.frame(&short);
+        assert_eq!((desk.due(2), desk.lost), (vec![], 3));
     }
 }

@@ -2,7 +2,10 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use agent_common::held::{HELD_MAX, Held, Taker};
+use agent_common::{
+    held::{HELD_MAX, Held, Taker},
+    record::address_key,
+};
 use heartline::datapath::{HeldItem, HeldRing};
 use heartline_bpf_tests::{
     Action, Rig, boot_ns,
@@ -78,6 +81,12 @@ fn a_group_that_moves_keeps_its_frames_gate_open_or_shut() {
             let held = kept(&mut ring).expect("held");
             assert_eq!(&held.frame[..usize::from(held.length)], frame);
             assert_eq!(held.group, GROUP);
+            let vip = if frame == &v6 {
+                VIP6.into()
+            } else {
+                VIP4.into()
+            };
+            assert_eq!(held.address, address_key(vip));
             assert!(held.now >= from && held.now <= boot_ns());
         }
         assert!(kept(&mut ring).is_none());
@@ -117,9 +126,10 @@ fn whoever_announces_the_address_is_told_of() {
         assert!(taker(&mut ring).is_none(), "nothing moves");
     }
     rig.datapath.hold(GROUP, boot_ns() + MINUTE).expect("held");
-    for frame in &announced {
+    for (frame, vip) in announced.iter().zip([VIP4.into(), VIP6.into()]) {
         rig.xdp(frame);
         let taker = taker(&mut ring).expect("told");
+        assert_eq!(taker.address, address_key(vip));
         assert_eq!(taker.group, GROUP);
         assert_eq!(taker.mac, frame[6..12]);
     }
