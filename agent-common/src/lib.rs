@@ -4,6 +4,7 @@
 //! * [`state`]: the table shared by the XDP program and the agent (a pinned, mmapped BPF array).
 //! * [`kernel`]: the half of the lease protocol that runs in the kernel: promise, ack counting, gate.
 //!   The eBPF program, the simulator and the plain-socket path all call these very functions.
+//! * [`held`]: frames that the kernel keeps while a group moves.
 //! * [`record`]: what the kernel reports through the ring buffer, and the counters.
 //! * [`rules`]: names of the lease's rules, so that tests can switch one off and see it missed.
 //!
@@ -24,6 +25,7 @@ compile_error!(
 );
 
 pub mod cell;
+pub mod held;
 pub mod kernel;
 pub mod keys;
 pub mod record;

@@ -5,7 +5,7 @@ use agent_common::state::Shared;
 use aya_ebpf::{bindings::xdp_action, helpers::bpf_ktime_get_boot_ns, programs::XdpContext};
 
 use crate::{
-    heartbeat, maps,
+    heartbeat, hold, maps,
     packet::{self, Short},
 };
 
@@ -47,7 +47,13 @@ fn ipv4(ctx: &XdpContext, sh: Option<&Shared>, l3: usize) -> Result<u32, Short> 
     {
         return Ok(heartbeat::handle(ctx, sh, l3, l3 + packet::IPV4_LEN, false));
     }
-    Ok(gate(right(sh, &dst), None))
+    let vip = maps::vip(&dst);
+    if let Some(group) = vip
+        && let Some(now) = hold::on(group)
+    {
+        return Ok(hold::keep(ctx, group, &dst, now));
+    }
+    Ok(gate(vip.and_then(|group| open(sh, group)), None))
 }
 
 #[inline(always)]
@@ -72,7 +78,15 @@ fn ipv6(ctx: &XdpContext, sh: Option<&Shared>, l3: usize) -> Result<u32, Short> 
         Ok((next, _)) if packet::is_extension(next) => target = Some(false),
         Ok(_) | Err(Short) => {}
     }
-    Ok(gate(right(sh, &dst), target))
+    let vip = maps::vip(&dst);
+    // Who asks for a neighbour is not held: whoever has the VIP answers.
+    if target.is_none()
+        && let Some(group) = vip
+        && let Some(now) = hold::on(group)
+    {
+        return Ok(hold::keep(ctx, group, &dst, now));
+    }
+    Ok(gate(vip.and_then(|group| open(sh, group)), target))
 }
 
 #[inline(always)]
@@ -139,6 +153,9 @@ fn foreign(ctx: &XdpContext, sh: Option<&Shared>, address: &AddressKey) {
     let (Some(sh), Some(group)) = (sh, maps::vip(address)) else {
         return;
     };
+    if let Some(now) = hold::on(group) {
+        hold::taken(ctx, group, address, now);
+    }
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };
     if !sh.gate_open(group as u8, now) {

@@ -12,6 +12,7 @@
 
 mod egress;
 mod heartbeat;
+mod hold;
 mod ingress;
 mod maps;
 mod packet;

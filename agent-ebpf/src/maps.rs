@@ -45,6 +45,14 @@ static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(COUNTER_COUNT, 0);
 #[map]
 static TOLD: Array<u64> = Array::with_max_entries(TOLD_SLOTS, 0);
 
+/// Until when (boot ns) frames for a group's addresses are held; 0: they are not.
+#[map]
+static HOLD: Array<u64> = Array::with_max_entries(MAX_GROUPS as u32, 0);
+
+/// What was held, and who has taken over ([`agent_common::held`]). Some hundred frames.
+#[map]
+static HELD: RingBuf = RingBuf::with_byte_size(512 * 1024, 0);
+
 #[map]
 static SCRATCH: PerCpuArray<Message> = PerCpuArray::with_max_entries(1, 0);
 
@@ -75,6 +83,22 @@ pub fn vmac(m: &[u8; 6]) -> Option<u32> {
     let key = [m[0], m[1], m[2], m[3], m[4], m[5], 0, 0];
     // SAFETY: as below.
     unsafe { VMACS.get(key) }.copied()
+}
+
+/// Until when frames for the group in the low byte are held, boot ns.
+#[inline(always)]
+pub fn hold_until(group: u32) -> u64 {
+    HOLD.get(group & 0xff).copied().unwrap_or(0)
+}
+
+/// Room for something that is held.
+#[inline(always)]
+pub fn held<T: 'static>() -> Option<aya_ebpf::maps::ring_buf::RingBufEntry<T>> {
+    let room = HELD.reserve::<T>(0);
+    if room.is_none() {
+        count(Counter::RingFull);
+    }
+    room
 }
 
 /// The group of a VIP, and [`agent_common::record::VIP_GATEWAY`].

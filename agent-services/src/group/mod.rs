@@ -39,10 +39,22 @@ impl Services {
         self.resources.is_empty() && self.probes.is_empty()
     }
 
-    /// Must something be stopped before another node may have the group?
+    /// Does the group leave in order: what must be stopped has stopped, answers under way have left?
     #[must_use]
     pub fn is_orderly(&self) -> bool {
+        !self.is_empty()
+    }
+
+    /// Must something be stopped before another node may have the group?
+    #[must_use]
+    pub fn has_to_stop(&self) -> bool {
         self.resources.iter().any(|r| !r.keep_running)
+    }
+
+    /// Does all that is known of it run on every node, so that whoever takes it over answers at once?
+    #[must_use]
+    pub fn is_hot_standby(&self) -> bool {
+        !self.is_empty() && self.resources.iter().all(|r| r.keep_running)
     }
 
     /// Would two of it at once destroy data?

@@ -127,6 +127,7 @@ impl Supervisor {
             group, epoch, from, ..
         } = *gain;
         self.last_epoch.insert(group, epoch);
+        self.stays(group);
         if self.services.is_stateful(group) {
             self.doubt(group, from);
         }
@@ -390,9 +391,10 @@ impl Supervisor {
 
     /// This node is to give a group up: its services are stopped first.
     pub(super) fn stop_services(&mut self, group: u8, epoch: u64, to: u8) {
+        self.quiescing.stops(group, to);
         if !self.services.leave(group, epoch) {
             // Nothing to stop.
-            return self.say(Command::Stopped { group, epoch });
+            return self.stopped(group, epoch);
         }
         let name = self.narrator.names.group(group);
         let whither = if to == 0 {
@@ -409,7 +411,7 @@ impl Supervisor {
     }
 
     /// Tells the core, in this order; again, should its queue be full.
-    fn say(&mut self, command: Command) {
+    pub(super) fn say(&mut self, command: Command) {
         if !self.unsent.is_empty() || !self.command(command, Box::new(|_| {})) {
             self.unsent.push(command);
         }
@@ -424,6 +426,7 @@ impl Supervisor {
 
     /// It stays after all.
     pub(super) fn resume_services(&mut self, group: u8, epoch: u64) {
+        self.stays(group);
         let hold = self.hold_for(group);
         self.services.own(group, epoch, hold);
     }
@@ -453,9 +456,7 @@ impl Supervisor {
                         .with("phase", phase.name()),
                 ]);
             }
-            What::Stopped { epoch } => {
-                self.say(Command::Stopped { group, epoch });
-            }
+            What::Stopped { epoch } => self.stopped(group, epoch),
             What::StopFailed { epoch, why: _ } => {
                 self.say(Command::StopFailed { group, epoch });
             }

@@ -21,6 +21,7 @@ mod hooks;
 mod link;
 mod narrate;
 mod prove;
+mod quiesce;
 mod reload;
 mod rotation;
 mod rt;

@@ -485,7 +485,6 @@ impl RtThread {
                     self.parts.net.send(NetCommand::Lose { group, epoch });
                     self.tell(RtReport::Lost(boottime_ns(), group, epoch));
                 }
-                // Not wired to services yet: nothing runs, so nothing is in the way.
                 Action::Stop { group, epoch, to } => {
                     self.tell(RtReport::Stop(group, epoch, to));
                 }

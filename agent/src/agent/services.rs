@@ -178,11 +178,20 @@ impl ServicesBook {
         true
     }
 
+    /// Does all of it run on every node?
+    pub fn is_hot_standby(&self, group: u8) -> bool {
+        let entry = self.entries.get(&group);
+        entry.is_some_and(|e| e.services.is_hot_standby())
+    }
+
     /// Does nothing run here of a group that is not this node's? It was looked at once, at least.
     pub fn is_swept(&self, group: u8) -> bool {
         let Some(entry) = self.entries.get(&group) else {
             return true;
         };
+        if !entry.services.has_to_stop() {
+            return true;
+        }
         let view = entry.group.view();
         let looked = !view.resources.is_empty() || entry.services.resources.is_empty();
         looked && view.phase == Phase::Idle && entry.group.wanted().role == Role::Standby
@@ -194,7 +203,7 @@ impl ServicesBook {
         entries.any(|e| {
             let phase = e.group.view().phase;
             let lost = e.group.wanted().role == Role::Standby;
-            e.services.is_orderly() && lost && !matches!(phase, Phase::Idle | Phase::Stuck)
+            e.services.has_to_stop() && lost && !matches!(phase, Phase::Idle | Phase::Stuck)
         })
     }
 
@@ -202,7 +211,7 @@ impl ServicesBook {
     pub fn unfinished(&self) -> Vec<(String, String)> {
         let entries = self.entries.values();
         let left =
-            entries.filter(|e| e.services.is_orderly() && e.group.view().phase != Phase::Idle);
+            entries.filter(|e| e.services.has_to_stop() && e.group.view().phase != Phase::Idle);
         left.map(|e| (e.name.clone(), e.group.view().text))
             .collect()
     }

@@ -17,6 +17,7 @@ use super::{
     link::LinkSender,
     narrate::Narrator,
     prove::Provers,
+    quiesce::Quiescing,
     rt::{self, RtParts},
     services::ServicesBook,
     setup::{self, Names},
@@ -29,7 +30,7 @@ use crate::{
     config::KeyFile,
     datapath::AnyPath,
     events::{Draft, EventKind, EventLog},
-    net::{self, Start},
+    net::{self, Start, relay::Relay},
     service::Notifier,
 };
 
@@ -83,6 +84,7 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
     let mut gates = Gates::default();
     let (drafts, _) = gates.check(&mut datapath, setup::modes(config.datapath));
     let records = datapath.take_records().context("the records are taken")?;
+    let held = datapath.take_held();
 
     let core = Core::new(setup::core_config(&config, me), table, rt::now());
     let keep: Vec<_> = core
@@ -127,6 +129,9 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
         net: commands,
         priority,
     };
+    let relay = held
+        .map(|ring| Relay::spawn(ring, priority.map(|p| p - 1)))
+        .transpose()?;
     let rt = rt::spawn(parts).context("starting the real-time thread")?;
 
     let s = Supervisor {
@@ -151,6 +156,8 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
         hooks: Hooks::default(),
         unproven: BTreeMap::new(),
         provers: Provers::default(),
+        quiescing: Quiescing::default(),
+        relay,
         last_epoch: BTreeMap::new(),
         left: false,
         unsent: Vec::new(),

@@ -27,6 +27,7 @@ use super::{
     hooks::Hooks,
     narrate::Narrator,
     prove::Provers,
+    quiesce::Quiescing,
     rt::{RtCommand, RtHandle, RtReport},
     services::ServicesBook,
     status,
@@ -92,6 +93,10 @@ pub(super) struct Supervisor {
     pub(super) unproven: BTreeMap<u8, Doubt>,
     /// Nodes that are fenced so that such groups may start.
     pub(super) provers: Provers,
+    /// Groups that are about to leave.
+    pub(super) quiescing: Quiescing,
+    /// Frames that were held; without BPF none are.
+    pub(super) relay: Option<net::relay::Relay>,
     /// The last ownership of each group here.
     pub(super) last_epoch: BTreeMap<u8, u64>,
     /// Everything is handed over; what still stops is waited for.
@@ -177,6 +182,7 @@ impl Supervisor {
                 break self.left_behind();
             }
             let restless = self.is_restless();
+            let quiet = self.quiescing.next();
             tokio::select! {
                 biased;
                 guard = reports.readable() => {
@@ -195,6 +201,7 @@ impl Supervisor {
                 () = self.targets.hear() => self.check_fitness(),
                 report = self.services.news() => self.service_news(report),
                 news = self.provers.news() => self.prover_news(news),
+                () = sleep_until(quiet.unwrap_or(until)), if quiet.is_some() => self.quiesced(),
                 ask = asked.recv() => {
                     if let Some(ask) = ask {
                         self.ask(ask, &mut ending);
@@ -235,16 +242,18 @@ impl Supervisor {
         drop(asked);
         let _ = stop_server.send(());
         let _ = tokio::time::timeout(Duration::from_secs(1), server).await;
-        self.finish(end)
+        self.finish(end).await
     }
 
     /// Ends the threads: rights first, addresses after.
-    fn finish(mut self, end: End) -> Result<End> {
+    async fn finish(mut self, end: End) -> Result<End> {
         let last = match end {
             End::Stopped | End::Unclean => RtCommand::ShutDown,
             End::Restart => RtCommand::Quit,
         };
         let _ = self.rt.send(last);
+        // What is held follows its groups first.
+        tokio::time::sleep(self.quiescing.rest()).await;
         let Supervisor {
             rt,
             mut net,
@@ -349,6 +358,13 @@ impl Supervisor {
             ("netlink_resyncs", n.resyncs.load(Relaxed)),
             ("netlink_malformed", n.malformed.load(Relaxed)),
         ]);
+        if let Some(relay) = &self.relay {
+            let (sent, lost) = (&relay.stats.sent, &relay.stats.lost);
+            all.extend([
+                ("held_sent", sent.load(Relaxed)),
+                ("held_lost", lost.load(Relaxed)),
+            ]);
+        }
         all
     }
 

@@ -21,7 +21,7 @@ use aya::{
 };
 
 use super::{
-    Ring, Table,
+    HeldRing, Ring, Table,
     attach::{self, Links},
     pins,
 };
@@ -94,6 +94,8 @@ pub struct DataPath {
     pub(super) links: Links,
     table: Table,
     ring: Option<Ring>,
+    hold: Array<MapData, u64>,
+    held: Option<HeldRing>,
     counters: PerCpuArray<MapData, u64>,
     keys: Array<MapData, [u64; KEYS_WORDS]>,
     vips: HashMap<MapData, AddressKey, u32>,
@@ -156,6 +158,10 @@ impl DataPath {
             .map_err(|_| LoadError::Map("KEYS"))?;
         let ring = RingBuf::try_from(Map::RingBuf(take!(ebpf, "EVENTS", Map::RingBuf)))
             .map_err(|_| LoadError::Map("EVENTS"))?;
+        let hold = Array::try_from(Map::Array(take!(ebpf, "HOLD", Map::Array)))
+            .map_err(|_| LoadError::Map("HOLD"))?;
+        let held = RingBuf::try_from(Map::RingBuf(take!(ebpf, "HELD", Map::RingBuf)))
+            .map_err(|_| LoadError::Map("HELD"))?;
         let counters =
             PerCpuArray::try_from(Map::PerCpuArray(take!(ebpf, "COUNTERS", Map::PerCpuArray)))
                 .map_err(|_| LoadError::Map("COUNTERS"))?;
@@ -185,6 +191,8 @@ impl DataPath {
             links: Links::default(),
             table,
             ring: Some(Ring::new(ring)),
+            hold,
+            held: Some(HeldRing::new(held)),
             counters,
             keys: key_map,
             vips,
@@ -228,6 +236,21 @@ impl DataPath {
     /// The ring buffer; there is one reader.
     pub fn take_ring(&mut self) -> Option<Ring> {
         self.ring.take()
+    }
+
+    /// Frames that were held; there is one reader.
+    pub fn take_held(&mut self) -> Option<HeldRing> {
+        self.held.take()
+    }
+
+    /// Holds frames for a group's addresses until then (boot clock, ns); 0: no longer.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn hold(&mut self, group: u8, until: u64) -> Result<(), LoadError> {
+        self.hold
+            .set(group.into(), until, 0)
+            .map_err(|e| LoadError::Write("HOLD", e))
     }
 
     /// Fills in the identity. On a fresh table this also gives birth to the incarnation and starts the wait of rule 1;

@@ -17,5 +17,5 @@ pub use attach::{Coverage, EgressKind, XdpKind};
 pub use loader::{DataPath, Identity, LoadError, OBJECT};
 pub use path::{AnyPath, Records};
 pub use pins::has_pins;
-pub use ring::Ring;
+pub use ring::{HeldItem, HeldRing, Ring};
 pub use table::Table;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use agent_common::keys::Keys;
 
 use super::{
-    Coverage, DataPath, Identity, Ring, Table, XdpKind, loader,
+    Coverage, DataPath, HeldRing, Identity, Ring, Table, XdpKind, loader,
     socket::{SocketPath, Source},
 };
 
@@ -57,6 +57,22 @@ impl AnyPath {
         match self {
             AnyPath::Bpf(d) => d.take_ring().map(Records::Ring),
             AnyPath::Socket(s) => s.take_source().map(Records::Socket),
+        }
+    }
+
+    /// Frames that were held; there is one reader. Without BPF none is.
+    pub fn take_held(&mut self) -> Option<HeldRing> {
+        match self {
+            AnyPath::Bpf(d) => d.take_held(),
+            AnyPath::Socket(_) => None,
+        }
+    }
+
+    /// Holds frames for a group's addresses until then (boot clock, ns); 0: no longer. False: nothing is held.
+    pub fn hold(&mut self, group: u8, until: u64) -> bool {
+        match self {
+            AnyPath::Bpf(d) => d.hold(group, until).is_ok(),
+            AnyPath::Socket(_) => false,
         }
     }
 

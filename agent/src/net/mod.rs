@@ -35,6 +35,7 @@ mod netlink;
 mod packet;
 mod parse;
 mod queue;
+pub mod relay;
 pub mod rt;
 mod schedule;
 mod virtual_mac;

@@ -84,6 +84,23 @@ impl PacketSocket {
         result
     }
 
+    /// Sends one frame of any length, without waiting.
+    pub fn send_one(&self, ifindex: u32, frame: &[u8]) -> Result<(), Errno> {
+        let target = target(ifindex, frame);
+        // SAFETY: pointer and length of the frame, and of an address on the stack; the kernel only reads them.
+        let sent = unsafe {
+            libc::sendto(
+                self.0.as_raw_fd(),
+                frame.as_ptr().cast(),
+                frame.len(),
+                libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+                (&raw const target).cast(),
+                libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).unwrap_or(0),
+            )
+        };
+        Errno::result(sent).map(drop)
+    }
+
     fn send_some(&self, frames: &[Outgoing<'_>]) -> Result<usize, Errno> {
         let mut targets: ArrayVec<libc::sockaddr_ll, SLICE> = ArrayVec::new();
         let mut parts: ArrayVec<libc::iovec, SLICE> = ArrayVec::new();
@@ -120,7 +137,7 @@ impl PacketSocket {
     }
 }
 
-fn target(ifindex: u32, frame: &Frame) -> libc::sockaddr_ll {
+fn target(ifindex: u32, frame: &[u8]) -> libc::sockaddr_ll {
     // SAFETY: all-zero is a valid sockaddr_ll.
     let mut target: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
     target.sll_family = u16::try_from(libc::AF_PACKET).unwrap_or(0);

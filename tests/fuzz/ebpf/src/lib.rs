@@ -1,7 +1,7 @@
 //! The eBPF programs of `agent-ebpf`, the same source files, compiled for the host.
 //!
 //! ```text
-//! agent-ebpf/src/{ingress,heartbeat,egress,packet,maps}.rs     by #[path], unchanged
+//! agent-ebpf/src/{ingress,heartbeat,hold,egress,packet,maps}.rs     by #[path], unchanged
 //!        | use aya_ebpf::...                                   aya/: contexts, maps and clock of this thread
 //! Node::xdp / Node::egress                                     what tests and fuzz targets call
 //! ```
@@ -12,6 +12,8 @@
 mod egress;
 #[path = "../../../../agent-ebpf/src/heartbeat.rs"]
 mod heartbeat;
+#[path = "../../../../agent-ebpf/src/hold.rs"]
+mod hold;
 #[path = "../../../../agent-ebpf/src/ingress.rs"]
 mod ingress;
 #[path = "../../../../agent-ebpf/src/maps.rs"]

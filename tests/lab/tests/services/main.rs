@@ -5,6 +5,7 @@ mod bad_luck;
 mod fencing;
 mod groups;
 mod maintenance;
+mod moves;
 mod owner;
 
 use std::{

@@ -117,6 +117,10 @@ impl RingBuf {
     pub const fn pinned(bytes: u32, _flags: u32) -> Self {
         RingBuf { bytes }
     }
+    /// The same without a pin.
+    pub const fn with_byte_size(bytes: u32, flags: u32) -> Self {
+        Self::pinned(bytes, flags)
+    }
     fn ring(&self) -> &'static Ring {
         contents(self as *const Self as usize, || Ring {
             records: RefCell::default(),
@@ -145,6 +149,11 @@ impl RingBuf {
         ring.used.set(ring.used.get().saturating_sub(size));
         Some(record)
     }
+}
+
+/// As aya has it.
+pub mod ring_buf {
+    pub use super::RingBufEntry;
 }
 
 /// A reserved record.
