@@ -49,8 +49,30 @@ pub fn cargo() -> Command {
     command
 }
 
+/// How programs are built (Cargo.toml).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// Quickly built.
+    Dev,
+    /// As users have them.
+    Release,
+    /// Optimised, without minutes of linking.
+    Optimised,
+}
+
+impl Profile {
+    /// As cargo names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Profile::Dev => "dev",
+            Profile::Release => "release",
+            Profile::Optimised => "optimised",
+        }
+    }
+}
+
 /// Builds the programs of some packages; gives their names and paths.
-pub fn build(packages: &[&str], release: bool) -> Result<BTreeMap<String, PathBuf>> {
+pub fn build(packages: &[&str], profile: Profile) -> Result<BTreeMap<String, PathBuf>> {
     let mut command = cargo();
     command.args([
         "build",
@@ -60,9 +82,7 @@ pub fn build(packages: &[&str], release: bool) -> Result<BTreeMap<String, PathBu
     for package in packages {
         command.args(["--package", package]);
     }
-    if release {
-        command.arg("--release");
-    }
+    command.args(["--profile", profile.name()]);
     let mut programs = BTreeMap::new();
     let status = run::lines(&mut command, BUILD, |line| {
         programs.extend(program(line));

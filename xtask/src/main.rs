@@ -22,7 +22,7 @@ use std::{ffi::OsString, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::toolchain::Need;
+use crate::{cargo::Profile, toolchain::Need};
 
 /// Build, try and test Heartline.
 #[derive(Parser)]
@@ -110,7 +110,12 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.task {
         Task::Build { release } => {
             install::ensure(Need::BUILD, policy)?;
-            cargo::build(cargo::AGENT_AND_LAB, release)?;
+            let profile = if release {
+                Profile::Release
+            } else {
+                Profile::Dev
+            };
+            cargo::build(cargo::AGENT_AND_LAB, profile)?;
             Ok(ExitCode::SUCCESS)
         }
         Task::Demo(mut rest) => {
@@ -129,12 +134,12 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Task::Nemesis(rest) => lab(Some("nemesis"), rest, policy),
         Task::Sim(rest) => {
-            let programs = cargo::build(cargo::SIMULATOR, true)?;
+            let programs = cargo::build(cargo::SIMULATOR, Profile::Optimised)?;
             cargo::hand_over(&programs, "heartline-sim", None, rest.args)
         }
         Task::Fuzz(options) => fuzz::run(&options, policy),
         Task::Model(rest) => {
-            let programs = cargo::build(cargo::MODEL, true)?;
+            let programs = cargo::build(cargo::MODEL, Profile::Optimised)?;
             cargo::hand_over(&programs, "heartline-model", None, rest.args)
         }
         Task::Test(options) => suites::run(&options, policy),
@@ -154,6 +159,6 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
 /// so that Ctrl-C lets the lab clean up.
 fn lab(task: Option<&str>, rest: Rest, policy: install::Policy) -> anyhow::Result<ExitCode> {
     install::ensure(Need::BUILD.and(Need::LAB), policy)?;
-    let programs = cargo::build(cargo::AGENT_AND_LAB, true)?;
+    let programs = cargo::build(cargo::AGENT_AND_LAB, Profile::Release)?;
     cargo::hand_over(&programs, "heartline-lab", task, rest.args)
 }

@@ -263,14 +263,17 @@ fn tests(suite: Suite, options: &Options) -> Result<Tally> {
     for package in suite.packages() {
         command.args(["--package", package]);
     }
+    // Many seeds and states: the build pays.
+    let profile = if options.all || suite == Suite::Sim {
+        cargo::Profile::Optimised
+    } else {
+        cargo::Profile::Dev
+    };
+    command.args(["--profile", profile.name()]);
     if options.all {
-        command.arg("--release").env(ALL, "1");
+        command.env(ALL, "1");
     } else {
         command.env_remove(ALL);
-        if suite == Suite::Sim {
-            // Many seeds and states: the build pays.
-            command.arg("--release");
-        }
     }
     if suite.alone() {
         // `cargo test` builds the library that the labs use, but not the agent they start.
@@ -278,7 +281,7 @@ fn tests(suite: Suite, options: &Options) -> Result<Tally> {
             Suite::Vm => cargo::AGENT_AND_VM,
             _ => cargo::AGENT_AND_LAB,
         };
-        match cargo::build(programs, options.all) {
+        match cargo::build(programs, profile) {
             Ok(programs) => {
                 if let Some(agent) = programs.get("heartline") {
                     command.env(AGENT, agent);

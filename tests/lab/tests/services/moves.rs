@@ -52,7 +52,9 @@ fn no_request_is_lost_in_a_planned_move_of_a_hot_standby() -> Result<()> {
             }
             quiet += 1;
             let families = felt.into_iter().zip(["IPv4", "IPv6"]);
-            lost.extend(families.filter(|(f, family)| f.lost > if *family == "IPv6" { 2 } else { 0 }));
+            lost.extend(
+                families.filter(|(f, family)| f.lost > if *family == "IPv6" { 2 } else { 0 }),
+            );
             if quiet == MOVES {
                 break;
             }
