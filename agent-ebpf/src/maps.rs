@@ -49,9 +49,10 @@ static TOLD: Array<u64> = Array::with_max_entries(TOLD_SLOTS, 0);
 #[map]
 static HOLD: Array<u64> = Array::with_max_entries(MAX_GROUPS as u32, 0);
 
-/// What was held, and who has taken over ([`agent_common::held`]). Some hundred frames.
+/// What was held, and who has taken over ([`agent_common::held`]): some 80 frames, and user space takes them out at once. All of
+/// it counts twice as the agent's memory.
 #[map]
-static HELD: RingBuf = RingBuf::with_byte_size(512 * 1024, 0);
+static HELD: RingBuf = RingBuf::with_byte_size(128 * 1024, 0);
 
 #[map]
 static SCRATCH: PerCpuArray<Message> = PerCpuArray::with_max_entries(1, 0);

@@ -37,7 +37,7 @@ pub const LIFE: u64 = 100_000_000;
 /// The kernel says that it has an IPv6 address, and hangs it into its routes a little later, from a work queue
 /// (`addrconf_dad_work` in net/ipv6/addrconf.c): what comes in between is lost. ns.
 const SETTLES: u64 = 5_000_000;
-/// Frames that may wait: about what the kernel's ring holds.
+/// Frames that may wait.
 const FRAMES: usize = 512;
 /// Destination and source of an Ethernet frame.
 const MACS: usize = 12;
