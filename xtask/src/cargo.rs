@@ -104,18 +104,19 @@ fn program(line: &str) -> Option<(String, PathBuf)> {
     Some((name.to_owned(), PathBuf::from(path)))
 }
 
-/// Becomes the program `name` with the arguments `[task] rest`.
+/// Becomes the program `name` with the arguments `[task] rest`, and perhaps one more variable of the environment.
 pub fn hand_over(
     programs: &BTreeMap<String, PathBuf>,
     name: &str,
     task: Option<&str>,
     rest: Vec<OsString>,
+    variable: Option<(&str, &OsStr)>,
 ) -> Result<ExitCode> {
     let path = programs
         .get(name)
         .with_context(|| format!("the workspace builds no program called {name}"))?;
     let mut command = Command::new(path);
-    command.args(task.map(OsStr::new)).args(rest);
+    command.args(task.map(OsStr::new)).args(rest).envs(variable);
     Err(run::become_program(&mut command))
 }
 

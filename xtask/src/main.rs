@@ -20,6 +20,7 @@ mod vm;
 
 use std::{ffi::OsString, process::ExitCode};
 
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 
 use crate::{cargo::Profile, toolchain::Need};
@@ -129,18 +130,29 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Task::Lab(rest) => lab(Some("lab"), rest, policy),
         Task::Load(rest) => lab(Some("load"), rest, policy),
         Task::Bench(rest) => {
-            install::ensure(Need::BUILD.and(Need::BENCH), policy)?;
-            lab(Some("bench"), rest, policy)
+            install::ensure(Need::BUILD.and(Need::LAB).and(Need::BENCH), policy)?;
+            // The agent as users have it.
+            let agent = cargo::build(&["heartline"], Profile::Release)?;
+            let programs = cargo::build(&["heartline-lab"], Profile::Optimised)?;
+            let agent = agent.get("heartline").context("no agent was built")?;
+            let agent = ("HEARTLINE_BIN", agent.as_os_str());
+            cargo::hand_over(
+                &programs,
+                "heartline-lab",
+                Some("bench"),
+                rest.args,
+                Some(agent),
+            )
         }
         Task::Nemesis(rest) => lab(Some("nemesis"), rest, policy),
         Task::Sim(rest) => {
             let programs = cargo::build(cargo::SIMULATOR, Profile::Optimised)?;
-            cargo::hand_over(&programs, "heartline-sim", None, rest.args)
+            cargo::hand_over(&programs, "heartline-sim", None, rest.args, None)
         }
         Task::Fuzz(options) => fuzz::run(&options, policy),
         Task::Model(rest) => {
             let programs = cargo::build(cargo::MODEL, Profile::Optimised)?;
-            cargo::hand_over(&programs, "heartline-model", None, rest.args)
+            cargo::hand_over(&programs, "heartline-model", None, rest.args, None)
         }
         Task::Test(options) => suites::run(&options, policy),
         Task::Verify => {
@@ -159,6 +171,6 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
 /// so that Ctrl-C lets the lab clean up.
 fn lab(task: Option<&str>, rest: Rest, policy: install::Policy) -> anyhow::Result<ExitCode> {
     install::ensure(Need::BUILD.and(Need::LAB), policy)?;
-    let programs = cargo::build(cargo::AGENT_AND_LAB, Profile::Release)?;
-    cargo::hand_over(&programs, "heartline-lab", task, rest.args)
+    let programs = cargo::build(cargo::AGENT_AND_LAB, Profile::Optimised)?;
+    cargo::hand_over(&programs, "heartline-lab", task, rest.args, None)
 }

@@ -54,6 +54,6 @@ pub fn run(task: Task, policy: Policy) -> Result<ExitCode> {
 /// Builds with optimisation and becomes `heartline-vm TASK ARGS`, so that Ctrl-C lets it clean up.
 pub fn hand_over(task: &str, args: Vec<OsString>, policy: Policy) -> Result<ExitCode> {
     install::ensure(Need::BUILD.and(Need::VM), policy)?;
-    let programs = cargo::build(cargo::AGENT_AND_VM, cargo::Profile::Release)?;
-    cargo::hand_over(&programs, "heartline-vm", Some(task), args)
+    let programs = cargo::build(cargo::AGENT_AND_VM, cargo::Profile::Optimised)?;
+    cargo::hand_over(&programs, "heartline-vm", Some(task), args, None)
 }

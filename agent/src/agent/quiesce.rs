@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use super::supervise::Supervisor;
 use crate::net::rt::boottime_ns;
 
-/// For answers under way: a DNS or RADIUS server takes less for one that it knows.
-const ANSWERS: Duration = Duration::from_millis(3);
+/// For answers under way: what a DNS, RADIUS or web server knows takes less, on a busy machine, too.
+const ANSWERS: Duration = Duration::from_millis(8);
 /// How long frames are held at most, ns: a move takes a few milliseconds.
 const HOLD: u64 = 50_000_000;
 
