@@ -26,6 +26,7 @@ use super::{
     generations::Staged,
     hooks::Hooks,
     narrate::Narrator,
+    outdate::Outdating,
     prove::Provers,
     rt::{RtCommand, RtHandle, RtReport},
     services::ServicesBook,
@@ -92,6 +93,8 @@ pub(super) struct Supervisor {
     pub(super) unproven: BTreeMap<u8, Doubt>,
     /// Nodes that are fenced so that such groups may start.
     pub(super) provers: Provers,
+    /// Replicas that DRBD has lost, here and elsewhere.
+    pub(super) outdating: Outdating,
     /// The last ownership of each group here.
     pub(super) last_epoch: BTreeMap<u8, u64>,
     /// Everything is handed over; what still stops is waited for.
@@ -195,6 +198,7 @@ impl Supervisor {
                 () = self.targets.hear() => self.check_fitness(),
                 report = self.services.news() => self.service_news(report),
                 news = self.provers.news() => self.prover_news(news),
+                news = self.outdating.news() => self.outdated_here(news),
                 ask = asked.recv() => {
                     if let Some(ask) = ask {
                         self.ask(ask, &mut ending);
