@@ -23,6 +23,7 @@ mod narrate;
 mod outdate;
 mod prove;
 mod reload;
+mod replicas;
 mod rotation;
 mod rt;
 mod services;

@@ -28,6 +28,7 @@ use super::{
     narrate::Narrator,
     outdate::Outdating,
     prove::Provers,
+    replicas::Replicas,
     rt::{RtCommand, RtHandle, RtReport},
     services::ServicesBook,
     status,
@@ -95,6 +96,8 @@ pub(super) struct Supervisor {
     pub(super) provers: Provers,
     /// Replicas that DRBD has lost, here and elsewhere.
     pub(super) outdating: Outdating,
+    /// How good the replicas here are.
+    pub(super) replicas: Replicas,
     /// The last ownership of each group here.
     pub(super) last_epoch: BTreeMap<u8, u64>,
     /// Everything is handed over; what still stops is waited for.
@@ -196,6 +199,7 @@ impl Supervisor {
                     self.net_events();
                 }
                 () = self.targets.hear() => self.check_fitness(),
+                () = self.replicas.changed() => self.check_fitness(),
                 report = self.services.news() => self.service_news(report),
                 news = self.provers.news() => self.prover_news(news),
                 news = self.outdating.news() => self.outdated_here(news),
