@@ -5,6 +5,7 @@ mod bad_luck;
 mod fencing;
 mod groups;
 mod maintenance;
+mod outdate;
 mod owner;
 
 use std::{
