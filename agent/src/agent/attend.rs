@@ -62,6 +62,7 @@ impl Supervisor {
             (kept.has(group) && attended.get(&group) == Some(&epoch)).then_some(epoch)
         };
         self.services.set(&self.config, self.me, owned);
+        self.replicas.set(&self.config, self.me);
         if at_start {
             self.warn_shut_off();
             let groups: Vec<u8> = self.config.groups.iter().map(|g| g.id).collect();
@@ -110,6 +111,8 @@ impl Supervisor {
             CoreEvent::Cleared { group } => {
                 self.services.clear(*group);
             }
+            CoreEvent::Outdate { group, behind } => self.outdate_here(*group, *behind),
+            CoreEvent::Outdated { group, behind } => self.outdating.told(*group, *behind),
             // Cleared on whichever node: what would not stop here is tried again at once, not when it is due.
             CoreEvent::Stuck {
                 group,
@@ -267,7 +270,7 @@ impl Supervisor {
             }
             self.unproven.insert(group, doubt);
         }
-        self.provers.keep(wanted);
+        self.provers.keep(wanted | self.outdating.waits());
     }
 
     /// It may start: what it waited for, for the record.

@@ -81,6 +81,7 @@ impl Supervisor {
             gates: &self.gates,
             targets: &self.targets,
             services: &self.services,
+            replicas: &self.replicas,
         };
         let changes = self
             .fitness
@@ -135,6 +136,7 @@ impl Supervisor {
             let _ = self.rt.send(RtCommand::Reopen { anew: false });
         }
         self.say_unsent();
+        self.end_outdating();
         self.repeat_phases();
         self.review_holds();
         self.check_fitness();

@@ -39,6 +39,12 @@ pub struct HandlerCall {
     /// The worst local disk, in DRBD's own word; empty: not known.
     #[serde(default)]
     pub disk: String,
+    /// When this run of the handler began, boot clock, ns: what was answered to an earlier one says nothing to it.
+    #[serde(default)]
+    pub run: u64,
+    /// This run has asked before, and was told to ask again.
+    #[serde(default)]
+    pub repeated: bool,
 }
 
 /// The answer.
@@ -60,6 +66,8 @@ pub struct Known<'a> {
     pub others: Others,
     /// That proof is a fence agent's.
     pub fenced: bool,
+    /// The peer's replica is outdated, by its own DRBD.
+    pub outdated: bool,
     /// Of this node's data.
     pub replica: Replica,
     /// Marks that this node knows.
@@ -108,6 +116,7 @@ pub fn answer(
         heard: peer.is_some_and(|n| matches!(n.state, NodeState::Alive | NodeState::Late)),
         others: known.others,
         fenced: known.fenced,
+        outdated: known.outdated,
         replica: known.replica,
         role: Role::parse(&call.role),
         disk: Disk::parse(&call.disk),
@@ -133,7 +142,7 @@ pub fn answer(
                 None,
             ),
             Reply::Place(mark) => {
-                let text = "the peer's replica is not marked as behind yet".into();
+                let text = "the peer is neither outdated nor fenced yet".into();
                 (
                     HandlerAnswer {
                         code: Exit::Denied.number(),
@@ -202,6 +211,8 @@ mod tests {
             peer: peer.into(),
             role: "Primary".into(),
             disk: "UpToDate".into(),
+            run: 7,
+            repeated: false,
         }
     }
 
@@ -209,6 +220,7 @@ mod tests {
         Known {
             others: Others::Unknown,
             fenced: false,
+            outdated: false,
             replica: Replica::Unknown,
             known,
             standing,
@@ -225,6 +237,17 @@ mod tests {
         assert!(placed.place(mark.unwrap()));
         let (then, mark) = answer(&s, &c, &known(&placed, &placed));
         assert_eq!((then.code, then.again, mark), (4, false, None));
+        let outdated = Known {
+            outdated: true,
+            ..known(&none, &none)
+        };
+        assert_eq!(answer(&s, &c, &outdated).0.code, 4);
+        let fenced = Known {
+            others: Others::Gone,
+            fenced: true,
+            ..known(&none, &none)
+        };
+        assert_eq!(answer(&s, &c, &fenced).0.code, 7);
         let lapsed = status(Some("n1"), false, NodeState::Silent);
         assert_eq!(answer(&lapsed, &c, &known(&placed, &placed)).0.code, 1);
         // A word that DRBD may say one day.
@@ -263,7 +286,7 @@ mod tests {
 
     #[test]
     fn wire_form() {
-        let text = r#"{"handler":"fence_peer","group":"db","resource":"r0","peer":"n2","role":"Primary","disk":"UpToDate"}"#;
+        let text = r#"{"handler":"fence_peer","group":"db","resource":"r0","peer":"n2","role":"Primary","disk":"UpToDate","run":7,"repeated":false}"#;
         assert_eq!(
             serde_json::to_string(&call(Handler::FencePeer, "n2")).unwrap(),
             text
