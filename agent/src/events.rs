@@ -105,7 +105,7 @@ pub enum EventKind {
     ServiceTrouble,
     /// A service of a group does not work here.
     ServiceFailed,
-    /// A machine could not migrate and runs on where it was: the move is off.
+    /// A machine could not migrate: the move is off.
     MoveFailed,
     /// A node is being fenced: what was asked of a fence device, and what it answered.
     Fencing,

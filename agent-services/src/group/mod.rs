@@ -199,7 +199,7 @@ pub enum What {
         /// What, and why.
         why: String,
     },
-    /// What was to move alive cannot, and runs on here: the move is off.
+    /// What was to move alive has not gone, or that is not certain: the move is off.
     MoveFailed {
         /// As asked.
         epoch: u64,

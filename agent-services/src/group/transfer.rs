@@ -7,7 +7,10 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{GroupView, Role, Wanted, Weight, What, runner::Runner};
+use super::{
+    GroupView, Role, Wanted, Weight, What,
+    runner::{Mark, Runner},
+};
 use crate::{
     policy::SLOW,
     resource::{
@@ -63,7 +66,9 @@ impl Runner {
                     Duration::from_millis(went.took_ms).as_secs_f64(),
                     went.bytes >> 20
                 );
-                self.note(Weight::Good, text).await;
+                if went.took_ms > 0 {
+                    self.note(Weight::Good, text).await;
+                }
                 Left::Ended(Ok(()))
             }
             // Called off on the way.
@@ -73,7 +78,16 @@ impl Runner {
                 self.note(Weight::Warn, text).await;
                 Left::Ended(resource.stop().await)
             }
-            Err(Stay::Home(why)) => {
+            Err(stay) => {
+                let why = match stay {
+                    Stay::Home(why) => why,
+                    // As after a start that was broken off: it is looked for here before it is started, and there first.
+                    Stay::Unclear(why) => {
+                        self.gone_to = Some(peer.clone());
+                        self.marks[i] = Mark::Perhaps;
+                        why
+                    }
+                };
                 self.stop_at = Some(Instant::now() + SLOW);
                 self.moves_at = self.stop_at;
                 if let Role::Leaving { epoch } = w.role {
@@ -82,10 +96,6 @@ impl Runner {
                     self.send(What::MoveFailed { epoch, why }).await;
                 }
                 Left::Stays
-            }
-            Err(Stay::Unclear(why)) => {
-                self.gone_to = Some(peer.clone());
-                Left::Ended(Err(Failure::Unknown(why)))
             }
         }
     }

@@ -473,7 +473,7 @@ impl Supervisor {
 }
 
 impl Supervisor {
-    /// What was to move alive runs on here. A move is called off by wishing for this node; from a drained node the group would
+    /// What was to move alive has not gone. A move is called off by wishing for this node; from a drained node the group would
     /// have to go all the same, so it is stuck until somebody decides: `clear` tries again.
     fn move_failed(&mut self, group: u8, epoch: u64, name: String, why: String) {
         let drained =
@@ -483,7 +483,7 @@ impl Supervisor {
         } else {
             String::new()
         };
-        let text = format!("{why}; {name} stays here, running{mend}");
+        let text = format!("{why}; the move of {name} is off{mend}");
         let draft = Draft::new(EventKind::MoveFailed, text).group(name);
         self.record(vec![draft]);
         if drained {

@@ -106,7 +106,7 @@ pub enum Stay {
 }
 
 /// How a migration went.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Went {
     /// From order to end, ms.
     pub took_ms: u64,
@@ -233,6 +233,21 @@ pub async fn hand_over(
 ) -> Result<Went, Stay> {
     let home = |why: String| Stay::Home(format!("no migration to {}: {why}", peer.node));
     let (domain, live) = live(resource).map_err(home)?;
+    let there = peer.libvirt(&domain.uri, live.transport);
+    let name = || domain.name.clone();
+    let here = ask(domain, Ask::Status { name: name() }, ASK).await;
+    if here.is_ok_and(|state| !state.life.is_active()) {
+        // It has gone before, or has ended: nothing is left to move.
+        return match state_at(&there, name(), ASK).await {
+            Ok(_) => Ok(Went::default()),
+            Err(no) => Err(Stay::Unclear(format!(
+                "{} does not run here, and whether it runs on {} cannot be asked: {}",
+                domain.name,
+                peer.node,
+                words(&no)
+            ))),
+        };
+    }
     let found = preflight(resource, peer).await.map_err(home)?;
     let against: Vec<_> = found
         .into_iter()
@@ -242,7 +257,6 @@ pub async fn hand_over(
     if !against.is_empty() {
         return Err(home(against.join("; ")));
     }
-    let there = peer.libvirt(&domain.uri, live.transport);
     let ssh = live.transport == Transport::Ssh;
     let order = Migrate {
         name: domain.name.clone(),
