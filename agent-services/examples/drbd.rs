@@ -62,7 +62,7 @@ async fn main() -> ExitCode {
         }),
         "check" => Ok(resource.check().await.join("\n    ")),
         "promote" => resource
-            .start_given(given)
+            .start_given(given, &[])
             .await
             .map(|()| "promoted".into())
             .map_err(|e| format!("{e:?}")),

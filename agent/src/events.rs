@@ -105,6 +105,8 @@ pub enum EventKind {
     ServiceTrouble,
     /// A service of a group does not work here.
     ServiceFailed,
+    /// A machine could not migrate: the move is off.
+    MoveFailed,
     /// A node is being fenced: what was asked of a fence device, and what it answered.
     Fencing,
     /// A node can do no more harm: a fence device or a person says so.
@@ -124,7 +126,7 @@ pub enum EventKind {
 
 impl EventKind {
     /// All that this program can tell, for those who choose among them.
-    pub const ALL: [EventKind; 46] = {
+    pub const ALL: [EventKind; 47] = {
         use EventKind::*;
         [
             AgentStarted,
@@ -167,6 +169,7 @@ impl EventKind {
             ServiceRecovered,
             ServiceTrouble,
             ServiceFailed,
+            MoveFailed,
             Fencing,
             Fenced,
             FencingFailed,
@@ -194,6 +197,7 @@ impl EventKind {
             | RouteFailed
             | GateShutByHigherEpoch
             | ServiceFailed
+            | MoveFailed
             | FencingFailed
             | LeaseLapsed => Severity::Bad,
             ClaimFailed | PromiseExpired | NodeLate | NodeSilent | ForeignClaim

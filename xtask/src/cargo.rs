@@ -17,8 +17,11 @@ use crate::run;
 /// `broken-rules` in the crates they share, and cargo unites the features of all packages of one call.
 pub const AGENT_AND_LAB: &[&str] = &["heartline", "heartline-lab"];
 
-/// The agent, and the lab of guests.
-pub const AGENT_AND_VM: &[&str] = &["heartline", "heartline-vm"];
+/// The helper for libvirt; its tests need no agent.
+pub const HELPER: &[&str] = &["agent-virt"];
+
+/// The agent, its helper for libvirt, and the lab of guests.
+pub const AGENT_AND_VM: &[&str] = &["heartline", "agent-virt", "heartline-vm"];
 
 /// The simulator, whose crates can break rules on purpose.
 pub const SIMULATOR: &[&str] = &["heartline-sim"];

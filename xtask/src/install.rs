@@ -307,7 +307,7 @@ fn advice(tail: &str) -> &'static str {
 }
 
 /// Packages that bring a service, and its name: the lab and the tests run these programs themselves.
-const SERVICES: [(&str, &str); 10] = [
+const SERVICES: [(&str, &str); 12] = [
     ("nginx-light", "nginx"),
     ("keepalived", "keepalived"),
     ("unbound", "unbound"),
@@ -319,6 +319,8 @@ const SERVICES: [(&str, &str); 10] = [
     ("open-iscsi", "iscsid"),
     // Of cluster-glue, which comes with it.
     ("resource-agents", "logd"),
+    ("libvirt-daemon-system", "libvirtd"),
+    ("libvirt-daemon-system", "libvirt-guests"),
 ];
 
 const POLICY: &str = "/usr/sbin/policy-rc.d";

@@ -21,8 +21,11 @@ use crate::{
 /// Tells the tests to run all they have: long simulations, whole fault matrices.
 const ALL: &str = "HEARTLINE_TEST_ALL";
 
-/// Tells the lab's tests where the agent is.
-const AGENT: &str = "HEARTLINE_BIN";
+/// Tells the lab's tests where the agent is, and its helper for libvirt.
+const PROGRAMS: [(&str, &str); 2] = [
+    ("heartline", "HEARTLINE_BIN"),
+    ("heartline-libvirt", "HEARTLINE_LIBVIRT"),
+];
 
 /// For one suite of the fixed choice, its build included.
 const USUAL: Duration = Duration::from_secs(20 * 60);
@@ -70,6 +73,8 @@ pub enum Suite {
     Fuzz,
     /// The real agent in network namespaces
     Lab,
+    /// Virtual machines as resources: real libvirt daemons, QEMU guests
+    Virt,
     /// The real agent in QEMU guests, with DRBD
     Vm,
 }
@@ -83,6 +88,7 @@ impl Suite {
             Self::Bpf => "bpf",
             Self::Fuzz => "fuzz",
             Self::Lab => "lab",
+            Self::Virt => "virt",
             Self::Vm => "vm",
         }
     }
@@ -95,6 +101,7 @@ impl Suite {
                 "agent-common",
                 "agent-core",
                 "agent-services",
+                "agent-virt-proto",
                 "heartline",
                 "xtask",
             ],
@@ -102,13 +109,14 @@ impl Suite {
             Self::Bpf => &["heartline-bpf-tests"],
             Self::Fuzz => &["heartline-fuzz", "heartline-ebpf-host"],
             Self::Lab => &["heartline-lab"],
+            Self::Virt => &["agent-virt"],
             Self::Vm => &["heartline-vm"],
         }
     }
 
     /// Runs one test at a time: they share the machine's CPUs and measure time.
     fn alone(self) -> bool {
-        matches!(self, Self::Lab | Self::Vm)
+        matches!(self, Self::Lab | Self::Virt | Self::Vm)
     }
 }
 
@@ -186,10 +194,11 @@ pub fn run(options: &Options, policy: Policy) -> Result<ExitCode> {
         .and(Need::LAB)
         .and(Need::SERVICES)
         .and(Need::LINTS);
-    if chosen == [Suite::Vm] {
+    let guests = [Suite::Virt, Suite::Vm];
+    if chosen.iter().all(|suite| guests.contains(suite)) {
         need = Need::BUILD;
     }
-    if chosen.contains(&Suite::Vm) {
+    if chosen.iter().any(|suite| guests.contains(suite)) {
         need = need.and(Need::VM);
     }
     install::ensure(need, policy)?;
@@ -278,13 +287,16 @@ fn tests(suite: Suite, options: &Options) -> Result<Tally> {
     if suite.alone() {
         // `cargo test` builds the library that the labs use, but not the agent they start.
         let programs = match suite {
+            Suite::Virt => cargo::HELPER,
             Suite::Vm => cargo::AGENT_AND_VM,
             _ => cargo::AGENT_AND_LAB,
         };
         match cargo::build(programs, profile) {
             Ok(programs) => {
-                if let Some(agent) = programs.get("heartline") {
-                    command.env(AGENT, agent);
+                for (name, variable) in PROGRAMS {
+                    if let Some(path) = programs.get(name) {
+                        command.env(variable, path);
+                    }
                 }
             }
             Err(error) if run::caught().is_none() => {

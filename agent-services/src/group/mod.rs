@@ -7,6 +7,7 @@ mod heed;
 mod monitor;
 mod runner;
 mod tell;
+mod transfer;
 mod view;
 
 use std::time::Duration;
@@ -16,7 +17,11 @@ use tokio::sync::{mpsc, watch};
 use crate::{
     policy::Policy,
     probe::Probe,
-    resource::{Resource, drbd::Given},
+    resource::{
+        Resource,
+        domain::{self, Peer},
+        drbd::Given,
+    },
 };
 
 pub use view::{GroupView, ProbeView, ResourceView};
@@ -67,7 +72,13 @@ impl Services {
     #[must_use]
     pub fn stop_timeout(&self) -> Duration {
         let each = self.resources.iter().filter(|r| !r.keep_running);
-        each.map(|r| r.stop_timeout).sum()
+        each.map(|r| r.stop_timeout + domain::longest_move(r)).sum()
+    }
+
+    /// Does something in it move alive?
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.resources.iter().any(domain::is_live)
     }
 }
 
@@ -103,6 +114,10 @@ pub struct Wanted {
     pub hold: Option<String>,
     /// What is proven about the other nodes: without it, DRBD is promoted beside a connected peer only.
     pub given: Given,
+    /// The other nodes that may own the group, if something in it moves alive.
+    pub peers: std::sync::Arc<Vec<Peer>>,
+    /// Which of them is to have it, when it leaves.
+    pub heir: Option<String>,
     /// Hands off: what runs is left as it is, and no failure is acted on; a lost group is stopped all the same.
     pub paused: bool,
     /// The services.
@@ -184,6 +199,13 @@ pub enum What {
         /// What, and why.
         why: String,
     },
+    /// What was to move alive has not gone, or that is not certain: the move is off.
+    MoveFailed {
+        /// As asked.
+        epoch: u64,
+        /// What, and why.
+        why: String,
+    },
     /// The group does not work here (why), or may be tried here again (`None`).
     Broken(Option<String>),
     /// For people.
@@ -207,6 +229,8 @@ impl Group {
             clears: 0,
             hold: None,
             given: Given::default(),
+            peers: Vec::new().into(),
+            heir: None,
             paused: false,
             services: services.into(),
         };

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
+use agent_virt_proto::message::Event;
 use tokio::{
-    sync::mpsc,
+    sync::{broadcast, mpsc},
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval_at},
 };
 
 use crate::{
     probe::{Probe, Verdict},
-    resource::{Resource, State},
+    resource::{Resource, State, domain},
 };
 
 /// What a look has shown.
@@ -56,8 +57,12 @@ impl Monitors {
         let (send, round) = (self.send.clone(), self.round);
         self.tasks.spawn(async move {
             let mut tick = ticks(resource.status_interval, resource.status_interval);
+            let mut news = domain::events(&resource);
             loop {
-                tick.tick().await;
+                tokio::select! {
+                    _ = tick.tick() => {}
+                    () = heard(&resource, &mut news) => {}
+                }
                 let state = resource.status().await;
                 if send
                     .send((round, Seen::Resource(number, state)))
@@ -86,6 +91,22 @@ impl Monitors {
                 }
             }
         });
+    }
+}
+
+/// Waits until libvirt says that something has happened to the resource; for ever if it is no domain.
+async fn heard(resource: &Resource, news: &mut Option<broadcast::Receiver<Event>>) {
+    loop {
+        let Some(events) = news else {
+            return std::future::pending().await;
+        };
+        match events.recv().await {
+            Ok(event) if domain::concerns(resource, &event) => return,
+            Ok(_) => {}
+            Err(broadcast::error::RecvError::Lagged(_)) => return,
+            // Its helper serves another runtime now; the tick is left.
+            Err(broadcast::error::RecvError::Closed) => *news = None,
+        }
     }
 }
 

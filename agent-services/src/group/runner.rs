@@ -9,16 +9,22 @@ use tokio::{
 
 use super::{
     GroupView, Phase, ProbeView, Report, ResourceView, Role, Services, Wanted, Weight, What,
-    monitor::Monitors,
+    monitor::Monitors, transfer::Left,
 };
 use crate::{
     policy::{Failures, SLOW},
     probe::{Judge, On},
-    resource::{Failure, Resource, State},
+    resource::{
+        Failure, Resource, State,
+        domain::{self, Peer},
+    },
 };
 
 /// Verdicts that wait to be looked at; a monitor waits when this is full.
 const SEEN: usize = 64;
+
+/// After a look at a machine that arrives, the next one; more than it takes to own its group once it has.
+const ARRIVAL: Duration = Duration::from_secs(5);
 
 /// May a resource be running?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +65,12 @@ pub(super) struct Runner {
     pub(super) clears: u64,
     pub(super) role: Role,
     pub(super) paused: bool,
+    /// Where something of it has migrated to, for as long as this node owns the group.
+    pub(super) gone_to: Option<Peer>,
+    /// Why something did not migrate, until it is tried again or somebody clears it; for people.
+    pub(super) stays: Option<String>,
+    /// Nothing migrates before: it was tried in vain.
+    pub(super) moves_at: Option<Instant>,
     /// Resources of an earlier configuration that may be running.
     pub(super) orphans: Vec<Resource>,
     /// The ownership whose end was told.
@@ -104,6 +116,9 @@ pub(super) async fn run(
         clears: 0,
         role: Role::Unknown,
         paused: false,
+        gone_to: None,
+        stays: None,
+        moves_at: None,
         orphans: Vec::new(),
         ended: None,
         stuck_told: None,
@@ -140,7 +155,11 @@ pub(super) async fn run(
                 let resource = r.services.resources[i].clone();
                 r.unwatch();
                 r.marks[i] = Mark::Perhaps;
-                let start = resource.start_given(w.given);
+                let away = r.gone_to.clone();
+                let start = async {
+                    domain::is_not_at(&resource, away.as_ref()).await?;
+                    resource.start_given(w.given, &w.peers).await
+                };
                 match unless_gone(&mut wanted, resource.keep_running, start).await {
                     Some(done) => r.start_ended(i, done).await,
                     None => {
@@ -155,16 +174,26 @@ pub(super) async fn run(
             Some(Todo::Stop(i)) => {
                 let resource = r.services.resources[i].clone();
                 r.unwatch();
+                // An agent that was restarted here while a machine arrives: its owner lets the group go as soon as it has.
+                if r.marks[i] == Mark::Unasked
+                    && w.role == Role::Standby
+                    && domain::is_arriving(&resource).await
+                {
+                    r.stop_at = Some(Instant::now() + ARRIVAL);
+                    continue;
+                }
                 // Most of the time nothing is left over from before this agent began.
                 let nothing = r.marks[i] == Mark::Unasked
                     && !r.bounce[i]
                     && resource.status().await == State::Stopped;
-                let done = if nothing {
-                    Ok(())
-                } else {
-                    resource.stop().await
+                let left = match r.heir(&w, &resource) {
+                    _ if nothing => Left::Ended(Ok(())),
+                    Some(peer) => r.transfer(i, peer, &w, &mut wanted, &view).await,
+                    None => Left::Ended(resource.stop().await),
                 };
-                r.stop_ended(i, done, &w).await;
+                if let Left::Ended(done) = left {
+                    r.stop_ended(i, done, &w).await;
+                }
             }
             None => {
                 let until = r.wakes_at();
@@ -272,15 +301,22 @@ impl Runner {
         }
         if w.clears != self.clears {
             self.clears = w.clears;
-            // Should it fail once more, that is news.
-            self.stuck_told = None;
+            // Should it fail once more, that is news; and what has stopped meanwhile is told again, as it was not taken before.
+            (self.stuck_told, self.ended) = (None, None);
+            (self.moves_at, self.stays) = (None, None);
             self.failures.clear();
             (self.start_at, self.stop_at, self.stuck, self.broken) = (None, None, None, None);
         }
         if w.role != self.role {
             self.role = w.role;
-            self.stop_at = None;
+            self.stop_at = match w.role {
+                Role::Leaving { .. } => self.moves_at,
+                Role::Unknown | Role::Standby | Role::Owner { .. } => None,
+            };
             self.start_at = None;
+            if w.role == Role::Standby {
+                (self.gone_to, self.stays) = (None, None);
+            }
             if let Role::Owner { .. } = w.role {
                 self.ended = None;
                 self.stuck_told = None;
@@ -412,6 +448,9 @@ impl Runner {
         match done {
             Ok(()) => {
                 self.marks[i] = Mark::Up;
+                if domain::is_live(&self.services.resources[i]) {
+                    self.gone_to = None;
+                }
                 self.show_resource(i, &State::Running);
             }
             Err(why) => {
@@ -421,10 +460,15 @@ impl Runner {
                         State::Failed(why.to_string())
                     }
                 };
+                let before = self.shown.resources.get(i).map(|v| v.text.clone());
                 self.show_resource(i, &state);
                 if let Failure::Unknown(why) = &why {
                     // Nothing has failed: it could not be tried. Again soon.
                     self.start_at = Some(Instant::now() + Duration::from_secs(1));
+                    if before.as_ref() == Some(why) {
+                        // As was told the last time.
+                        return;
+                    }
                     return self
                         .note(Weight::Warn, format!("{name} cannot be started yet: {why}"))
                         .await;

@@ -48,6 +48,7 @@ impl Runner {
             .clone()
             .or_else(|| self.broken.clone())
             .or_else(|| w.hold.clone())
+            .or_else(|| self.stays.clone())
             .unwrap_or_default();
         if self.broken != self.broken_told {
             self.broken_told.clone_from(&self.broken);

@@ -5,7 +5,8 @@
 //!         stop     ├─ exec        three commands                    command::Run
 //!         status   ├─ ocf         an OCF agent, 1.1                 command::Run
 //!         check    ├─ filesystem  mount(8), umount(8), mountinfo    command::Run, /proc
-//!                  └─ drbd        drbdadm(8), drbdsetup events2     command::Run
+//!                  ├─ drbd        drbdadm(8), drbdsetup events2     command::Run
+//!                  └─ domain      libvirt                           heartline-libvirt, a process beside
 //! ```
 //!
 //! * Idempotent: a start of what runs and a stop of what is stopped succeed.
@@ -20,6 +21,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::command::RunError;
 
+pub mod domain;
 pub mod drbd;
 mod exec;
 pub mod filesystem;
@@ -96,6 +98,8 @@ pub enum Kind {
         /// It may be Primary on several nodes at once.
         dual_primary: bool,
     },
+    /// A virtual machine, by libvirt.
+    Domain(domain::Domain),
 }
 
 /// How a resource is, as far as it could be found out.
@@ -139,14 +143,19 @@ impl Resource {
     /// # Errors
     /// It does not run, or was not seen to within `start_timeout`.
     pub async fn start(&self) -> Result<(), Failure> {
-        self.start_given(drbd::Given::default()).await
+        self.start_given(drbd::Given::default(), &[]).await
     }
 
-    /// The same, with what the cluster has proven about the other nodes: DRBD is promoted without its peer only then.
+    /// The same, with what the cluster has proven about the other nodes: DRBD is promoted without its peer only then. `peers`: the
+    /// other nodes where a domain may run that moves alive.
     ///
     /// # Errors
     /// As [`Resource::start`].
-    pub async fn start_given(&self, given: drbd::Given) -> Result<(), Failure> {
+    pub async fn start_given(
+        &self,
+        given: drbd::Given,
+        peers: &[domain::Peer],
+    ) -> Result<(), Failure> {
         let work = async {
             match &self.kind {
                 Kind::Systemd { unit } => systemd::start(unit).await,
@@ -154,6 +163,7 @@ impl Resource {
                 Kind::Ocf { .. } => ocf::start(self).await,
                 Kind::Filesystem { .. } => filesystem::start(self).await,
                 Kind::Drbd { .. } => drbd::start(self, given).await,
+                Kind::Domain(_) => domain::start(self, peers).await,
             }
         };
         self.within("start", self.start_timeout, work).await
@@ -171,6 +181,7 @@ impl Resource {
                 Kind::Ocf { .. } => ocf::stop(self).await,
                 Kind::Filesystem { .. } => filesystem::stop(self).await,
                 Kind::Drbd { .. } => drbd::stop(self).await,
+                Kind::Domain(_) => domain::stop(self).await,
             }
         };
         self.within("stop", self.stop_timeout, work).await
@@ -185,6 +196,7 @@ impl Resource {
                 Kind::Ocf { .. } => ocf::status(self).await,
                 Kind::Filesystem { .. } => filesystem::status(self).await,
                 Kind::Drbd { .. } => drbd::status(self).await,
+                Kind::Domain(_) => domain::status(self).await,
             }
         };
         timeout(self.status_timeout, work)
@@ -224,6 +236,7 @@ impl Resource {
             Kind::Ocf { .. } => ocf::check(self).await,
             Kind::Filesystem { .. } => filesystem::check(self).await,
             Kind::Drbd { .. } => drbd::check(self).await,
+            Kind::Domain(_) => domain::check(self).await,
         }
     }
 
@@ -237,6 +250,7 @@ impl Resource {
             } => format!("{} (ocf:{provider}:{agent})", self.name),
             Kind::Filesystem { mount, .. } => format!("the file system at {}", mount.display()),
             Kind::Drbd { resource, .. } => format!("DRBD resource {resource}"),
+            Kind::Domain(domain) => format!("domain {}", domain.name),
         }
     }
 

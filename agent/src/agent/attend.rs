@@ -395,7 +395,8 @@ impl Supervisor {
     /// This node is to give a group up: its services are stopped first.
     pub(super) fn stop_services(&mut self, group: u8, epoch: u64, to: u8) {
         self.quiescing.stops(group, to);
-        if !self.services.leave(group, epoch) {
+        let heir = (to != 0).then(|| self.narrator.names.node(to));
+        if !self.services.leave(group, epoch, heir) {
             // Nothing to stop.
             return self.stopped(group, epoch);
         }
@@ -463,6 +464,7 @@ impl Supervisor {
             What::StopFailed { epoch, why: _ } => {
                 self.say(Command::StopFailed { group, epoch });
             }
+            What::MoveFailed { epoch, why } => self.move_failed(group, epoch, name, why),
             What::Broken(_) => self.check_fitness(),
             What::Note(weight, text) => {
                 let draft = Draft::new(services::kind(weight), text).group(name);
@@ -470,6 +472,30 @@ impl Supervisor {
             }
         }
         self.review_holds();
+    }
+}
+
+impl Supervisor {
+    /// What was to move alive has not gone. A move is called off by wishing for this node; from a drained node the group would
+    /// have to go all the same, so it is stuck until somebody decides: `clear` tries again.
+    fn move_failed(&mut self, group: u8, epoch: u64, name: String, why: String) {
+        let drained =
+            self.rt.snapshot.read().nodes[usize::from(self.me.wrapping_sub(1)) & 31].drained;
+        let mend = if drained {
+            format!("; `heartline clear {name}` tries again")
+        } else {
+            String::new()
+        };
+        let text = format!("{why}; the move of {name} is off{mend}");
+        let draft = Draft::new(EventKind::MoveFailed, text).group(name);
+        self.record(vec![draft]);
+        if drained {
+            self.say(Command::StopFailed { group, epoch });
+            self.resume_services(group, epoch);
+        } else {
+            let node = self.me;
+            self.say(Command::Move { group, node });
+        }
     }
 }
 

@@ -5,10 +5,10 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use agent_services::group::{Group, GroupView, Phase, Report, Role, Services, Weight, What};
-use agent_services::resource::drbd::Given;
+use agent_services::resource::{domain::Peer, drbd::Given};
 use tokio::sync::mpsc;
 
-use crate::config::Config;
+use crate::config::{Config, Group as GroupConfig};
 
 /// News that may wait for the main task; the groups' own tasks wait when this is full.
 const REPORTS: usize = 256;
@@ -72,6 +72,8 @@ impl ServicesBook {
                         entry.group.want(|w| w.role = Role::Owner { epoch });
                     }
                     entry.name.clone_from(&group.name);
+                    let peers = peers(config, group, me);
+                    entry.group.want(|w| w.peers = peers);
                     if entry.services != group.services {
                         entry.services = group.services.clone();
                         let services = Arc::new(group.services.clone());
@@ -79,6 +81,7 @@ impl ServicesBook {
                     }
                 }
                 None => {
+                    let peers = peers(config, group, me);
                     let handle = Group::spawn(group.id, group.services.clone(), self.send.clone());
                     let role = match owned(group.id) {
                         Some(epoch) => Role::Owner { epoch },
@@ -88,6 +91,7 @@ impl ServicesBook {
                     handle.want(|w| {
                         w.role = role;
                         w.paused = paused;
+                        w.peers = peers;
                     });
                     let entry = Entry {
                         group: handle,
@@ -169,12 +173,15 @@ impl ServicesBook {
         self.want(group, |w| w.given = given);
     }
 
-    /// It is to be stopped, so that another can have it. False if nothing here has to be stopped.
-    pub fn leave(&self, group: u8, epoch: u64) -> bool {
+    /// It is to be stopped, so that another can have it: what moves alive, by moving. False if nothing here has to be stopped.
+    pub fn leave(&self, group: u8, epoch: u64, heir: Option<String>) -> bool {
         let Some(entry) = self.entries.get(&group) else {
             return false;
         };
-        entry.group.want(|w| w.role = Role::Leaving { epoch });
+        entry.group.want(|w| {
+            w.role = Role::Leaving { epoch };
+            w.heir = heir;
+        });
         true
     }
 
@@ -285,6 +292,23 @@ impl ServicesBook {
             .get(&group)
             .is_some_and(|e| e.services.is_stateful())
     }
+}
+
+/// The other nodes that may own a group, if something in it moves alive.
+fn peers(config: &Config, group: &GroupConfig, me: u8) -> Arc<Vec<Peer>> {
+    if !group.services.is_live() {
+        return Arc::default();
+    }
+    let nodes = group.prefer.iter().filter(|id| **id != me);
+    let peer = |id: &u8| {
+        let node = config.node_by_id(*id)?;
+        Some(Peer {
+            node: node.name.clone(),
+            address: node.links.first()?.address,
+            uri: node.libvirt_uri.clone(),
+        })
+    };
+    Arc::new(nodes.filter_map(peer).collect())
 }
 
 /// The kind of event for a piece of news.

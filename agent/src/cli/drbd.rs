@@ -275,7 +275,8 @@ pub(super) fn resources_of(config: &Config, group: &str) -> Result<Vec<String>, 
             Kind::Systemd { .. }
             | Kind::Exec { .. }
             | Kind::Ocf { .. }
-            | Kind::Filesystem { .. } => None,
+            | Kind::Filesystem { .. }
+            | Kind::Domain(_) => None,
         });
     let names: Vec<String> = names.collect();
     if names.is_empty() {

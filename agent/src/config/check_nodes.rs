@@ -215,5 +215,6 @@ fn typed_node(raw: &RawNode) -> Option<Node> {
             .capacity
             .as_ref()
             .map_or(Some(None), |c| u32::try_from(c.value).ok().map(Some))?,
+        libvirt_uri: raw.libvirt_uri.as_ref().map(|u| u.value.clone()),
     })
 }

@@ -104,6 +104,10 @@ impl Config {
             for link in &node.links {
                 f.address(link.address);
             }
+            if let Some(uri) = &node.libvirt_uri {
+                f.text("libvirt_uri");
+                f.text(uri);
+            }
             if let Some(capacity) = node.capacity {
                 f.text("capacity");
                 f.number(u64::from(capacity));

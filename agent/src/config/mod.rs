@@ -17,6 +17,7 @@ mod check_groups;
 mod check_nodes;
 mod diff;
 mod digest;
+mod domain;
 mod drbd;
 mod extras;
 mod fence;

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use toml::de::DeTable;
 
 use super::address::{link_address, vip_address};
+use super::domain;
 use super::extras::{self, RawExtras};
 use super::fence::{self, RawFence, Watchdog};
 use super::hooks::{self, Hook};
@@ -63,6 +64,7 @@ pub(super) struct RawNode {
     pub id: Option<At<i64>>,
     pub role: Role,
     pub capacity: Option<At<i64>>,
+    pub libvirt_uri: Option<At<String>>,
     pub links: Vec<RawLink>,
 }
 
@@ -192,6 +194,7 @@ fn node(mut t: Table<'_, '_, '_>) -> RawNode {
             )
             .map_or(Role::Member, |r| r.value),
         capacity: t.integer("capacity", 0..=1_000_000_000, "bad-capacity"),
+        libvirt_uri: domain::node_uri(&mut t),
         links: Vec::new(),
     };
     for table in t.tables("link", "[[node.link]]") {

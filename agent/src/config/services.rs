@@ -25,7 +25,7 @@ const STATUS_NS: std::ops::RangeInclusive<u64> = SECOND / 10..=3_600 * SECOND;
 const MEMORY_NS: std::ops::RangeInclusive<u64> = SECOND..=7 * 86_400 * SECOND;
 
 /// The kinds of resources: the key says which one it is.
-const KINDS: [&str; 5] = ["systemd", "exec", "ocf", "filesystem", "drbd"];
+const KINDS: [&str; 6] = ["systemd", "exec", "ocf", "filesystem", "drbd", "domain"];
 /// OCF agents that hold something which two nodes must not have at once.
 const STATEFUL_AGENTS: [&str; 9] = [
     "Filesystem",
@@ -47,6 +47,13 @@ pub(super) struct RawServices {
     policy: Option<Policy>,
     /// A section was there.
     pub policy_span: Option<Span>,
+}
+
+impl RawServices {
+    /// The resources that could be read.
+    pub fn known(&self) -> impl Iterator<Item = &At<Resource>> {
+        self.resources.iter().flatten()
+    }
 }
 
 /// Reads the sections of one group.
@@ -203,6 +210,7 @@ fn resource(t: &mut Table<'_, '_, '_>) -> Option<At<Resource>> {
         Some("ocf") => ocf(t),
         Some("filesystem") => filesystem(t),
         Some("drbd") => super::drbd::read(t),
+        Some("domain") => super::domain::read(t),
         _ => None,
     };
     for key in KINDS {
@@ -217,7 +225,7 @@ fn resource(t: &mut Table<'_, '_, '_>) -> Option<At<Resource>> {
     let stateful = t.boolean("stateful");
     let kind = kind?;
     let holds_data = match &kind {
-        Kind::Filesystem { .. } => true,
+        Kind::Filesystem { .. } | Kind::Domain(_) => true,
         // On several nodes at once on purpose.
         Kind::Drbd { dual_primary, .. } => !(*dual_primary && keep_running == Some(true)),
         Kind::Ocf { agent, .. } => STATEFUL_AGENTS.contains(&agent.as_str()),
@@ -401,6 +409,7 @@ pub(super) fn check(group: &str, raw: &RawServices, out: &mut Vec<Diagnostic>) {
         }
     }
     super::drbd::check_order(group, &raw.resources, out);
+    super::domain::check_alone(group, raw, out);
     if let Some(span) = &raw.policy_span
         && raw.resources.is_empty()
         && raw.probes.is_empty()
@@ -418,7 +427,9 @@ pub(super) fn check(group: &str, raw: &RawServices, out: &mut Vec<Diagnostic>) {
 
 /// Rules about the services of all groups.
 pub(super) fn check_all<'a>(all: impl Iterator<Item = &'a RawServices>, out: &mut Vec<Diagnostic>) {
-    super::drbd::check_once(all.flat_map(|s| s.resources.iter().flatten()), out);
+    let all: Vec<_> = all.flat_map(|s| s.resources.iter().flatten()).collect();
+    super::drbd::check_once(all.iter().copied(), out);
+    super::domain::check_once(all.into_iter(), out);
 }
 
 /// As the configuration holds them; `None` if something is missing.
@@ -485,6 +496,10 @@ pub fn describe(r: &Resource) -> String {
         }
         Kind::Filesystem { device, mount, .. } => {
             format!("filesystem {device} on {}", mount.display())
+        }
+        Kind::Domain(domain) => {
+            let live = domain.live.as_ref().map_or("", |_| ", migrates live");
+            format!("domain {} of {}{live}", domain.name, domain.uri)
         }
     };
     let keeps = if r.keep_running {

@@ -2,6 +2,7 @@
 
 use super::*;
 
+mod domain;
 mod extras;
 mod files;
 mod properties;

@@ -156,6 +156,8 @@ pub struct Node {
     pub links: Vec<Link>,
     /// The sum of what groups need that it can carry; `None`: any.
     pub capacity: Option<u32>,
+    /// Its libvirt as the other nodes reach it; `None`: by the address of its first link.
+    pub libvirt_uri: Option<String>,
 }
 
 /// One network path to a node.

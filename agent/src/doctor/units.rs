@@ -128,9 +128,11 @@ fn order(
         .filter(|resource| resource.keep_running)
         .filter_map(|resource| match &resource.kind {
             Kind::Systemd { unit } => Some(unit.as_str()),
-            Kind::Exec { .. } | Kind::Ocf { .. } | Kind::Filesystem { .. } | Kind::Drbd { .. } => {
-                None
-            }
+            Kind::Exec { .. }
+            | Kind::Ocf { .. }
+            | Kind::Filesystem { .. }
+            | Kind::Drbd { .. }
+            | Kind::Domain(_) => None,
         })
         .collect();
     if units.is_empty() {

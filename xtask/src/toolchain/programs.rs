@@ -57,6 +57,11 @@ pub(super) const VM_PROGRAMS: &[(&str, &str)] = &[
     ("mke2fs", "e2fsprogs"),
     ("strip", "binutils"),
     ("ping", "iputils-ping"),
+    // Virtual machines as resources: the daemon, its command, and what heartline-libvirt is built with.
+    ("/usr/sbin/libvirtd", "libvirt-daemon-system"),
+    ("virsh", "libvirt-clients"),
+    ("/usr/include/libvirt/libvirt.h", "libvirt-dev"),
+    ("pkg-config", "pkg-config"),
 ];
 
 /// What libFuzzer is compiled with, and the Debian package that brings it.

@@ -60,9 +60,11 @@ fn of(resource: &Resource) -> Option<(&str, bool)> {
             resource,
             dual_primary,
         } => Some((resource, *dual_primary)),
-        Kind::Systemd { .. } | Kind::Exec { .. } | Kind::Ocf { .. } | Kind::Filesystem { .. } => {
-            None
-        }
+        Kind::Systemd { .. }
+        | Kind::Exec { .. }
+        | Kind::Ocf { .. }
+        | Kind::Filesystem { .. }
+        | Kind::Domain(_) => None,
     }
 }
 

@@ -76,7 +76,11 @@ impl<'a> Wanted<'a> {
                     kill_holders: *kill_holders,
                 })
             }
-            Kind::Systemd { .. } | Kind::Exec { .. } | Kind::Ocf { .. } | Kind::Drbd { .. } => None,
+            Kind::Systemd { .. }
+            | Kind::Exec { .. }
+            | Kind::Ocf { .. }
+            | Kind::Drbd { .. }
+            | Kind::Domain(_) => None,
         }
     }
 

@@ -116,7 +116,8 @@ impl<'a> Agent<'a> {
             Kind::Systemd { .. }
             | Kind::Exec { .. }
             | Kind::Filesystem { .. }
-            | Kind::Drbd { .. } => None,
+            | Kind::Drbd { .. }
+            | Kind::Domain(_) => None,
         }
     }
 

@@ -6,7 +6,7 @@ use tokio::time::timeout;
 
 use crate::control::backend::{Backend, Target};
 use crate::control::proto::{Code, MoveReply, Refusal, StatusReport};
-use crate::events::Followed;
+use crate::events::{EventKind, Followed};
 
 /// Asks for a move and waits until this node sees it done, at most `wait`; with none the answer is
 /// "accepted".
@@ -67,10 +67,16 @@ pub(super) async fn move_and_wait(
             10
         });
         if let Ok(Followed::Event(event)) = timeout(pause, follower.next()).await
-            && event.kind == crate::events::EventKind::ClaimFailed
             && event.group.as_deref() == Some(group.name.as_str())
         {
-            failure = Some(event.text.clone());
+            match event.kind {
+                EventKind::ClaimFailed => failure = Some(event.text.clone()),
+                // Only the owner's agent tells it; others wait in vain.
+                EventKind::MoveFailed => {
+                    return Err(Refusal::new(Code::Failed, event.text.clone()));
+                }
+                _ => {}
+            }
         }
     }
     if wait.is_zero() {
