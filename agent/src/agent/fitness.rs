@@ -66,6 +66,8 @@ pub struct Seen<'a> {
     pub targets: &'a Targets,
     /// What works.
     pub services: &'a ServicesBook,
+    /// Why this node can have nothing that must not run twice.
+    pub unguarded: Option<&'a str>,
 }
 
 /// What is to be told to people.
@@ -156,6 +158,7 @@ impl FitnessBook {
             gates,
             targets,
             services,
+            unguarded,
         } = *seen;
         let mine = |g: &&Group| g.prefer.contains(&me);
         let young = now.saturating_sub(*self.started.get_or_insert(now)) < START;
@@ -172,13 +175,18 @@ impl FitnessBook {
                 // One question more or less, half of one for luck, and one look of ours.
                 let longest = g.tracks.iter().map(|t| t.interval_ns).max().unwrap_or(0);
                 self.held.entry(g.id).or_default().skew = longest / 2 * 3 + LOOK;
-                let found = match services.broken(g.id) {
+                let unguarded = unguarded.filter(|_| g.services.is_stateful());
+                let found = match (unguarded, services.broken(g.id)) {
+                    (Some(why), _) => Some((
+                        Fitness::Unfit,
+                        format!("its watchdog cannot be armed: {why}"),
+                    )),
                     // A device without carrier or gate is worse: nothing could be served at all.
-                    Some(why) => match found(g, gates, targets, young) {
+                    (None, Some(why)) => match found(g, gates, targets, young) {
                         Some((Fitness::Unfit, worse)) => Some((Fitness::Unfit, worse)),
                         _ => Some((Fitness::Failed, why.to_owned())),
                     },
-                    None => found(g, gates, targets, young),
+                    (None, None) => found(g, gates, targets, young),
                 };
                 self.look(g.id, found, owner, now)
             })

@@ -81,6 +81,7 @@ impl Supervisor {
             gates: &self.gates,
             targets: &self.targets,
             services: &self.services,
+            unguarded: self.guard.fault(),
         };
         let changes = self
             .fitness
@@ -123,6 +124,7 @@ impl Supervisor {
         self.closed
             || self.targets.are_asked()
             || !self.unproven.is_empty()
+            || self.guard.is_restless()
             || !seen.unclean.minus(seen.owned).is_empty()
     }
 
