@@ -8,7 +8,8 @@ use std::{
 };
 
 use agent_services::fence::{
-    Action, Device, Goal, Outcome, Plan, Power, Said, Secret, call, check, metadata, monitor, run,
+    Action, Device, Goal, Outcome, Plan, Power, Said, Secret, answers, call, check, metadata,
+    monitor, run,
 };
 use common::program;
 
@@ -309,5 +310,35 @@ async fn one_that_lies_is_found_out() {
             "false the node is on",
             "false the node is on"
         ]
+    );
+}
+
+/// It may know no `monitor`: that it says how the node is will do. One that says neither is dead, for the reason that it gave
+/// first.
+#[tokio::test]
+async fn a_device_answers_by_monitor_or_else_by_status() {
+    let dir = tempfile::tempdir().unwrap();
+    let agent = |name: &str, cases: &str| {
+        let script = format!(
+            "#!/bin/sh\nwhile read -r line; do case $line in action=*) action=${{line#action=}} ;; esac; done\n\
+             case $action in\n{cases}\n*) echo \"Failed: no such action\" >&2; exit 1 ;;\nesac\n"
+        );
+        program(&dir.path().join(name), &script)
+    };
+    let by_monitor = agent("fence_monitor", "monitor) exit 0 ;;");
+    let by_status = agent("fence_status", "status) echo \"Status: OFF\"; exit 2 ;;");
+    let neither = agent("fence_dead", "status) exit 1 ;;");
+    for good in [&by_monitor, &by_status] {
+        assert_eq!(answers(&device(good, &[]), "n2").await, Ok(()), "{good}");
+    }
+    let why = answers(&device(&neither, &[]), "n2").await.unwrap_err();
+    assert!(why.contains("no such action"), "{why}");
+    let unverified = Device {
+        verify: false,
+        ..device(&by_status, &[])
+    };
+    assert!(
+        answers(&unverified, "n2").await.is_err(),
+        "it is not asked what it cannot"
     );
 }

@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use agent_services::{
-    group::{Group, Phase, Report, Role, Services, Wanted, What},
+    group::{Group, Phase, Report, Role, Services, Stake, Wanted, What},
     policy::Policy,
     probe::{Exec, Kind as ProbeKind, On, Probe},
     resource::{Kind, Resource},
@@ -400,4 +400,58 @@ async fn a_resource_that_is_configured_no_more_is_stopped_and_the_rest_runs_on()
     g.want(|w| w.services = services.into());
     p.logged(&["start a", "start b", "stop a"]).await;
     assert!(p.path("b").exists());
+}
+
+/// Waits until this is said, of this wish.
+async fn staked(g: &Group, stake: Stake, role: Role, losses: u64) {
+    let wait = async {
+        while g.stake() != (stake, Some((role, losses))) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let came = tokio::time::timeout(LONG, wait).await.is_ok();
+    assert!(
+        came,
+        "{:?} instead of {stake:?} {role:?} {losses}",
+        g.stake()
+    );
+}
+
+/// What must not run twice is at stake from before it is started until it was seen to be stopped; what was left over, as
+/// soon as it was seen.
+#[tokio::test]
+async fn what_is_at_stake_is_said_before_it_runs_and_until_it_is_stopped() {
+    let mut p = Place::new();
+    let stateful = |p: &Place, name: &str| Resource {
+        stateful: true,
+        ..p.resource(name)
+    };
+    let g = p.group(vec![stateful(&p, "a")], vec![], 3);
+    assert_eq!(g.stake(), (Stake::Unknown, None), "nobody has looked");
+    g.want(|w| w.role = Role::Standby);
+    staked(&g, Stake::Nothing, Role::Standby, 0).await;
+    p.touch("a.slow");
+    g.want(own(1));
+    staked(&g, Stake::AtStake, Role::Owner { epoch: 1 }, 0).await;
+    // Lost while it is being started, and it does not stop.
+    p.touch("a.nostop");
+    g.want(lose);
+    fs::remove_file(p.path("a.slow")).unwrap();
+    p.phase(Phase::Stuck).await;
+    staked(&g, Stake::AtStake, Role::Standby, 1).await;
+    fs::remove_file(p.path("a.nostop")).unwrap();
+    g.want(|w| w.clears += 1);
+    staked(&g, Stake::Nothing, Role::Standby, 1).await;
+
+    p.touch("b");
+    p.touch("b.slow");
+    let left = p.group(vec![stateful(&p, "b")], vec![], 3);
+    left.want(|w| w.role = Role::Standby);
+    staked(&left, Stake::AtStake, Role::Standby, 0).await;
+    fs::remove_file(p.path("b.slow")).unwrap();
+    staked(&left, Stake::Nothing, Role::Standby, 0).await;
+    // What could be had twice is no matter.
+    let plain = p.group(vec![p.resource("c")], vec![], 3);
+    plain.want(own(1));
+    staked(&plain, Stake::Nothing, Role::Owner { epoch: 1 }, 0).await;
 }

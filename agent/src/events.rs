@@ -115,6 +115,18 @@ pub enum EventKind {
     FencingFailed,
     /// What must not run twice may start, and why. Extra: `proof`, `waited_ms`.
     Proven,
+    /// A fence device does not answer when it is asked whether it works. Extra: `device`.
+    FenceDeviceFailed,
+    /// It answers again. Extra: `device`.
+    FenceDeviceRecovered,
+    /// The watchdog is armed, or petted again.
+    WatchdogArmed,
+    /// The watchdog is disarmed: nothing stateful runs here.
+    WatchdogDisarmed,
+    /// The watchdog cannot be armed, petted or disarmed.
+    WatchdogFailed,
+    /// The watchdog is petted no more, and will reset this machine. Extra: `left_ms`.
+    WatchdogStarving,
     /// A hook could not be told, or had to miss events.
     HookFailed,
     /// Something else worth telling; the text says what.
@@ -126,7 +138,7 @@ pub enum EventKind {
 
 impl EventKind {
     /// All that this program can tell, for those who choose among them.
-    pub const ALL: [EventKind; 47] = {
+    pub const ALL: [EventKind; 53] = {
         use EventKind::*;
         [
             AgentStarted,
@@ -174,6 +186,12 @@ impl EventKind {
             Fenced,
             FencingFailed,
             Proven,
+            FenceDeviceFailed,
+            FenceDeviceRecovered,
+            WatchdogArmed,
+            WatchdogDisarmed,
+            WatchdogFailed,
+            WatchdogStarving,
             HookFailed,
             Note,
         ]
@@ -199,15 +217,19 @@ impl EventKind {
             | ServiceFailed
             | MoveFailed
             | FencingFailed
+            | FenceDeviceFailed
+            | WatchdogFailed
+            | WatchdogStarving
             | LeaseLapsed => Severity::Bad,
             ClaimFailed | PromiseExpired | NodeLate | NodeSilent | ForeignClaim
             | ConfigMismatch | DeviceGone | ClockSourceChanged | PacketRejected | QueueFull
             | StalePins | RejoinWait | Lost | Unfit | ServiceTrouble | Fencing | Fenced
             | HookFailed => Severity::Warn,
             Gained | NodeAlive | DeviceReturned | GateReturned | Moved | Resumed | Undrained
-            | Fit | ServiceRecovered | Proven => Severity::Good,
+            | Fit | ServiceRecovered | Proven | FenceDeviceRecovered => Severity::Good,
             AgentStarted | AgentStopping | Reload | GenerationChange | Restart | Drained
-            | Paused | StaleAddress | Service | Note | Unknown => Severity::Plain,
+            | Paused | StaleAddress | Service | WatchdogArmed | WatchdogDisarmed | Note
+            | Unknown => Severity::Plain,
         }
     }
 }

@@ -314,6 +314,23 @@ pub async fn monitor(device: &Device, node: &str) -> Result<(), String> {
     }
 }
 
+/// As [`monitor`], of a device that may know no `monitor`: then that it says how the node is will do.
+///
+/// # Errors
+/// It does not answer; a sentence, without secrets. That of `monitor`.
+pub async fn answers(device: &Device, node: &str) -> Result<(), String> {
+    match call(device, node, Action::Monitor).await {
+        Said::Done | Said::Power(_) => Ok(()),
+        // One that hangs is not asked again at once.
+        Said::Silent(why) => Err(why),
+        Said::Failed(why) if !device.verify => Err(why),
+        Said::Failed(why) => match call(device, node, Action::Status).await {
+            Said::Power(_) => Ok(()),
+            Said::Done | Said::Failed(_) | Said::Silent(_) => Err(why),
+        },
+    }
+}
+
 /// What an agent says of itself.
 ///
 /// # Errors

@@ -23,8 +23,8 @@ use tokio::time::{Instant, sleep};
 pub use self::{
     course::{Answer, Course, Do, Goal, Outcome},
     device::{
-        Action, Device, Power, Said, Secret, SecretError, call, check, is_secret_name, metadata,
-        monitor,
+        Action, Device, Power, Said, Secret, SecretError, answers, call, check, is_secret_name,
+        metadata, monitor,
     },
 };
 

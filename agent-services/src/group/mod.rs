@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-pub use view::{GroupView, ProbeView, ResourceView};
+pub use view::{GroupView, ProbeView, ResourceView, Stake};
 
 /// What a group has besides its addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -261,6 +261,13 @@ impl Group {
         // The first view says nothing: it is of before the first step.
         let _ = view.changed().await;
         let _ = view.wait_for(|v| v.phase == Phase::Idle).await;
+    }
+
+    /// May something that must not run twice be running here, and of which wish that was said.
+    #[must_use]
+    pub fn stake(&self) -> (Stake, Option<(Role, u64)>) {
+        let view = self.view.borrow();
+        (view.stake, view.answers)
     }
 
     /// How things are.

@@ -160,7 +160,7 @@ pub(super) async fn run(
                     domain::is_not_at(&resource, away.as_ref()).await?;
                     resource.start_given(w.given, &w.peers).await
                 };
-                match unless_gone(&mut wanted, resource.keep_running, start).await {
+                match unless_gone(&mut wanted, &w, resource.keep_running, start).await {
                     Some(done) => r.start_ended(i, done).await,
                     None => {
                         r.note(
@@ -185,7 +185,7 @@ pub(super) async fn run(
                 // Most of the time nothing is left over from before this agent began.
                 let nothing = r.marks[i] == Mark::Unasked
                     && !r.bounce[i]
-                    && resource.status().await == State::Stopped;
+                    && r.is_stopped(i, &resource, todo, &view).await;
                 let left = match r.heir(&w, &resource) {
                     _ if nothing => Left::Ended(Ok(())),
                     Some(peer) => r.transfer(i, peer, &w, &mut wanted, &view).await,
@@ -219,14 +219,15 @@ fn far() -> Instant {
 /// the group.
 async fn unless_gone<T>(
     wanted: &mut watch::Receiver<Wanted>,
+    before: &Wanted,
     kept: bool,
     start: impl Future<Output = T>,
 ) -> Option<T> {
-    let before = wanted.borrow().clone();
     tokio::pin!(start);
     loop {
         tokio::select! {
-            done = &mut start => return Some(done),
+            // What was lost while this was being told is not even begun.
+            biased;
             changed = wanted.changed() => {
                 let now = wanted.borrow_and_update().clone();
                 // A new ownership of what is being started for the old one is a loss in between, which is counted.
@@ -236,6 +237,7 @@ async fn unless_gone<T>(
                     return None;
                 }
             }
+            done = &mut start => return Some(done),
         }
     }
 }
@@ -284,6 +286,24 @@ impl Runner {
             ..ProbeView::default()
         });
         self.shown.probes = probes.collect();
+    }
+
+    /// Asks what may be left over from before this agent began. What is, is shown before it is stopped.
+    async fn is_stopped(
+        &mut self,
+        i: usize,
+        resource: &Resource,
+        todo: Option<Todo>,
+        view: &watch::Sender<GroupView>,
+    ) -> bool {
+        match resource.status().await {
+            State::Stopped => return true,
+            State::Running | State::Failed(_) => self.marks[i] = Mark::Perhaps,
+            State::Unknown(_) => {}
+        }
+        self.shown.stake = self.stake(todo);
+        view.send_replace(self.shown.clone());
+        false
     }
 
     /// Takes over what has changed in what is wanted.

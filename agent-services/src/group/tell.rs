@@ -1,8 +1,8 @@
 //! What is told of a group, and shown.
 
 use super::{
-    Phase, Report, Role, Wanted, Weight, What,
-    runner::{Runner, Todo},
+    Phase, Report, Role, Stake, Wanted, Weight, What,
+    runner::{Mark, Runner, Todo},
 };
 use crate::resource::State;
 
@@ -35,11 +35,34 @@ impl Runner {
         }
     }
 
+    /// May something that must not run twice run here? What is about to be started may.
+    pub(super) fn stake(&self, todo: Option<Todo>) -> Stake {
+        let orphans = self.orphans.iter().any(|r| r.stateful);
+        let all = self.services.resources.iter().zip(&self.marks).enumerate();
+        let marks = all.filter(|(_, (r, _))| r.stateful && !r.keep_running);
+        let stakes = marks.map(|(i, (_, mark))| match mark {
+            _ if todo == Some(Todo::Start(i)) => Stake::AtStake,
+            Mark::Up | Mark::Perhaps => Stake::AtStake,
+            Mark::Unasked => Stake::Unknown,
+            Mark::Down => Stake::Nothing,
+        });
+        let stakes: Vec<_> = stakes.collect();
+        if orphans || stakes.contains(&Stake::AtStake) {
+            Stake::AtStake
+        } else if stakes.contains(&Stake::Unknown) {
+            Stake::Unknown
+        } else {
+            Stake::Nothing
+        }
+    }
+
     /// Says what has changed.
     pub(super) async fn tell(&mut self, w: &Wanted, todo: Option<Todo>) {
         let phase = self.phase_for(w, todo);
         let policy = self.services.policy;
         self.shown.phase = phase;
+        self.shown.stake = self.stake(todo);
+        self.shown.answers = Some((w.role, w.losses));
         self.shown.failures =
             u32::try_from(self.failures.count(&policy, self.now())).unwrap_or(u32::MAX);
         self.shown.given_up = self.failures.is_given_up(&policy, self.now());

@@ -1,6 +1,18 @@
 //! How a group's services are, for `status`.
 
-use super::Phase;
+use super::{Phase, Role};
+
+/// May something that must not run twice be running here?
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stake {
+    /// Not asked yet: from before this agent began it may.
+    #[default]
+    Unknown,
+    /// It was seen not to.
+    Nothing,
+    /// It runs, or may.
+    AtStake,
+}
 
 /// A group on this node.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -17,6 +29,11 @@ pub struct GroupView {
     pub failures: u32,
     /// This node has given up on it.
     pub given_up: bool,
+    /// Of what must not run twice.
+    pub stake: Stake,
+    /// What was wanted when this was so: the role, and the losses counted until then. What is wanted since may have been
+    /// acted on in part.
+    pub answers: Option<(Role, u64)>,
 }
 
 /// One resource.

@@ -11,7 +11,7 @@ use agent_services::{
 
 use super::{
     End,
-    prove::{Certain, Waiting},
+    prove::{Certain, Gone, Waiting},
     services,
     supervise::Supervisor,
 };
@@ -65,6 +65,7 @@ impl Supervisor {
         self.replicas.set(&self.config, self.me);
         if at_start {
             self.warn_shut_off();
+            self.tell_guard_fault();
             let groups: Vec<u8> = self.config.groups.iter().map(|g| g.id).collect();
             for group in groups {
                 if self.doubt_file(group).exists() {
@@ -73,6 +74,7 @@ impl Supervisor {
             }
         }
         self.hooks.set(&self.config.hooks, &self.log);
+        self.monitors.set(&self.config, self.me);
         self.review_holds();
     }
 
@@ -136,6 +138,8 @@ impl Supervisor {
         }
         let hold = self.hold_for(group);
         self.services.own(group, epoch, hold);
+        // Of an owner the watchdog is armed.
+        self.review_holds();
     }
 
     /// Remembered where a restarted agent finds it, and a rebooted machine does not.
@@ -169,7 +173,7 @@ impl Supervisor {
     }
 
     /// What people are told of it.
-    fn doubt_text(&self, group: u8, doubt: &Doubt) -> String {
+    pub(super) fn doubt_text(&self, group: u8, doubt: &Doubt) -> String {
         let name = self.narrator.names.group(group);
         let missing = (1..=32).filter(|id| doubt.missing & node_bit(*id) != 0);
         let missing: Vec<_> = missing
@@ -178,9 +182,17 @@ impl Supervisor {
                 None => self.narrator.names.node(id),
             })
             .collect();
+        let dog = match &self.config.watchdog {
+            Some(dog) if dog.proof => {
+                let time = dog.fires_within().as_secs_f64();
+                format!(", or its watchdog has certainly fired ({time} s after it was last heard)")
+            }
+            Some(_) => " (its watchdog alone is no proof: see `proof` of [watchdog])".into(),
+            None => String::new(),
+        };
         format!(
             "not known from {}: is {name} stopped there? Two of it at once would destroy data. It starts when that is heard, or \
-             the node is fenced; if you are certain: heartline clear {name} --stopped-elsewhere",
+             the node is fenced{dog}; if you are certain: heartline clear {name} --stopped-elsewhere",
             missing.join(", ")
         )
     }
@@ -205,7 +217,7 @@ impl Supervisor {
     }
 
     /// Takes the word of the nodes that are heard.
-    fn review_doubts(&mut self) {
+    pub(super) fn review_doubts(&mut self) {
         let seen = self.rt.snapshot.read();
         let (at, clean, owned, owner) = (seen.at, seen.clean, seen.owned, *seen.owner);
         let alive = (1..=32)
@@ -246,6 +258,11 @@ impl Supervisor {
             for id in (1..=32).filter(|id| missing & node_bit(*id) != 0) {
                 if let Some(how) = self.provers.gone(id) {
                     doubt.certain.gone(how);
+                    doubt.missing &= !node_bit(id);
+                } else if self.watchdog_fired(id, doubt.since) {
+                    let node = self.narrator.names.node(id);
+                    let how = format!("{node}: its watchdog has reset it by now");
+                    doubt.certain.gone(&Gone::said(&how));
                     doubt.missing &= !node_bit(id);
                 } else {
                     let waiting = Waiting {
@@ -295,7 +312,7 @@ impl Supervisor {
     }
 
     /// Says of which groups nothing runs here any more.
-    fn sweep(&mut self) {
+    pub(super) fn sweep(&mut self) {
         let seen = self.rt.snapshot.read();
         let left = seen.unclean.minus(seen.owned);
         for group in left.iter() {
@@ -321,55 +338,6 @@ impl Supervisor {
             End::Stopped
         } else {
             End::Unclean
-        }
-    }
-
-    /// Why a group's services may not be started yet.
-    fn hold_for(&mut self, group: u8) -> Option<String> {
-        if let Some(doubt) = self.unproven.get(&group) {
-            return Some(self.doubt_text(group, doubt));
-        }
-        let after = self
-            .config
-            .groups
-            .iter()
-            .find(|g| g.id == group)?
-            .near
-            .after
-            .clone();
-        let waits = |other: &u8| {
-            let (_, phase) = self.rt.snapshot.read().phases[usize::from(*other)];
-            // A group without services has no phase: its owner is enough.
-            let services = self
-                .config
-                .groups
-                .iter()
-                .any(|g| g.id == *other && !g.services.is_empty());
-            let owned = self.rt.snapshot.read().owner[usize::from(*other)] != 0;
-            (!(owned && (!services || phase == agent_core::Phase::Running))).then_some(*other)
-        };
-        let other = after.iter().find_map(waits)?;
-        Some(format!(
-            "waits for group {}",
-            self.narrator.names.group(other)
-        ))
-    }
-
-    /// What groups wait for may have come, or gone: what runs already goes on.
-    pub(super) fn review_holds(&mut self) {
-        self.review_doubts();
-        self.sweep();
-        self.services.reap();
-        let held: Vec<_> = self.services.held().collect();
-        for (group, before) in held {
-            let now = self.hold_for(group);
-            let runs = matches!(
-                self.services.phase(group),
-                Some(Phase::Running | Phase::Starting | Phase::Failed)
-            );
-            if now != before && !(now.is_some() && runs) {
-                self.services.hold(group, now);
-            }
         }
     }
 
@@ -433,6 +401,7 @@ impl Supervisor {
         self.stays(group);
         let hold = self.hold_for(group);
         self.services.own(group, epoch, hold);
+        self.review_holds();
     }
 
     /// The rights are gone: everything of the owner's own stops.

@@ -69,6 +69,8 @@ pub struct Seen<'a> {
     pub services: &'a ServicesBook,
     /// How good the data is.
     pub replicas: &'a Replicas,
+    /// Why this node can have nothing that must not run twice.
+    pub unguarded: Option<&'a str>,
 }
 
 /// What is to be told to people.
@@ -160,6 +162,7 @@ impl FitnessBook {
             targets,
             services,
             replicas,
+            unguarded,
         } = *seen;
         let mine = |g: &&Group| g.prefer.contains(&me);
         let young = now.saturating_sub(*self.started.get_or_insert(now)) < START;
@@ -178,14 +181,18 @@ impl FitnessBook {
                 self.held.entry(g.id).or_default().skew = longest / 2 * 3 + LOOK;
                 // An owner writes through to its peers, if need be; it knows by its own monitors when it cannot.
                 let bad = replicas.bad(g).filter(|_| owner != Owner::Me);
-                let found = match services.broken(g.id) {
-                    _ if bad.is_some() => bad.map(|why| (Fitness::Unfit, why)),
+                let unguarded = unguarded.filter(|_| g.services.is_stateful());
+                let unable = bad.or_else(|| {
+                    unguarded.map(|why| format!("its watchdog cannot be armed: {why}"))
+                });
+                let found = match (unable, services.broken(g.id)) {
+                    (Some(why), _) => Some((Fitness::Unfit, why)),
                     // A device without carrier or gate is worse: nothing could be served at all.
-                    Some(why) => match found(g, gates, targets, young) {
+                    (None, Some(why)) => match found(g, gates, targets, young) {
                         Some((Fitness::Unfit, worse)) => Some((Fitness::Unfit, worse)),
                         _ => Some((Fitness::Failed, why.to_owned())),
                     },
-                    None => found(g, gates, targets, young),
+                    (None, None) => found(g, gates, targets, young),
                 };
                 self.look(g.id, found, owner, now)
             })

@@ -17,10 +17,14 @@ mod devices;
 mod fitness;
 mod foresee;
 pub(crate) mod generations;
+mod guard;
+mod holds;
 mod hooks;
 mod link;
+mod monitors;
 mod narrate;
 mod outdate;
+mod pet;
 mod prove;
 mod quiesce;
 mod reload;
@@ -36,7 +40,11 @@ mod supervise;
 mod track;
 mod watch;
 
-use std::{ffi::CString, os::unix::ffi::OsStrExt, process::ExitCode};
+use std::{
+    ffi::CString,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
+    process::ExitCode,
+};
 
 use anyhow::{Context, Result};
 
@@ -50,8 +58,8 @@ enum End {
     Stopped,
     /// Stopped on request, and something runs on that would not stop.
     Unclean,
-    /// Everything is prepared for another process to go on.
-    Restart,
+    /// Everything is prepared for another process to go on, and to pet this watchdog.
+    Restart(Option<OwnedFd>),
 }
 
 /// Runs the agent until it is told to stop. A planned restart replaces this process by a new one (execve) that adopts
@@ -73,13 +81,13 @@ pub fn run(args: &AgentArgs) -> Result<ExitCode> {
         End::Stopped => Ok(ExitCode::SUCCESS),
         // So that `systemctl stop` and `systemctl status` show it.
         End::Unclean => Ok(ExitCode::FAILURE),
-        End::Restart => Err(replace_process()),
+        End::Restart(dog) => Err(replace_process(dog)),
     }
 }
 
 /// Only returns if the new program cannot be started.
-fn replace_process() -> anyhow::Error {
-    let go = || -> Result<()> {
+fn replace_process(dog: Option<OwnedFd>) -> anyhow::Error {
+    let go = move || -> Result<()> {
         let exe = std::env::current_exe().context("finding the program")?;
         // An upgraded package leaves " (deleted)" behind the name of the old file.
         let path = exe
@@ -90,7 +98,14 @@ fn replace_process() -> anyhow::Error {
         let args = std::env::args_os()
             .map(|a| CString::new(a.as_os_str().as_bytes()))
             .collect::<Result<Vec<_>, _>>()?;
-        nix::unistd::execv(&path, &args)
+        let environment = std::env::vars_os()
+            .filter(|(name, _)| !guard::is_hand_over(name))
+            .map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()));
+        let mut environment = environment.collect::<Result<Vec<_>, _>>()?;
+        if let Some((name, value)) = dog.and_then(guard::hand_over) {
+            environment.push(CString::new(format!("{name}={value}"))?);
+        }
+        nix::unistd::execve(&path, &args, &environment)
             .with_context(|| format!("starting {}", path.to_string_lossy()))?;
         Ok(())
     };

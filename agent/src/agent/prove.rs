@@ -67,7 +67,7 @@ pub(super) struct Gone {
 }
 
 impl Gone {
-    /// A person says so.
+    /// A person says so, or the time of its watchdog. The latter is about one group: another one it may have owned since.
     pub fn said(how: &str) -> Gone {
         Gone {
             device: false,
@@ -285,6 +285,7 @@ impl Supervisor {
             return;
         };
         let name = self.narrator.names.node(node);
+        self.monitors.hush(&self.config, node);
         let text = format!("fencing {name}: it owned what must not run twice, and says nothing");
         self.record(vec![Draft::new(EventKind::Fencing, text).peer(name)]);
         self.provers.begin(node, plan, look);

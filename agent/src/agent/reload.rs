@@ -258,7 +258,7 @@ impl Supervisor {
         let gone = gone.filter(|s| held.has(s.id)).map(|s| s.group);
         let left: Vec<_> = gone.chain(self.services.retiring()).collect();
         if left.is_empty() {
-            return Ok(());
+            return self.guard_may_restart();
         }
         let text = format!("{} must be stopped first", left.join(", "));
         Err(Refusal::new(Code::Refused, text)

@@ -34,6 +34,7 @@ use triple_buffer::{Input, Output};
 
 use super::{
     link::{LinkSender, Peers, broadcast},
+    pet::{Petter, Told},
     rotation,
     snapshot::{LATE_BUCKETS, Snapshot, late_bucket},
 };
@@ -76,6 +77,10 @@ pub enum RtCommand {
     },
     /// Other VIPs, for a gate that this thread keeps (data path of sockets).
     Vips(Vec<(IpAddr, u8)>),
+    /// Pet this watchdog.
+    Guard(Box<Petter>),
+    /// Give it back.
+    Unguard,
     /// Give everything up at once, tell the others, and end.
     ShutDown,
     /// End and leave everything as it is (planned restart).
@@ -116,6 +121,10 @@ pub enum RtReport {
     GateLost,
     /// Old keys, to be wiped elsewhere.
     OldKeys(Box<Keys>),
+    /// Of the watchdog.
+    Guard(Told),
+    /// The watchdog, which nobody pets from now on.
+    Unguarded(Box<Petter>),
     /// The thread has ended.
     Ended,
 }
@@ -188,6 +197,9 @@ struct RtThread {
     published: u64,
     changed: bool,
     realtime: bool,
+    guard: Option<Box<Petter>>,
+    /// The watchdog is to be given back.
+    unguard: bool,
 }
 
 /// Starts the thread in the caller's network namespace.
@@ -215,6 +227,8 @@ pub fn spawn(parts: RtParts) -> std::io::Result<RtHandle> {
         published: 0,
         changed: true,
         realtime: false,
+        guard: None,
+        unguard: false,
     };
     let thread = std::thread::Builder::new()
         .name("hl-realtime".into())
@@ -257,6 +271,7 @@ impl RtThread {
             }
             while let Ok(c) = self.commands.pop() {
                 if self.command(c) {
+                    self.pet(true);
                     self.tell(RtReport::Ended);
                     self.notify();
                     return;
@@ -279,6 +294,7 @@ impl RtThread {
             }
             // Acks may have extended the lease.
             self.settle();
+            self.pet(false);
             self.notify();
             self.publish(t.boot);
             let t = Now {
@@ -307,7 +323,8 @@ impl RtThread {
                 }
             }
         }
-        let timeout = TimeSpec::from(Duration::from_nanos(ns.min(1_000_000_000)));
+        let pets = self.guard.as_ref().map_or(u64::MAX, |g| g.interval());
+        let timeout = TimeSpec::from(Duration::from_nanos(ns.min(pets).min(1_000_000_000)));
         // EINTR and the like: the loop looks at everything anyway.
         let _ = ppoll(&mut fds, Some(timeout), None);
         fds.first().and_then(PollFd::any).unwrap_or(true)
@@ -438,6 +455,8 @@ impl RtThread {
                 }
                 self.settle();
             }
+            RtCommand::Guard(petter) => self.guard = Some(petter),
+            RtCommand::Unguard => self.unguard = true,
             RtCommand::ShutDown => {
                 self.parts.core.shut_down(now());
                 self.act();
@@ -450,6 +469,27 @@ impl RtThread {
             }
         }
         false
+    }
+
+    /// Pets the watchdog, or gives it back where there is room for that: dropped, it would reset the machine.
+    fn pet(&mut self, ends: bool) {
+        let Some(petter) = &mut self.guard else {
+            return;
+        };
+        let lease = self.parts.table.lease().expiry_ns();
+        let owned = self.parts.core.owned();
+        if ends {
+            petter.last(boottime_ns(), lease, owned);
+        } else if let Some(told) = petter.beat(boottime_ns(), lease, owned) {
+            self.tell(RtReport::Guard(told));
+        }
+        if (ends || self.unguard)
+            && self.reports.slots() > 1
+            && let Some(petter) = self.guard.take()
+        {
+            self.unguard = false;
+            self.tell(RtReport::Unguarded(petter));
+        }
     }
 
     fn act(&mut self) {

@@ -4,7 +4,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use agent_services::group::{Group, GroupView, Phase, Report, Role, Services, Weight, What};
+use agent_common::Set;
+use agent_services::group::{Group, GroupView, Phase, Report, Role, Services, Stake, Weight, What};
 use agent_services::resource::{domain::Peer, drbd::Given};
 use tokio::sync::mpsc;
 
@@ -23,6 +24,24 @@ struct Entry {
     name: String,
     /// Not this node's affair any more: it goes when nothing of it runs here.
     retired: bool,
+    /// Something that must not run twice was let start, and was not seen to be stopped since.
+    started: bool,
+}
+
+impl Entry {
+    /// It may start from now on, if it has to wait for nothing.
+    fn let_start(&mut self, hold: Option<&String>) {
+        self.started |= hold.is_none() && self.services.is_stateful();
+    }
+}
+
+/// What of that which must not run twice runs here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stakes {
+    /// Groups of which something runs here, or may by now, or is to.
+    pub at: Set,
+    /// Groups that are not this node's, and were not looked at yet since this agent began.
+    pub unknown: Set,
 }
 
 /// All groups with services on this node.
@@ -70,12 +89,15 @@ impl ServicesBook {
                         && let Some(epoch) = owned(group.id)
                     {
                         entry.group.want(|w| w.role = Role::Owner { epoch });
+                        entry.let_start(entry.group.wanted().hold.as_ref());
                     }
                     entry.name.clone_from(&group.name);
                     let peers = peers(config, group, me);
                     entry.group.want(|w| w.peers = peers);
                     if entry.services != group.services {
                         entry.services = group.services.clone();
+                        // It may have become so while it runs.
+                        entry.started |= owned(group.id).is_some() && group.services.is_stateful();
                         let services = Arc::new(group.services.clone());
                         entry.group.want(|w| w.services = services);
                     }
@@ -99,6 +121,7 @@ impl ServicesBook {
                         broken: None,
                         name: group.name.clone(),
                         retired: false,
+                        started: owned(group.id).is_some() && group.services.is_stateful(),
                     };
                     self.entries.insert(group.id, entry);
                 }
@@ -152,7 +175,10 @@ impl ServicesBook {
     }
 
     /// This node owns the group.
-    pub fn own(&self, group: u8, epoch: u64, hold: Option<String>) {
+    pub fn own(&mut self, group: u8, epoch: u64, hold: Option<String>) {
+        if let Some(entry) = self.entries.get_mut(&group) {
+            entry.let_start(hold.as_ref());
+        }
         self.want(group, |w| {
             w.role = Role::Owner { epoch };
             w.hold = hold;
@@ -191,7 +217,7 @@ impl ServicesBook {
         entry.is_some_and(|e| e.services.is_hot_standby())
     }
 
-    /// Does nothing run here of a group that is not this node's? It was looked at once, at least.
+    /// Does nothing run here of a group that is not this node's? It was looked at once, at least, and since it was lost.
     pub fn is_swept(&self, group: u8) -> bool {
         let Some(entry) = self.entries.get(&group) else {
             return true;
@@ -199,9 +225,30 @@ impl ServicesBook {
         if !entry.services.has_to_stop() {
             return true;
         }
-        let view = entry.group.view();
-        let looked = !view.resources.is_empty() || entry.services.resources.is_empty();
-        looked && view.phase == Phase::Idle && entry.group.wanted().role == Role::Standby
+        let (view, wanted) = (entry.group.view(), entry.group.wanted());
+        let looked = view.answers == Some((wanted.role, wanted.losses));
+        looked && view.phase == Phase::Idle && wanted.role == Role::Standby
+    }
+
+    /// What of that which must not run twice runs here, or may.
+    pub fn stakes(&mut self) -> Stakes {
+        let mut all = Stakes::default();
+        for (id, entry) in &mut self.entries {
+            let (stake, answers) = entry.group.stake();
+            let wanted = entry.group.wanted();
+            let (stateful, role) = (entry.services.is_stateful(), wanted.role);
+            let owned = matches!(role, Role::Owner { .. } | Role::Leaving { .. });
+            // What was said before the group was lost does not count.
+            if stake == Stake::Nothing && answers == Some((role, wanted.losses)) && !owned {
+                entry.started = false;
+            }
+            if stateful && owned || stake == Stake::AtStake || entry.started {
+                all.at = all.at.with(*id);
+            } else if stateful && stake == Stake::Unknown {
+                all.unknown = all.unknown.with(*id);
+            }
+        }
+        all
     }
 
     /// Is something still to be stopped of what is not this node's any more, and can be?
@@ -224,7 +271,10 @@ impl ServicesBook {
     }
 
     /// What it has to wait for before it starts, if anything.
-    pub fn hold(&self, group: u8, why: Option<String>) {
+    pub fn hold(&mut self, group: u8, why: Option<String>) {
+        if let Some(entry) = self.entries.get_mut(&group) {
+            entry.let_start(why.as_ref());
+        }
         self.want(group, |w| w.hold = why);
     }
 
@@ -319,5 +369,91 @@ pub fn kind(weight: Weight) -> crate::events::EventKind {
         Weight::Plain => EventKind::Service,
         Weight::Warn => EventKind::ServiceTrouble,
         Weight::Bad => EventKind::ServiceFailed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn config(dir: &std::path::Path) -> Config {
+        let up = dir.join("up");
+        let sh = |script: String| format!("[\"sh\", \"-c\", \"{script}\"]");
+        let text = format!(
+            "cluster = \"c\"\n[[node]]\nname = \"n1\"\nid = 1\nlink = [{{ device = \"eth0\", address = \"10.77.0.1\" }}]\n\
+             [[node]]\nname = \"n2\"\nid = 2\nlink = [{{ device = \"eth0\", address = \"10.77.0.2\" }}]\n\
+             [[node]]\nname = \"n3\"\nid = 3\nlink = [{{ device = \"eth0\", address = \"10.77.0.3\" }}]\n\
+             [[group]]\nname = \"db\"\nid = 7\n[[group.vip]]\naddress = \"10.77.0.100\"\ndevice = \"eth0\"\n\
+             [[group.resource]]\nname = \"disk\"\nstateful = true\nexec = {{ start = {}, stop = {}, status = {} }}\n",
+            sh(format!("touch {}", up.display())),
+            sh(format!("rm -f {}", up.display())),
+            sh(format!("test -e {} || exit 3", up.display())),
+        );
+        match Config::from_str(&text, "t.toml") {
+            Ok(loaded) => loaded.config,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    async fn until(book: &mut ServicesBook, what: Stakes) {
+        let wait = async {
+            while book.stakes() != what {
+                // News would wait for ever, as nobody takes it here.
+                while book.reports.try_recv().is_ok() {}
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let came = tokio::time::timeout(Duration::from_secs(60), wait).await;
+        assert!(came.is_ok(), "{:?} instead of {what:?}", book.stakes());
+    }
+
+    #[tokio::test]
+    async fn what_was_let_start_is_at_stake_until_it_was_seen_to_be_stopped() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut book, nothing) = (ServicesBook::default(), Stakes::default());
+        book.set(&config(dir.path()), 1, |_| None);
+        let seven = Set::of(7);
+        let unknown = Stakes {
+            unknown: seven,
+            ..nothing
+        };
+        assert_eq!(book.stakes(), unknown);
+        assert!(!book.is_swept(7), "nobody has looked");
+        until(&mut book, nothing).await;
+        assert!(book.is_swept(7));
+        let at = Stakes {
+            at: seven,
+            ..nothing
+        };
+        // Owned, and not let start: so it is armed for what comes, and nothing is left if that does not come.
+        book.own(7, 5, Some("wait".into()));
+        assert_eq!(book.stakes(), at);
+        book.lose(7);
+        assert_eq!(book.stakes(), nothing);
+        assert!(!book.is_swept(7), "the task has not seen the loss yet");
+        // Let start and lost before the task has run: what it last said is of before.
+        book.own(7, 6, None);
+        book.lose(7);
+        assert_eq!(book.stakes(), at);
+        until(&mut book, nothing).await;
+        assert!(book.is_swept(7) && !dir.path().join("up").exists());
+        // It runs, and is seen to run after the loss.
+        book.own(7, 8, None);
+        let wait = async {
+            while !dir.path().join("up").exists() {
+                while book.reports.try_recv().is_ok() {}
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), wait)
+            .await
+            .expect("it starts");
+        assert_eq!(book.stakes(), at);
+        book.lose(7);
+        assert_eq!(book.stakes(), at);
+        until(&mut book, nothing).await;
+        assert!(!dir.path().join("up").exists());
     }
 }

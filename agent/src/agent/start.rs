@@ -13,8 +13,10 @@ use super::{
     devices::Gates,
     fitness::FitnessBook,
     generations,
+    guard::Guard,
     hooks::Hooks,
     link::LinkSender,
+    monitors::Monitors,
     narrate::Narrator,
     outdate::Outdating,
     prove::Provers,
@@ -41,6 +43,12 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
     let config = setup::load(&args.config)?;
     crate::cli::logging::apply_config_level(&config.log)?;
     let me = setup::who_am_i(&config, args.node.as_deref())?;
+    // First of all: what was handed over is closed by nobody else.
+    let guard = Guard::new(
+        config.watchdog.clone(),
+        &args.run_dir,
+        config.holds_state(me),
+    );
     let key = KeyFile::load(&config.key_file)?;
     let choose::Chosen {
         path: mut datapath,
@@ -167,6 +175,8 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
         outdating: Outdating::default(),
         replicas: Replicas::default(),
         last_epoch,
+        monitors: Monitors::default(),
+        guard,
         left: false,
         unsent: Vec::new(),
         rejected: BTreeMap::new(),

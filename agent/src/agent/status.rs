@@ -6,8 +6,8 @@ use agent_common::record::Counter;
 use agent_core::{Fitness, Health, detector};
 
 use super::{
-    attend::service_phase, devices::Gates, fitness::FitnessBook, rotation, services::ServicesBook,
-    setup::Names, snapshot::Snapshot,
+    attend::service_phase, devices::Gates, fitness::FitnessBook, guard::Guard, monitors::Monitors,
+    rotation, services::ServicesBook, setup::Names, snapshot::Snapshot,
 };
 use crate::{
     config::{self, Config, KeyFile, show_ns},
@@ -31,6 +31,8 @@ pub struct Sources<'a> {
     pub errors: &'a BTreeMap<(u8, u16), String>,
     pub fitness: &'a FitnessBook,
     pub services: &'a ServicesBook,
+    pub guard: &'a Guard,
+    pub monitors: &'a Monitors,
     pub present: &'a [u64; 4],
     pub started_ns: u64,
     pub priority: Option<u8>,
@@ -134,6 +136,8 @@ pub fn report(s: &Sources<'_>) -> StatusReport {
         warnings: warnings(s, &nodes),
         nodes,
         groups,
+        watchdog: s.guard.status(now, |group| s.names.group(group)),
+        fences: s.monitors.status(s.names, now),
         counters,
     }
 }
@@ -455,6 +459,8 @@ fn warnings(s: &Sources<'_>, nodes: &[NodeStatus]) -> Vec<Warning> {
         .counters
         .get(Counter::UnknownKey as usize)
         .map_or(0, |(_, n)| *n);
+    w.extend(s.guard.warning());
+    w.extend(s.monitors.warnings(s.names));
     let mut moving = Vec::new();
     rotation::warnings(s.key, nodes, unknown, &mut moving);
     w.extend(moving);

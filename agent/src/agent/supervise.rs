@@ -24,7 +24,9 @@ use super::{
     devices::Gates,
     fitness::FitnessBook,
     generations::Staged,
+    guard::{Guard, Last},
     hooks::Hooks,
+    monitors::Monitors,
     narrate::Narrator,
     outdate::Outdating,
     prove::Provers,
@@ -103,6 +105,10 @@ pub(super) struct Supervisor {
     pub(super) outdating: Outdating,
     /// How good the replicas here are.
     pub(super) replicas: Replicas,
+    /// Is each fence device there?
+    pub(super) monitors: Monitors,
+    /// What resets this machine.
+    pub(super) guard: Guard,
     /// The last ownership of each group here.
     pub(super) last_epoch: BTreeMap<u8, u64>,
     /// Everything is handed over; what still stops is waited for.
@@ -210,6 +216,8 @@ impl Supervisor {
                 news = self.provers.news() => self.prover_news(news),
                 () = sleep_until(quiet.unwrap_or(until)), if quiet.is_some() => self.quiesced(),
                 news = self.outdating.news() => self.outdated_here(news),
+                news = self.monitors.news() => self.monitor_news(news),
+                work = self.guard.news() => self.guard_news(work),
                 ask = asked.recv() => {
                     if let Some(ask) = ask {
                         self.ask(ask, &mut ending);
@@ -255,22 +263,34 @@ impl Supervisor {
 
     /// Ends the threads: rights first, addresses after.
     async fn finish(mut self, end: End) -> Result<End> {
-        let last = match end {
-            End::Stopped | End::Unclean => RtCommand::ShutDown,
-            End::Restart => RtCommand::Quit,
+        let (command, last) = match end {
+            End::Restart(_) => (RtCommand::Quit, Last::Restart),
+            // Whatever is not known to be stopped may run.
+            End::Stopped if self.services.stakes().at.is_empty() => {
+                (RtCommand::ShutDown, Last::Clean)
+            }
+            End::Stopped | End::Unclean => (RtCommand::ShutDown, Last::Unclean),
         };
-        let _ = self.rt.send(last);
+        let _ = self.rt.send(command);
         // What is held follows its groups first.
         tokio::time::sleep(self.quiescing.rest()).await;
         let Supervisor {
-            rt,
+            mut rt,
             mut net,
             notifier,
+            guard,
             ..
         } = self;
         if rt.thread.join().is_err() {
             tracing::error!("the real-time thread had failed; the gate shuts by itself");
         }
+        let mut keeper = None;
+        while let Ok(report) = rt.reports.pop() {
+            if let RtReport::Unguarded(petter) = report {
+                keeper = Some(petter.into_keeper());
+            }
+        }
+        let dog = guard.finish(keeper, last);
         let _ = net.control.send(NetControl::Stop);
         // A netlink call can wait for the kernel's RTNL lock, which no timeout reaches; the gate is shut anyway.
         let late = Instant::now() + Duration::from_secs(1);
@@ -279,7 +299,10 @@ impl Supervisor {
             std::thread::yield_now();
         }
         notifier.flush(Duration::from_millis(100));
-        Ok(end)
+        Ok(match end {
+            End::Restart(_) => End::Restart(dog),
+            End::Stopped | End::Unclean => end,
+        })
     }
 
     pub(super) fn record(&self, drafts: Vec<Draft>) {
@@ -319,7 +342,7 @@ impl Supervisor {
                             EventKind::Restart,
                             "replacing the agent; nothing moves",
                         )]);
-                        return Some(End::Restart);
+                        return Some(End::Restart(None));
                     }
                 }
                 RtReport::Left => self.left = true,
@@ -345,6 +368,8 @@ impl Supervisor {
                 RtReport::GateLost => self.check_gates(),
                 // Wiped by its drop.
                 RtReport::OldKeys(keys) => drop(keys),
+                RtReport::Guard(told) => self.guard_told(told),
+                RtReport::Unguarded(petter) => self.guard_returned(*petter),
                 RtReport::Ended => {}
             }
         }
@@ -399,6 +424,8 @@ impl Supervisor {
             errors: &self.vip_errors,
             fitness: &self.fitness,
             services: &self.services,
+            guard: &self.guard,
+            monitors: &self.monitors,
             present: &self.present,
             started_ns: self.started_ns,
             priority: (!self.args.no_realtime).then_some(PRIORITY),

@@ -82,6 +82,7 @@ impl Supervisor {
             targets: &self.targets,
             services: &self.services,
             replicas: &self.replicas,
+            unguarded: self.guard.fault(),
         };
         let changes = self
             .fitness
@@ -124,6 +125,7 @@ impl Supervisor {
         self.closed
             || self.targets.are_asked()
             || !self.unproven.is_empty()
+            || self.guard.is_restless()
             || !seen.unclean.minus(seen.owned).is_empty()
     }
 

@@ -7,8 +7,11 @@ use std::process::ExitCode;
 use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
 
 use crate::config::{DEFAULT_CONFIG_FILE, colour_wanted};
+use crate::control::{Client, proto::Request};
 use crate::doctor::{Finding, Level, Machine, Questions, examine};
 
+/// The agent may take so long to say how it is.
+const ASK: std::time::Duration = std::time::Duration::from_secs(2);
 /// Width of the table where there is no terminal to ask.
 const WIDTH: u16 = 120;
 
@@ -31,12 +34,13 @@ pub struct Args {
 
 /// Runs the command.
 #[must_use]
-pub fn run(args: Args) -> ExitCode {
+pub fn run(args: Args, client: &Client) -> ExitCode {
     let questions = Questions {
         config_named: args.config.is_some(),
         config: args.config.unwrap_or_else(|| DEFAULT_CONFIG_FILE.into()),
         node: args.node,
         bpf_dir: args.bpf_dir,
+        agent: ask(client),
     };
     let findings = examine(&Machine::this(), &questions);
     let terminal = io::stdout().is_terminal();
@@ -52,6 +56,18 @@ pub fn run(args: Args) -> ExitCode {
     } else {
         ExitCode::SUCCESS
     }
+}
+
+/// What the agent on this machine says, if one runs.
+fn ask(client: &Client) -> Option<Box<crate::control::proto::StatusReport>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .ok()?;
+    runtime.block_on(async {
+        let status = tokio::time::timeout(ASK, client.call(Request::Status)).await;
+        status.ok()?.ok().map(Box::new)
+    })
 }
 
 /// The findings as a table, and one line that sums them up.

@@ -164,7 +164,7 @@ pub fn run(cli: Cli) -> ExitCode {
             None => return plan::run(&args, &place.client()),
         },
         Command::Keygen(args) => return keygen::run(args),
-        Command::Doctor(args) => return doctor::run(args),
+        Command::Doctor(args) => return doctor::run(args, &place.client()),
         Command::Fence(args) => block_on(fence::run(args, place.client())),
         Command::Drbd(command) => return drbd::run(command, place.client()),
         Command::Status(args) => block_on(status::run(args, place.client())),

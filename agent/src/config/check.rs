@@ -102,7 +102,8 @@ pub(super) fn check(
             "a part of the configuration was lost while reading; please report this",
         ));
     }
-    config
+    let local = checks.interfaces_of.as_ref();
+    config.filter(|config| local.is_none_or(|local| super::fence::check_local(config, local, out)))
 }
 
 fn build(

@@ -163,7 +163,9 @@ impl Config {
         let fenced = |fence: &super::fence::Fence| format!("{} {}", fence.node, fence.level);
         f.extras(b"fence", fences, fenced);
         f.extras(b"watchdog", watchdog.as_slice(), |w| {
-            format!("{:?}", w.timeout)
+            // Files without `proof` keep the digest that older versions give them.
+            let proof = if w.proof { " proof" } else { "" };
+            format!("{:?}{proof}", w.timeout)
         });
         let hash = f.0.finish();
         (hash ^ (hash >> 32)) as u32

@@ -5,6 +5,7 @@ use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 use agent_services::fence::{Device, Goal, Plan, Secret, is_secret_name};
 use serde::{Serialize, Serializer};
 
+use super::check::Local;
 use super::raw::{At, RawConfig};
 use super::render::Diagnostic;
 use super::services::{bounded, filled};
@@ -64,13 +65,31 @@ impl std::fmt::Display for Fence {
 pub struct Watchdog {
     /// The device.
     pub device: PathBuf,
-    /// After which it resets the machine; takeovers wait as long, where nothing faster proves that the old owner is
-    /// gone.
+    /// After which it resets the machine.
     #[serde(skip)]
     pub timeout: Duration,
+    /// Its clock runs while the machine stands still, so that others may take over when its time is over.
+    pub proof: bool,
+    /// Where the device cannot be had the agent resets the machine itself, by sysrq.
+    pub sysrq: bool,
+}
+
+impl Watchdog {
+    /// So long after it was last heard a node is certainly reset.
+    #[must_use]
+    pub fn fires_within(&self) -> Duration {
+        agent_services::watchdog::fires_within(self.timeout)
+    }
 }
 
 impl Config {
+    /// May a node own something that must not run twice?
+    #[must_use]
+    pub fn holds_state(&self, node: u8) -> bool {
+        let mut groups = self.groups.iter();
+        groups.any(|g| g.prefer.contains(&node) && g.services.is_stateful())
+    }
+
     /// How a node is fenced: its devices by level. `None` if it has none.
     #[must_use]
     pub fn fence_plan(&self, node: u8) -> Option<Plan> {
@@ -300,6 +319,40 @@ pub(super) fn typed(raw: &RawConfig) -> Option<Vec<Fence>> {
     raw.fences.iter().map(typed).collect()
 }
 
+/// Rules about this machine: the watchdog must be here, and free, where this is a node that may need it.
+pub(super) fn check_local(config: &Config, local: &Local, out: &mut Vec<Diagnostic>) -> bool {
+    let node = match local {
+        Local::Named(name) => config.node_by_name(name),
+        Local::Hostname(name) => config.node_by_hostname(name),
+    };
+    let (Some(dog), Some(node)) = (&config.watchdog, node) else {
+        return true;
+    };
+    if !config.holds_state(node.id) {
+        return true;
+    }
+    let strangers = |l: agent_services::watchdog::Look| {
+        let others = l.held_by.into_iter().filter(|p| !p.contains("heartline"));
+        others.collect::<Vec<_>>().join(", ")
+    };
+    let why = match agent_services::watchdog::look(&dog.device).map(strangers) {
+        Ok(who) if who.is_empty() => return true,
+        Ok(who) => format!("{} is in use by {who}", dog.device.display()),
+        Err(error) => error.to_string(),
+    };
+    let name = &node.name;
+    if dog.sysrq {
+        let text = format!("node {name} is this machine: {why}; it would reset itself by sysrq");
+        out.push(Diagnostic::warning("no-watchdog", None, text));
+        return true;
+    }
+    let text = format!("node {name} is this machine, and would start nothing stateful: {why}");
+    out.push(Diagnostic::error("no-watchdog", None, text).help(
+        "`--no-local` judges the text alone; `sysrq = true` is the last resort where there is no device",
+    ));
+    false
+}
+
 /// Reads `[watchdog]`: `Some(None)` is "wrong, and reported".
 pub(super) fn watchdog(top: &mut Table<'_, '_, '_>) -> Option<Option<Watchdog>> {
     let mut t = top.table("watchdog", "[watchdog]")?;
@@ -310,7 +363,7 @@ pub(super) fn watchdog(top: &mut Table<'_, '_, '_>) -> Option<Option<Watchdog>> 
         Some(agent_services::watchdog::DEVICE.to_owned())
     };
     let device = device.filter(|d| {
-        let good = d.starts_with("/dev/");
+        let good = d.starts_with('/') && is_line(d);
         if !good {
             let span = t.span.clone();
             t.out.push(
@@ -339,9 +392,21 @@ pub(super) fn watchdog(top: &mut Table<'_, '_, '_>) -> Option<Option<Watchdog>> 
         }
         whole
     });
+    let proof = t.boolean("proof").unwrap_or(false);
+    let sysrq = t.boolean("sysrq").unwrap_or(false);
+    if proof && sysrq {
+        let span = t.span.clone();
+        let message = "`proof` and `sysrq` contradict each other: who resets itself by sysrq is not reset while it stands still";
+        t.out.push(
+            Diagnostic::error("bad-watchdog", span, message)
+                .help("remove one of them; without `sysrq` a node whose device cannot be had starts nothing stateful"),
+        );
+    }
     t.finish();
     Some(device.zip(whole).map(|(device, timeout)| Watchdog {
         device: device.into(),
         timeout,
+        proof,
+        sysrq,
     }))
 }

@@ -84,6 +84,23 @@ impl Config {
             show_ns(t.takeover_ns),
             show_ns(t.max_promise_ns)
         );
+        if let Some(dog) = &self.watchdog {
+            let waits = dog.fires_within().as_nanos();
+            let then = if dog.proof {
+                let waits = show_ns(u64::try_from(waits).unwrap_or(u64::MAX));
+                format!(
+                    "what is stateful starts elsewhere {waits} after its owner was last heard, if nothing proves it before"
+                )
+            } else {
+                "proves nothing to others (`proof`)".into()
+            };
+            let _ = writeln!(
+                out,
+                "watchdog  {}, {} s: {then}",
+                dog.device.display(),
+                dog.timeout.as_secs()
+            );
+        }
         let _ = writeln!(
             out,
             "survives  the loss of {} of {} nodes",

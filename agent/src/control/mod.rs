@@ -15,6 +15,7 @@ mod client;
 pub mod drbd;
 pub mod explain;
 pub mod foresee;
+pub mod guards;
 pub mod proto;
 pub mod report;
 mod server;

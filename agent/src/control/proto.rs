@@ -9,6 +9,7 @@ use thiserror::Error;
 
 pub use super::drbd::{Handler, HandlerAnswer, HandlerCall};
 pub use super::foresee::*;
+pub use super::guards::*;
 pub use super::report::*;
 pub use super::services::*;
 pub use crate::events::{Event, EventKind, EventPage};

@@ -5,7 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use super::{foresee::NodeScore, services::ServicesStatus};
+use super::{
+    foresee::NodeScore,
+    guards::{FenceStatus, WatchdogStatus},
+    services::ServicesStatus,
+};
 use serde::{Deserialize, Serialize};
 
 pub use super::takeover::*;
@@ -155,6 +159,12 @@ pub struct StatusReport {
     pub nodes: Vec<NodeStatus>,
     /// All groups of the config, by id.
     pub groups: Vec<GroupStatus>,
+    /// What resets this machine; absent: nothing is configured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub watchdog: Option<WatchdogStatus>,
+    /// What fences others, as far as this node asks it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fences: Vec<FenceStatus>,
     /// Counters by name; they only grow while the agent runs.
     pub counters: BTreeMap<String, u64>,
     /// What a person should know.

@@ -4,6 +4,7 @@
 //! another machine. Nothing here changes anything.
 
 mod device;
+mod guards;
 mod links;
 mod rights;
 mod sockets;
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::config::{Checks, Config, LoadError, Node};
+use crate::control::proto::StatusReport;
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -124,6 +126,8 @@ pub struct Questions {
     pub node: Option<String>,
     /// Where the agent pins its programs and maps.
     pub bpf_dir: PathBuf,
+    /// What the agent that runs here says of itself.
+    pub agent: Option<Box<StatusReport>>,
 }
 
 /// Looks at everything, in the order in which a person would mend it.
@@ -156,6 +160,8 @@ pub fn examine(machine: &Machine, questions: &Questions) -> Vec<Finding> {
         match node {
             Some(node) => {
                 all.extend(of_node(machine, config, node));
+                all.extend(guards::watchdog(machine, config, node));
+                all.extend(guards::fences(config, node, questions.agent.as_deref()));
                 all.extend(units::shutdown(machine, config, node, units::show));
             }
             None => all.push(no_node(questions.node.as_deref(), &hostname)),
@@ -163,6 +169,12 @@ pub fn examine(machine: &Machine, questions: &Questions) -> Vec<Finding> {
     }
     all.extend(system::assumptions(machine));
     all
+}
+
+/// What this machine runs on, if it is a guest.
+#[must_use]
+pub fn hypervisor() -> Option<String> {
+    system::hypervisor(&Machine::this())
 }
 
 fn no_node(named: Option<&str>, hostname: &str) -> Finding {

@@ -497,6 +497,7 @@ fn configuration_is_judged() {
             config_named: named,
             node: None,
             bpf_dir: "/".into(),
+            agent: None,
         })
     };
     expect(&look(true).0, Level::Bad, &["cannot be read"]);
@@ -530,6 +531,7 @@ fn this_machine() {
         config_named: false,
         node: None,
         bpf_dir: "/sys/fs/bpf".into(),
+        agent: None,
     };
     let all = examine(&Machine::this(), &questions);
     for what in [

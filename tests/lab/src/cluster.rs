@@ -188,6 +188,11 @@ impl Cluster {
         self.agent(node)?.signal(Signal::SIGCONT)
     }
 
+    /// A frozen agent was killed: the next one on that node is not frozen.
+    pub fn thawed(&mut self, node: &str) {
+        self.frozen.retain(|name| name != node);
+    }
+
     /// Names of nodes whose agent can answer.
     pub fn answering(&mut self) -> Vec<String> {
         let running = self.agents.iter_mut().filter_map(|agent| {

@@ -1,6 +1,7 @@
 //! Text for people: pure functions from reports to strings, so that tests can store what they print.
 
 mod events;
+mod guards;
 mod sentences;
 mod services;
 mod status;

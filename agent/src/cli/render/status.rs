@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::guards::guards;
 use super::services::{phase, services};
 use super::{Style, Symbol, Tone, clean, events::split_text, lines, span_ms, span_ns};
 use crate::control::proto::{
@@ -24,6 +25,7 @@ pub fn status(report: &StatusReport, verbose: bool, style: &Style) -> String {
         summary(report, style),
         groups(report, verbose, style),
         services(report, style),
+        guards(report, style),
         takeovers(report, verbose, style),
         nodes(report, style),
         devices(report, style),

@@ -180,6 +180,49 @@ fn the_watchdog() {
         &["whole seconds"],
     );
     assert!(config(super::GOOD).watchdog.is_none());
+    assert!(!w.proof && !w.sysrq);
+    let w = config(&with("device = \"/run/dog\"\nproof = true"))
+        .watchdog
+        .unwrap();
+    assert!(w.proof && w.device == Path::new("/run/dog"));
+    // 10 s twice, by a clock that is slower by 23 %, and 2 s.
+    assert_eq!(w.fires_within(), Duration::from_millis(26_600));
+    refused(
+        &with("proof = true\nsysrq = true"),
+        "bad-watchdog",
+        &["remove one"],
+    );
+}
+
+#[test]
+fn the_watchdog_must_be_here_where_it_is_needed() {
+    let with = |lines: &str| {
+        let dog = format!("\n[watchdog]\ndevice = \"/dev/no-such-watchdog\"\n{lines}\n");
+        config(&(resources(&resource("disk", FS)) + &dog))
+    };
+    let look = |config: &Config, name: &str| {
+        let mut out = Vec::new();
+        let good = fence::check_local(config, &Local::Named(name.into()), &mut out);
+        (good, out.iter().map(|d| d.code).collect::<Vec<_>>())
+    };
+    let plain = with("");
+    assert_eq!(look(&plain, "n1"), (false, vec!["no-watchdog"]));
+    assert_eq!(look(&plain, "n3"), (true, vec![]), "a witness owns nothing");
+    assert_eq!(look(&plain, "elsewhere"), (true, vec![]));
+    assert_eq!(
+        look(&with("sysrq = true"), "n2"),
+        (true, vec!["no-watchdog"])
+    );
+    let stateless = config(&format!(
+        "{}\n[watchdog]\ndevice = \"/none\"\n",
+        super::GOOD
+    ));
+    assert_eq!(look(&stateless, "n1"), (true, vec![]), "nothing needs it");
+    assert!(plain.summary().contains("proves nothing"));
+    assert!(
+        with("proof = true").summary().contains("26.6s"),
+        "how long others wait"
+    );
 }
 
 #[test]
@@ -195,6 +238,12 @@ fn what_nodes_must_agree_on_and_what_a_reload_takes() {
     );
     let dog = |t: &str| config(&format!("{}\n[watchdog]\ntimeout = \"{t}\"\n", super::GOOD));
     assert_ne!(dog("10s").digest(), dog("20s").digest());
+    assert_ne!(dog("10s").digest(), dog("10s\"\nproof = true\n#").digest());
+    assert_eq!(
+        dog("10s").digest(),
+        dog("10s\"\ndevice = \"/dev/watchdog1\"\n#").digest(),
+        "what it is may differ by node"
+    );
     let changes = diff(&fenced, &other);
     assert_eq!(changes, [Change::Fences { count: 1 }]);
     assert!(diff(&dog("10s"), &dog("20s"))[0].is_refused());

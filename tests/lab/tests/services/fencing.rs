@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use heartline_lab::{demo::rig::Rig, interrupt::pass, trial::says};
 use nix::sys::signal::Signal;
 
-use super::{LATE, Traces, group, nothing, phase, resource, runs, with_services};
+use super::{LATE, Traces, group, nothing, phase, resource, runs, says_late, with_services};
 
 /// FenceAgentAPI.md: `name=value` lines on standard input; status ends with 0 for on, 2 for off.
 const DEVICE: &str = r#"#!/bin/sh
@@ -20,6 +20,9 @@ while read -r line; do
     esac
 done
 say() { read -r uptime _ < /proc/uptime; echo "$uptime $node fence $1" >> "$dir/log"; }
+case $action in
+    status|monitor) [ -e "$dir/switch.dead" ] && { echo "Failed: no answer" >&2; exit 1; } ;;
+esac
 case $action in
     status) [ -e "$dir/$node.off" ] && { echo "Status: OFF"; exit 2; }; echo "Status: ON" ;;
     monitor) ;;
@@ -46,7 +49,7 @@ pub(super) fn devices(dir: &Path) -> String {
     ["n1", "n2", "n3"]
         .map(|node| {
             format!(
-                "\n[[fence]]\nname = \"switch-{node}\"\nnode = \"{node}\"\nagent = \"{}/fence_lab\"\nparameters = {{ plug = \"{node}\" }}\ntimeout = \"20s\"\n",
+                "\n[[fence]]\nname = \"switch-{node}\"\nnode = \"{node}\"\nagent = \"{}/fence_lab\"\nparameters = {{ plug = \"{node}\" }}\ntimeout = \"20s\"\nmonitor_interval = \"5s\"\n",
                 dir.display()
             )
         })
@@ -179,6 +182,70 @@ fn back_alone(rig: &mut Rig, t: &Traces, old: &str, new: &str) -> Result<()> {
     ensure!(runs(rig, "web", "")? == new, "it moved again");
     ensure!(t.up("app") == [new], "up: {:?}", t.up("app"));
     Ok(())
+}
+
+fn fence<'a>(status: &'a serde_json::Value, name: &str) -> &'a serde_json::Value {
+    let all = status["fences"].as_array().into_iter().flatten();
+    all.into_iter()
+        .find(|f| f["name"] == name)
+        .unwrap_or(&serde_json::Value::Null)
+}
+
+#[test]
+fn a_dead_fence_device_is_known_before_it_is_needed() -> Result<()> {
+    with_services(sections, device, |rig, t| {
+        runs(rig, "web", "")?;
+        plug(rig, t)?;
+        says_late(rig, "n1", "it asked the devices of the others", |s| {
+            fence(s, "switch-n2")["state"] == "good"
+                && fence(s, "switch-n3")["age_ms"].is_number()
+                && fence(s, "switch-n1").is_null()
+        })?;
+        t.make("switch.dead")?;
+        says_late(rig, "n1", "it warns of both", |s| {
+            let warned = s["warnings"].as_array().into_iter().flatten();
+            warned
+                .filter(|w| w["code"] == "fence_device_failed")
+                .count()
+                == 2
+                && fence(s, "switch-n2")["state"] == "failing"
+        })?;
+        let agent = rig.cluster.agent("n1")?;
+        let text = agent.cli_ok(&["status"])?;
+        ensure!(
+            text.contains("switch-n2") && text.contains("FAILS"),
+            "{text}"
+        );
+        let config =
+            t.0.parent()
+                .context("the lab's folder")?
+                .join("heartline.toml");
+        let config = config.to_str().context("a path")?;
+        // What else is bad here, in a namespace, is not asked.
+        let doctor = agent.cli(&["doctor", "--json", "--config", config, "--node", "n1"])?;
+        let found: Vec<serde_json::Value> = serde_json::from_str(&doctor.stdout)?;
+        let bad = found.iter().find(|f| f["what"] == "fence device switch-n2");
+        let bad = bad.context("doctor does not name it")?;
+        ensure!(
+            bad["level"] == "bad" && bad["found"].as_str().unwrap_or("").contains("no answer"),
+            "{bad}"
+        );
+        t.remove("switch.dead")?;
+        says_late(rig, "n1", "both answer again", |s| {
+            fence(s, "switch-n2")["state"] == "good" && fence(s, "switch-n3")["state"] == "good"
+        })?;
+        let events = rig.cluster.agent("n1")?.events()?;
+        let count = |kind: &str| events.iter().filter(|e| e["kind"] == kind).count();
+        ensure!(
+            count("fence_device_failed") == 2 && count("fence_device_recovered") == 2,
+            "{events:?}"
+        );
+        ensure!(
+            t.log().iter().all(|l| !l.contains(" fence ")),
+            "somebody was fenced"
+        );
+        rig.settle()
+    })
 }
 
 /// Nobody is fenced where nobody has to be: at a start all are heard, and in a move the last owner speaks.

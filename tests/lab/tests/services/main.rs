@@ -8,6 +8,7 @@ mod maintenance;
 mod moves;
 mod outdate;
 mod owner;
+mod watchdog;
 
 use std::{
     fs,
@@ -230,6 +231,15 @@ fn runs(rig: &mut Rig, name: &str, not: &str) -> Result<String> {
                 .map(str::to_owned)
         });
     owner.context("an owner")
+}
+
+/// Waits until a node says something of itself.
+fn says_late(rig: &mut Rig, node: &str, what: &str, fits: impl Fn(&Value) -> bool) -> Result<()> {
+    rig.cluster
+        .wait_for(&format!("{node}: {what}"), LATE, |said| {
+            let own = said.iter().find(|(name, _)| name == node);
+            own.is_some_and(|(_, said)| said.as_ref().is_ok_and(&fits))
+        })
 }
 
 fn another(node: &str) -> &'static str {
