@@ -261,7 +261,8 @@ impl Supervisor {
             Kind::Systemd { .. }
             | Kind::Exec { .. }
             | Kind::Ocf { .. }
-            | Kind::Filesystem { .. } => None,
+            | Kind::Filesystem { .. }
+            | Kind::Domain(_) => None,
         });
         let names: Vec<String> = names.collect();
         if names.is_empty() {

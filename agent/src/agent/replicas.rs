@@ -51,9 +51,11 @@ fn names(group: &Group) -> impl Iterator<Item = &str> {
     let resources = group.services.resources.iter();
     resources.filter_map(|r| match &r.kind {
         Kind::Drbd { resource, .. } => Some(resource.as_str()),
-        Kind::Systemd { .. } | Kind::Exec { .. } | Kind::Ocf { .. } | Kind::Filesystem { .. } => {
-            None
-        }
+        Kind::Systemd { .. }
+        | Kind::Exec { .. }
+        | Kind::Ocf { .. }
+        | Kind::Filesystem { .. }
+        | Kind::Domain(_) => None,
     })
 }
 
