@@ -407,6 +407,7 @@ impl Supervisor {
     /// The rights are gone: everything of the owner's own stops.
     pub(super) fn lose_services(&mut self, group: u8) {
         self.services.lose(group);
+        self.review_guard();
     }
 
     /// News from a group's services.

@@ -238,8 +238,9 @@ impl ServicesBook {
             let wanted = entry.group.wanted();
             let (stateful, role) = (entry.services.is_stateful(), wanted.role);
             let owned = matches!(role, Role::Owner { .. } | Role::Leaving { .. });
-            // What was said before the group was lost does not count.
-            if stake == Stake::Nothing && answers == Some((role, wanted.losses)) && !owned {
+            // What was said before the group was lost, or was to be stopped, does not count.
+            let starts = matches!(role, Role::Owner { .. });
+            if stake == Stake::Nothing && answers == Some((role, wanted.losses)) && !starts {
                 entry.started = false;
             }
             if stateful && owned || stake == Stake::AtStake || entry.started {

@@ -140,25 +140,6 @@ pub fn healthy() -> StatusReport {
                 ..GroupStatus::default()
             },
         ],
-        watchdog: Some(WatchdogStatus {
-            device: "/dev/watchdog".into(),
-            identity: "iTCO_wdt".into(),
-            state: WatchdogState::Armed,
-            timeout_ms: 10_000,
-            proof: true,
-            at_stake: vec!["web".into()],
-            ..WatchdogStatus::default()
-        }),
-        fences: vec![FenceStatus {
-            name: "ipmi-n2".into(),
-            node: "n2".into(),
-            agent: "fence_ipmilan".into(),
-            level: 1,
-            state: FenceStanding::Good,
-            age_ms: Some(31_000),
-            took_ms: 420,
-            ..FenceStatus::default()
-        }],
         counters: [
             ("heartbeats_sent".to_owned(), 27_360_000),
             ("refused_bad_mac".to_owned(), 0),
@@ -209,13 +190,6 @@ pub fn troubled() -> StatusReport {
         node: "n1".into(),
         reason: "eth0 has no carrier".into(),
     }];
-    report.watchdog = Some(WatchdogStatus {
-        state: WatchdogState::Starving,
-        reset_in_ms: Some(7_300),
-        ..report.watchdog.unwrap_or_default()
-    });
-    report.fences[0].state = FenceStanding::Failing;
-    report.fences[0].text = "fence_ipmilan ended with 1: Failed: Unable to connect".into();
     let warning = |level, code: &str, text: &str, help: Option<&str>| Warning {
         level,
         code: code.into(),

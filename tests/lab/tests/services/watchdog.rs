@@ -248,8 +248,9 @@ fn armed_on_the_owner_alone_and_disarmed_by_a_move() -> Result<()> {
         );
         dogs.of(new)?
             .wait("disarmed at the end", |d| d.disarmed == 1)?;
-        let last = runs(rig, "web", new)?;
+        // What is stateful waits for the word of the node that is down.
         rig.cluster.agent(new)?.start()?;
+        let last = runs(rig, "web", new)?;
         rig.settle()?;
         ensure!(runs(rig, "web", new)? == last, "it moved again");
         Ok(())
