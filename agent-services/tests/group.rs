@@ -433,7 +433,8 @@ async fn what_is_at_stake_is_said_before_it_runs_and_until_it_is_stopped() {
     p.touch("a.slow");
     g.want(own(1));
     staked(&g, Stake::AtStake, Role::Owner { epoch: 1 }, 0).await;
-    // Lost while it is being started, and it does not stop.
+    // Lost while it is being started, when it is up already; and it does not stop.
+    p.touch("a");
     p.touch("a.nostop");
     g.want(lose);
     fs::remove_file(p.path("a.slow")).unwrap();
