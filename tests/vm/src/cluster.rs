@@ -28,7 +28,7 @@ const SHORT: Duration = Duration::from_secs(20);
 
 /// Times that emulated machines bear while others build on the same processors.
 pub const CALM: &str = "profile = \"wan\"\nmax_promise = \"3s\"";
-/// Times that emulated machines bear where little else runs: half as long as `wan`.
+/// Times that emulated machines bear on a machine where nothing else runs: half as long as `wan`.
 pub const QUICK: &str =
     "heartbeat = \"50ms\"\nlease = \"400ms\"\ntakeover = \"500ms\"\nmax_promise = \"3s\"";
 
@@ -303,6 +303,13 @@ impl Cluster {
         Ok(serde_json::from_str(&self.cli(name, "status --json")?)?)
     }
 
+    /// What the agent on a guest wrote in this life of the guest.
+    pub fn log(&mut self, name: &str) -> String {
+        self.control(name)
+            .and_then(|control| control.read(LOG, SHORT))
+            .unwrap_or_else(|error| format!("{error:#}"))
+    }
+
     /// `heartline events --json` on a guest: its history, oldest first.
     ///
     /// # Errors
@@ -396,10 +403,16 @@ mod tests {
 
     #[test]
     fn the_agent_takes_the_configurations() {
-        for stack in [Stack::Bare, Stack::Exec] {
-            for datapath in ["native", "generic"] {
+        let proofs = [Proof::None, Proof::Fencing, Proof::Watchdog];
+        for (stack, proof) in [Stack::Bare, Stack::Exec, Stack::Drbd]
+            .into_iter()
+            .flat_map(|stack| proofs.map(|proof| (stack, proof)))
+        {
+            for (datapath, timing) in [("native", CALM), ("generic", QUICK)] {
                 let setting = Setting {
                     stack,
+                    proof,
+                    timing,
                     ..Setting::default()
                 };
                 let text = text(&[("n1", 1), ("n2", 2)], Some(("w3", 3)), &setting, datapath);

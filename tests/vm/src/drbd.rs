@@ -83,6 +83,22 @@ pub fn break_disk(control: &Control) -> Result<()> {
         .map(drop)
 }
 
+/// The guest's disk works again, and DRBD has it back.
+///
+/// # Errors
+/// The guest does not do it.
+pub fn mend_disk(control: &Control) -> Result<()> {
+    control
+        .sh(
+            &format!(
+                "export DM_DISABLE_UDEV=1; dmsetup load data --table \"0 $(blockdev --getsz /dev/vdc) linear /dev/vdc 0\" && \
+                 dmsetup suspend --noflush --nolockfs data && dmsetup resume data && drbdadm attach {RESOURCE}"
+            ),
+            LONG,
+        )
+        .map(drop)
+}
+
 /// The options that go with a proof: with fencing DRBD stops writing until its peer is fenced or outdated, and asks the
 /// agent by its handlers.
 #[must_use]
@@ -93,7 +109,8 @@ pub fn options(fencing: bool) -> Options {
     Options {
         disk: "fencing resource-and-stonith;".to_owned(),
         handlers: "fence-peer \"/opt/heartline/bin/heartline drbd fence-peer\"; \
-                   after-resync-target \"/opt/heartline/bin/heartline drbd unfence-peer\";"
+                   after-resync-target \"/opt/heartline/bin/heartline drbd unfence-peer\"; \
+                   split-brain \"/opt/heartline/bin/heartline drbd split-brain\";"
             .to_owned(),
         ..Options::default()
     }

@@ -1,8 +1,10 @@
 //! One guest: a QEMU process, its monitor, and commands inside.
+//!
+//! Scheduled like any other program: as a real-time one it would starve all else on a machine of few processors, the
+//! labs' own agents too. So what runs in guests is given times that bear a wait ([`crate::cluster::CALM`]).
 
 use std::{
     fs,
-    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -112,7 +114,6 @@ impl Guest {
             .stderr(log);
         exec::tie_to_lab(&mut command);
         self.ns.apply(&mut command);
-        urgent(&mut command);
         let mut child = command
             .spawn()
             .with_context(|| format!("cannot start {QEMU} (package qemu-system-x86)"))?;
@@ -396,20 +397,6 @@ impl Drop for Guest {
             let _ = machine.child.kill();
             let _ = exec::wait(&mut machine.child, END);
         }
-    }
-}
-
-/// A guest's agent is as real-time as its machine: what builds on the same processors must not stand before it. The
-/// lowest real-time priority is below that of the labs' own agents and probers.
-fn urgent(command: &mut Command) {
-    // SAFETY: sched_setscheduler is async-signal-safe and touches only the child, with a valid parameter block. Where it is
-    // refused, the guest is slower.
-    unsafe {
-        command.pre_exec(|| {
-            let param = libc::sched_param { sched_priority: 1 };
-            libc::sched_setscheduler(0, libc::SCHED_RR, &raw const param);
-            Ok(())
-        });
     }
 }
 

@@ -110,6 +110,14 @@ impl Roles {
         spans
     }
 
+    /// When a node was first seen to have become primary, after this moment, ns.
+    #[must_use]
+    pub fn primary_since(&self, node: &str, after: u64) -> Option<u64> {
+        let spans = self.spans();
+        let mut of = spans.iter().filter(|span| span.node == node);
+        of.find(|span| span.from > after).map(|span| span.from)
+    }
+
     /// How long two were primary at once, as far as was seen, ns.
     #[must_use]
     pub fn both(&self) -> u64 {

@@ -8,7 +8,7 @@ use heartline_lab::clock::boot_ns;
 use serde::Serialize;
 
 use crate::{
-    cluster::{Cluster, Proof},
+    cluster::{Cluster, Proof, Stack},
     device::{Device, Mood},
     drbd::{self, MOUNT, Options, RESOURCE},
     roles::Roles,
@@ -16,6 +16,8 @@ use crate::{
 };
 
 const SOON: Duration = Duration::from_secs(60);
+/// A machine that is fenced while it boots is switched on so often.
+const BOOTS: u32 = 3;
 
 /// A fault; n1 owns the group when it comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
@@ -84,6 +86,33 @@ impl Fault {
     pub fn stays(self) -> bool {
         matches!(self, Self::ReplicationCut | Self::DiskError)
     }
+
+    /// Who should serve while the fault lasts.
+    #[must_use]
+    pub fn during(self, stack: Stack, proof: Proof) -> During {
+        if self == Self::FenceDead && proof != Proof::Fencing {
+            During::Whatever
+        } else if self.stays() {
+            During::Stays
+        } else if self.moves(proof) && !(stack == Stack::Drbd && proof == Proof::None) {
+            During::Moves
+        } else {
+            During::Quiet
+        }
+    }
+}
+
+/// What is expected while a fault lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum During {
+    /// The other node serves.
+    Moves,
+    /// The owner serves.
+    Stays,
+    /// Nobody does.
+    Quiet,
+    /// It depends on how the commands that promote DRBD are written.
+    Whatever,
 }
 
 /// What was done and is to be undone.
@@ -169,6 +198,7 @@ impl Hurt {
                 Fault::GuestFrozen => cluster.site.guest("n1")?.thaw()?,
                 Fault::AgentFrozen => cluster.signal("n1", "CONT")?,
                 Fault::AgentKilled => cluster.start_agent("n1")?,
+                Fault::DiskError => drbd::mend_disk(&cluster.control("n1")?)?,
                 _ => {}
             }
         }
@@ -178,14 +208,25 @@ impl Hurt {
             }
         }
         for name in std::mem::take(&mut self.dead) {
-            cluster.site.boot(name)?;
-            let control = cluster.control(name)?;
-            drbd::configure(&control, &drbd::text(2, &self.options))?;
-            control.sh(&format!("drbdadm up {RESOURCE}"), SOON)?;
-            roles.watch(name, control)?;
-            cluster.start_agent(name)?;
+            let mut tries = 0;
+            while let Err(error) = self.bring_up(name, cluster, roles) {
+                tries += 1;
+                // Fenced while it booted: to who waits for its end it was silent all along. It is switched on again.
+                if tries == BOOTS || cluster.site.guest(name)?.running() {
+                    return Err(error.context(format!("{name} does not come back")));
+                }
+            }
         }
         Ok(())
+    }
+
+    fn bring_up(&self, name: &str, cluster: &mut Cluster, roles: &mut Roles) -> Result<()> {
+        cluster.site.boot(name)?;
+        let control = cluster.control(name)?;
+        drbd::configure(&control, &drbd::text(2, &self.options))?;
+        control.sh(&format!("drbdadm up {RESOURCE}"), SOON)?;
+        roles.watch(name, control)?;
+        cluster.start_agent(name)
     }
 }
 
