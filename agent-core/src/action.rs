@@ -223,6 +223,21 @@ pub enum Event {
         /// Stuck now?
         on: bool,
     },
+    /// A group's owner wants a replica outdated, as its storage has lost it; answered by
+    /// [`Command::Outdated`](crate::Command::Outdated) of the node that is named.
+    Outdate {
+        /// The group.
+        group: u8,
+        /// Whose replica, and which question.
+        behind: crate::Behind,
+    },
+    /// A node says that its replica of the group's data is outdated.
+    Outdated {
+        /// The group.
+        group: u8,
+        /// Whose replica, and the answer to which question.
+        behind: crate::Behind,
+    },
     /// Somebody else has cleared what this node remembered of the group's failures.
     Cleared {
         /// The group.

@@ -73,6 +73,22 @@ pub enum Command {
         /// Is it so?
         on: bool,
     },
+    /// The owner's storage has lost a replica of the group's data: it is to be outdated before anything is written
+    /// without it. `None`: nothing is asked any more.
+    Outdate {
+        /// The group.
+        group: u8,
+        /// The replica.
+        behind: Option<Behind>,
+    },
+    /// The answer to [`Event::Outdate`](crate::Event::Outdate): this node's replica is outdated, and its storage will
+    /// remember that.
+    Outdated {
+        /// The group.
+        group: u8,
+        /// As asked.
+        behind: Behind,
+    },
     /// Forget where the group failed, and that it is stuck; on all nodes.
     Clear {
         /// The group.
@@ -158,6 +174,37 @@ impl Phase {
     /// What [`Phase::at`] made: the node, and the phase.
     pub const fn of(value: u8) -> (u8, Phase) {
         ((value >> 3) + 1, Phase::from_u8(value & 7))
+    }
+}
+
+/// A replica that its group's owner has lost, and a question about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Behind {
+    /// Whose replica: 1 to 32.
+    pub node: u8,
+    /// Which question, 1 to 7: an answer to another one says nothing.
+    pub round: u8,
+}
+
+impl Behind {
+    /// As a value of soft state, never 0.
+    pub const fn to_u8(self) -> u8 {
+        let round = match self.round & 7 {
+            0 => 1,
+            round => round,
+        };
+        round << 5 | self.node.wrapping_sub(1) & 31
+    }
+
+    /// What [`Behind::to_u8`] made; `None`: nothing is asked.
+    pub const fn from_u8(v: u8) -> Option<Behind> {
+        match v >> 5 {
+            0 => None,
+            round => Some(Behind {
+                node: (v & 31) + 1,
+                round,
+            }),
+        }
     }
 }
 

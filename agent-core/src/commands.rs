@@ -6,7 +6,7 @@ use agent_common::{rules::Rule, state::Shared};
 
 use crate::{
     action::Event,
-    command::{Command, CommandError, Fitness},
+    command::{Behind, Command, CommandError, Fitness},
     core::{Core, Now, Planned},
     placement::{Exclusion, Reason},
     soft::Key,
@@ -41,6 +41,23 @@ impl<S: Deref<Target = Shared>> Core<S> {
             Command::StopFailed { group, epoch } => self.stop_failed(group, epoch, now)?,
             Command::Swept { group, epoch } => self.swept(group, epoch)?,
             Command::Unsure { group, on } => self.unsure(group, on),
+            Command::Outdate { group, behind } => {
+                // Who does not own the group has nothing to write without anybody.
+                if behind.is_some() && !self.owned().has(group) {
+                    return Err(CommandError::NotOwned);
+                }
+                let value = behind.map_or(0, Behind::to_u8);
+                if self.soft.get(Key::Outdate(group)) != value {
+                    self.set_soft(Key::Outdate(group), value, now);
+                }
+            }
+            Command::Outdated { group, behind } => {
+                if behind.node != self.cfg.me {
+                    return Err(CommandError::Stale);
+                }
+                // Said again if need be: whoever asks twice has not heard it.
+                self.set_soft(Key::Outdated(group), behind.to_u8(), now);
+            }
             Command::Clear { group } => {
                 if !self.groups.has(group) {
                     return Err(CommandError::UnknownGroup);

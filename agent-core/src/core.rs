@@ -15,7 +15,7 @@ use crate::{
     action::{Action, Event},
     claimant::Pending,
     clean::Clean,
-    command::{Fitness, Phase},
+    command::{Behind, Fitness, Phase},
     config::CoreConfig,
     detector::Health,
     generation::Next,
@@ -457,6 +457,16 @@ impl<S: Deref<Target = Shared>> Core<S> {
                 }
             }
             Key::Want(_) => {}
+            Key::Outdate(group) => {
+                if let Some(behind) = Behind::from_u8(value) {
+                    self.event(Event::Outdate { group, behind });
+                }
+            }
+            Key::Outdated(group) => {
+                if let Some(behind) = Behind::from_u8(value) {
+                    self.event(Event::Outdated { group, behind });
+                }
+            }
             Key::Phase(group) => {
                 let before = changed.map_or(0, |(_, v)| match Phase::of(v) {
                     (node, Phase::Stuck) => node,

@@ -41,7 +41,7 @@ mod voter;
 mod withdraw;
 
 pub use action::{Action, Event, GainReason, Phases};
-pub use command::{Command, CommandError, Fitness, Phase};
+pub use command::{Behind, Command, CommandError, Fitness, Phase};
 pub use config::{CoreConfig, Failback, GroupConfig, NodeConfig, Timing};
 pub use core::{Core, Now};
 pub use detector::Health;

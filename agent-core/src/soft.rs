@@ -25,10 +25,17 @@ pub enum Key {
     /// Who would take the group if its owner let it go? An orderly owner begins to stop only when who should have it says so:
     /// nodes that see different things must not make services start and stop in turn.
     Want(u8),
+    /// Whose replica of the group's data does its owner want to be outdated, because it writes without it? A
+    /// [`crate::command::Behind`]; 0: nobody's.
+    Outdate(u8),
+    /// The answer, of the node that was named, once its replica is outdated: the same value.
+    Outdated(u8),
 }
 
 const NODES: usize = MAX_NODES;
-const PHASES: usize = NODES + 1 + MAX_GROUPS + NODES * MAX_GROUPS;
+const OUTDATE: usize = NODES + 1 + MAX_GROUPS + NODES * MAX_GROUPS;
+const OUTDATED: usize = OUTDATE + MAX_GROUPS;
+const PHASES: usize = OUTDATED + MAX_GROUPS;
 const WANTS: usize = PHASES + MAX_GROUPS;
 const SIZE: usize = WANTS + MAX_GROUPS;
 
@@ -44,6 +51,8 @@ impl Key {
             }
             Key::Phase(g) => PHASES + usize::from(g),
             Key::Want(g) => WANTS + usize::from(g),
+            Key::Outdate(g) => OUTDATE + usize::from(g),
+            Key::Outdated(g) => OUTDATED + usize::from(g),
         })
     }
     fn from_index(i: usize) -> Key {
@@ -57,6 +66,10 @@ impl Key {
             Key::Want((i - WANTS) as u8)
         } else if i >= PHASES {
             Key::Phase((i - PHASES) as u8)
+        } else if i >= OUTDATED {
+            Key::Outdated((i - OUTDATED) as u8)
+        } else if i >= OUTDATE {
+            Key::Outdate((i - OUTDATE) as u8)
         } else {
             let r = i - NODES - 1 - MAX_GROUPS;
             Key::Unfit {
@@ -73,6 +86,8 @@ impl Key {
             Key::Unfit { node, group } => (4, node, group),
             Key::Phase(g) => (5, g, 0),
             Key::Want(g) => (6, g, 0),
+            Key::Outdate(g) => (7, g, 0),
+            Key::Outdated(g) => (8, g, 0),
         };
         kind | u64::from(a) << 8 | u64::from(b) << 16 | u64::from(value) << 24
     }
@@ -89,6 +104,8 @@ impl Key {
             4 => Key::Unfit { node: a, group: b },
             5 => Key::Phase(a),
             6 => Key::Want(a),
+            7 => Key::Outdate(a),
+            8 => Key::Outdated(a),
             _ => return None,
         };
         key.index().map(|_| (key, value))

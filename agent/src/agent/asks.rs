@@ -77,13 +77,8 @@ impl Supervisor {
                 );
             }
             Ask::Gone(node, how, tell) => self.confirm_gone(node, &how, tell),
-            Ask::IsGone(node, tell) => {
-                let gone = if self.is_heard(node) {
-                    None
-                } else {
-                    self.provers.by_device(node)
-                };
-                let _ = tell.send(gone);
+            Ask::Lost(group, node, writes, tell) => {
+                let _ = tell.send(self.lost_peer(group, node, writes));
             }
             Ask::Scores(group, tell) => {
                 let _ = tell.send(self.scores(group));

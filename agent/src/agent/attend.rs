@@ -110,6 +110,8 @@ impl Supervisor {
             CoreEvent::Cleared { group } => {
                 self.services.clear(*group);
             }
+            CoreEvent::Outdate { group, behind } => self.outdate_here(*group, *behind),
+            CoreEvent::Outdated { group, behind } => self.outdating.told(*group, *behind),
             // Cleared on whichever node: what would not stop here is tried again at once, not when it is due.
             CoreEvent::Stuck {
                 group,
@@ -267,7 +269,7 @@ impl Supervisor {
             }
             self.unproven.insert(group, doubt);
         }
-        self.provers.keep(wanted);
+        self.provers.keep(wanted | self.outdating.waits());
     }
 
     /// It may start: what it waited for, for the record.

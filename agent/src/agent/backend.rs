@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use agent_services::resource::drbd::{Others, Replica, handler::Marks};
+use agent_services::resource::drbd::{Others, Replica, handler::Marks, state::Role};
 use tokio::sync::{mpsc, oneshot};
 
+use super::outdate::LostPeer;
 use crate::{
     control::{
         Backend, MoveAccepted, Pending, Target, drbd,
         explain::explain,
         proto::{
-            CONTROL_VERSION, Code, Done, ExplainReport, HandlerAnswer, HandlerCall, NodeDown,
+            CONTROL_VERSION, Code, Done, ExplainReport, Handler, HandlerAnswer, HandlerCall, NodeDown,
             NodeScore, Pong, Refusal, ReloadReply, StatusReport,
         },
     },
@@ -34,8 +35,8 @@ pub enum Ask {
     Scores(u8, oneshot::Sender<Vec<NodeScore>>),
     /// Somebody says that a node is off, and how that was made sure.
     Gone(u8, String, oneshot::Sender<Result<String, Refusal>>),
-    /// Is a node certainly gone? True: a fence device did it.
-    IsGone(u8, oneshot::Sender<Option<bool>>),
+    /// What is certain about a node that DRBD has lost, of this group; true: it writes on without that one, once it may.
+    Lost(u8, u8, bool, oneshot::Sender<LostPeer>),
     /// Hands off, or on again.
     Pause(bool, oneshot::Sender<Result<bool, Refusal>>),
     /// Planned restart.
@@ -160,15 +161,22 @@ impl Backend for AgentBackend {
         Box::pin(async move {
             let status = self.status().await?;
             let peer = status.nodes.iter().find(|n| n.name == call.peer);
-            let gone = match peer.map(|n| n.id) {
-                Some(id) => self.ask(|tell| Ask::IsGone(id, tell)).await?,
-                None => None,
+            let group = status.groups.iter().find(|g| g.name == call.group);
+            let writes = call.handler == Handler::FencePeer
+                && Role::parse(&call.role) == Role::Primary;
+            let lost = match (group.map(|g| g.id), peer.map(|n| n.id)) {
+                (Some(group), Some(node)) => {
+                    self.ask(|tell| Ask::Lost(group, node, writes, tell))
+                        .await?
+                }
+                (_, None) | (None, Some(_)) => LostPeer::default(),
             };
-            // Marks that stand wherever a group could be granted are not there yet: no replica is called behind.
+            // Marks that stand wherever a group could be granted are not there yet: a replica is outdated where it is.
             let none = Marks::default();
             let known = drbd::Known {
-                others: gone.map_or(Others::Unknown, |_| Others::Gone),
-                fenced: gone == Some(true),
+                others: lost.gone.map_or(Others::Unknown, |_| Others::Gone),
+                fenced: lost.gone == Some(true),
+                outdated: lost.outdated,
                 replica: Replica::Unknown,
                 known: &none,
                 standing: &none,

@@ -20,6 +20,7 @@ pub(crate) mod generations;
 mod hooks;
 mod link;
 mod narrate;
+mod outdate;
 mod prove;
 mod quiesce;
 mod reload;

@@ -80,6 +80,8 @@ impl Narrator {
                 let name = n.group(group);
                 d(EventKind::Note, format!("the failures of {name} here are forgotten")).group(name)
             }
+            // Told by those who act on it, with what came of it.
+            CoreEvent::Outdate { .. } | CoreEvent::Outdated { .. } => return Vec::new(),
             CoreEvent::Gained(gain) => {
                 let p = gain.phases;
                 let phases = Phases {

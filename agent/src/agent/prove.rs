@@ -290,6 +290,21 @@ impl Supervisor {
         self.provers.begin(node, plan, look);
     }
 
+    /// DRBD has lost a replica whose node says nothing, and writes wait until that is gone.
+    pub(super) fn fence_lost(&mut self, node: u8) {
+        if self.provers.is_busy(node, boottime_ns()) {
+            return;
+        }
+        let Some(plan) = self.config.fence_plan(node) else {
+            return;
+        };
+        let name = self.narrator.names.node(node);
+        let text = format!("fencing {name}: replication to it is lost, it says nothing, and writes wait for that");
+        self.record(vec![Draft::new(EventKind::Fencing, text).peer(name)]);
+        // It may have been switched off.
+        self.provers.begin(node, plan, true);
+    }
+
     /// What a task tells.
     pub(super) fn prover_news(&mut self, (node, begun, news): (u8, u64, News)) {
         if self

@@ -26,6 +26,7 @@ use super::{
     generations::Staged,
     hooks::Hooks,
     narrate::Narrator,
+    outdate::Outdating,
     prove::Provers,
     quiesce::Quiescing,
     rt::{RtCommand, RtHandle, RtReport},
@@ -97,6 +98,8 @@ pub(super) struct Supervisor {
     pub(super) quiescing: Quiescing,
     /// Frames that were held; without BPF none are.
     pub(super) relay: Option<net::relay::Relay>,
+    /// Replicas that DRBD has lost, here and elsewhere.
+    pub(super) outdating: Outdating,
     /// The last ownership of each group here.
     pub(super) last_epoch: BTreeMap<u8, u64>,
     /// Everything is handed over; what still stops is waited for.
@@ -202,6 +205,7 @@ impl Supervisor {
                 report = self.services.news() => self.service_news(report),
                 news = self.provers.news() => self.prover_news(news),
                 () = sleep_until(quiet.unwrap_or(until)), if quiet.is_some() => self.quiesced(),
+                news = self.outdating.news() => self.outdated_here(news),
                 ask = asked.recv() => {
                     if let Some(ask) = ask {
                         self.ask(ask, &mut ending);

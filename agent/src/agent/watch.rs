@@ -135,6 +135,7 @@ impl Supervisor {
             let _ = self.rt.send(RtCommand::Reopen { anew: false });
         }
         self.say_unsent();
+        self.end_outdating();
         self.repeat_phases();
         self.review_holds();
         self.check_fitness();

@@ -19,7 +19,7 @@ use crate::control::proto::{Handler, HandlerAnswer, HandlerCall, Request};
 /// Nothing was done; a code that the kernel does not know.
 const DENIED: u8 = 1;
 /// Between two questions to the agent.
-const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE: Duration = Duration::from_millis(100);
 /// How long DRBD may take to say how it is.
 const ASK: Duration = Duration::from_secs(2);
 

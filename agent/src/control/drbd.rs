@@ -60,6 +60,8 @@ pub struct Known<'a> {
     pub others: Others,
     /// That proof is a fence agent's.
     pub fenced: bool,
+    /// The peer's replica is outdated, by its own DRBD.
+    pub outdated: bool,
     /// Of this node's data.
     pub replica: Replica,
     /// Marks that this node knows.
@@ -108,6 +110,7 @@ pub fn answer(
         heard: peer.is_some_and(|n| matches!(n.state, NodeState::Alive | NodeState::Late)),
         others: known.others,
         fenced: known.fenced,
+        outdated: known.outdated,
         replica: known.replica,
         role: Role::parse(&call.role),
         disk: Disk::parse(&call.disk),
@@ -133,7 +136,7 @@ pub fn answer(
                 None,
             ),
             Reply::Place(mark) => {
-                let text = "the peer's replica is not marked as behind yet".into();
+                let text = "the peer is neither outdated nor fenced yet".into();
                 (
                     HandlerAnswer {
                         code: Exit::Denied.number(),
@@ -209,6 +212,7 @@ mod tests {
         Known {
             others: Others::Unknown,
             fenced: false,
+            outdated: false,
             replica: Replica::Unknown,
             known,
             standing,
@@ -225,6 +229,17 @@ mod tests {
         assert!(placed.place(mark.unwrap()));
         let (then, mark) = answer(&s, &c, &known(&placed, &placed));
         assert_eq!((then.code, then.again, mark), (4, false, None));
+        let outdated = Known {
+            outdated: true,
+            ..known(&none, &none)
+        };
+        assert_eq!(answer(&s, &c, &outdated).0.code, 4);
+        let fenced = Known {
+            others: Others::Gone,
+            fenced: true,
+            ..known(&none, &none)
+        };
+        assert_eq!(answer(&s, &c, &fenced).0.code, 7);
         let lapsed = status(Some("n1"), false, NodeState::Silent);
         assert_eq!(answer(&lapsed, &c, &known(&placed, &placed)).0.code, 1);
         // A word that DRBD may say one day.

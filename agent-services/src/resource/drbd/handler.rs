@@ -5,10 +5,15 @@
 //! (`enum drbd_fence_peer_exit`; what the kernel does with each: `conn_try_outdate_peer`, drbd_nl.c), tried with
 //! 8.4.11.
 //!
-//! The owner's *mark* says that a replica is behind from now on. It is placed before the answer that lets writes go on,
-//! so whoever could let the marked node have the group knows of it. It ends with the resync, and with the next
-//! promotion: the new Primary's own kernel asks anew about each peer that it lacks. So a stale mark blocks nobody for
-//! ever.
+//! Before writes go on, the peer's replica must be known to be behind wherever it could be promoted. Three ways:
+//!
+//! * The peer has outdated it itself, as asked over the cluster's own links ([`super::outdate()`]): its metadata says so,
+//!   through reboots, until a resync.
+//! * The peer was fenced. Under a fencing policy (without one nobody is asked) a replica that was not taken down in
+//!   order is attached as `Consistent`, and that is never promoted alone.
+//! * The owner's *mark* stands wherever the group could be granted. It ends with the resync, and with the next promotion:
+//!   the new Primary's own kernel asks anew about each peer that it lacks. So a stale mark blocks nobody for ever. (The
+//!   agent does not spread marks yet.)
 
 use std::fmt;
 
@@ -136,6 +141,8 @@ pub struct Snapshot<'a> {
     pub others: Others,
     /// That proof is a fence agent's.
     pub fenced: bool,
+    /// The peer has outdated its replica since it was lost.
+    pub outdated: bool,
     /// What is known of this node's data.
     pub replica: Replica,
     /// DRBD's role here.
@@ -221,28 +228,25 @@ pub fn fence_peer(s: &Snapshot<'_>) -> Reply {
             ),
         );
     }
-    let mark = Mark {
-        group: s.group,
-        behind: peer,
-        by: s.me,
-        epoch,
-    };
-    if s.standing
+    let marked = s
+        .standing
         .against(s.group, peer)
-        .is_none_or(|m| m.epoch < epoch)
-    {
-        return Reply::Place(mark);
-    }
-    if s.others == Others::Gone && s.fenced {
-        return Reply::Now(
-            Code::PeerFenced,
-            "the peer was fenced, and its replica is marked as behind".into(),
-        );
-    }
-    Reply::Now(
-        Code::PeerOutdated,
-        "the peer's replica is marked as behind".into(),
-    )
+        .is_some_and(|m| m.epoch >= epoch);
+    let (code, why) = match (s.outdated, s.others, marked) {
+        (true, _, _) => (Code::PeerOutdated, "the peer has outdated its replica"),
+        (false, Others::Gone, _) if s.fenced => (Code::PeerFenced, "the peer was fenced"),
+        (false, _, true) => (Code::PeerOutdated, "the peer's replica is marked as behind"),
+        (false, Others::Gone, false) => (Code::PeerDown, "somebody says that the peer is off"),
+        (false, Others::Unknown | Others::Stopped, false) => {
+            return Reply::Place(Mark {
+                group: s.group,
+                behind: peer,
+                by: s.me,
+                epoch,
+            });
+        }
+    };
+    Reply::Now(code, why.into())
 }
 
 /// What `unfence-peer` (on the source of a resync) or `after-resync-target` (on its target) lifts: the node whose

@@ -17,6 +17,7 @@ pub mod gi;
 pub mod handler;
 mod held;
 pub mod json;
+mod outdate;
 pub mod resolve;
 pub mod rules;
 pub mod split;
@@ -31,6 +32,7 @@ use self::{
     state::{Connection, Disk, Role},
 };
 pub use self::{
+    outdate::outdate,
     rules::{Decision, Given, Others, Replica, Step},
     state::ResourceState,
 };

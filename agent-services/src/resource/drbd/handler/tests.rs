@@ -32,6 +32,7 @@ fn owner<'a>(known: &'a Marks, standing: &'a Marks) -> Snapshot<'a> {
         heard: true,
         others: Others::Unknown,
         fenced: false,
+        outdated: false,
         replica: Replica::Unknown,
         role: Role::Primary,
         disk: Disk::UpToDate,
@@ -59,6 +60,21 @@ fn an_owner_marks_first_and_writes_then() {
     assert_eq!(number(fence_peer(&owner(&placed, &none))), 100);
     let old = marks(&[mark(PEER, ME, EPOCH - 1)]);
     assert_eq!(number(fence_peer(&owner(&old, &old))), 100);
+    let outdated = Snapshot {
+        outdated: true,
+        ..owner(&none, &none)
+    };
+    assert_eq!(number(fence_peer(&outdated)), 4);
+    let gone = Snapshot {
+        others: Others::Gone,
+        ..owner(&none, &none)
+    };
+    assert_eq!(number(fence_peer(&gone)), 5, "a person's word");
+    let fenced = Snapshot {
+        fenced: true,
+        ..gone
+    };
+    assert_eq!(number(fence_peer(&fenced)), 7);
     let fenced = Snapshot {
         others: Others::Gone,
         fenced: true,
@@ -190,9 +206,10 @@ fn a_promotion_needs_proof() {
     );
 }
 
-/// Over all of it: writes go on only under a lease and a mark, or where the kernel does nothing with the answer.
+/// Over all of it: writes go on only under a lease, and where the peer's replica cannot be promoted as if it were good; or
+/// the kernel does nothing with the answer.
 #[test]
-fn never_leave_to_write_without_lease_and_mark() {
+fn never_leave_to_write_without_lease_and_reason() {
     let none = Marks::default();
     let placed = marks(&[mark(PEER, ME, EPOCH)]);
     let mut leave = 0;
@@ -203,7 +220,7 @@ fn never_leave_to_write_without_lease_and_mark() {
             Some((PEER, EPOCH)),
             Some((3, EPOCH)),
         ] {
-            for bits in 0..8u8 {
+            for bits in 0..16u8 {
                 for others in [Others::Unknown, Others::Stopped, Others::Gone] {
                     for replica in [Replica::Unknown, Replica::Newest, Replica::Behind] {
                         for role in [Role::Secondary, Role::Primary, Role::Other] {
@@ -218,6 +235,7 @@ fn never_leave_to_write_without_lease_and_mark() {
                                     lease: bits & 1 != 0,
                                     heard: bits & 2 != 0,
                                     fenced: bits & 4 != 0,
+                                    outdated: bits & 8 != 0,
                                     others,
                                     replica,
                                     role,
@@ -225,10 +243,16 @@ fn never_leave_to_write_without_lease_and_mark() {
                                     ..owner(&none, standing)
                                 };
                                 let n = number(fence_peer(&s));
-                                if matches!(n, 3 | 4 | 7) {
+                                let goes_on = matches!(n, 3 | 4 | 7)
+                                    || n == 5 && disk == Disk::UpToDate;
+                                if goes_on {
                                     leave += 1;
                                     assert!(s.lease && owner_is == Some((ME, EPOCH)), "{s:?}");
-                                    assert!(standing == &placed, "{s:?}");
+                                    let reason = standing == &placed
+                                        || s.outdated
+                                        || others == Others::Gone;
+                                    assert!(reason, "{s:?}");
+                                    assert!(n != 7 || s.fenced && others == Others::Gone);
                                     assert!(
                                         disk == Disk::UpToDate || replica == Replica::Newest,
                                         "{s:?}"
