@@ -1,5 +1,5 @@
 //! Tries the DRBD resource against a real kernel, in a guest:
-//! `drbd NAME status|check|promote|demote|keep|discard|keep-alone|generations [stopped|gone] [newest|behind] [dual]`.
+//! `drbd NAME status|check|promote|demote|outdate|keep|discard|keep-alone|generations [stopped|gone] [newest|behind] [dual]`.
 //!
 //! Prints what came of it in one line, `DRBD-OK …` or `DRBD-ERROR …`, and how long it took.
 
@@ -7,7 +7,7 @@ use std::{env, process::ExitCode, time::Duration};
 
 use agent_services::resource::{
     Kind, Resource,
-    drbd::{Given, Others, Replica, ask, judge, resolve},
+    drbd::{Given, Others, Replica, ask, judge, outdate, resolve},
 };
 use tokio::time::Instant;
 
@@ -18,7 +18,7 @@ async fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
     let (Some(name), Some(verb)) = (args.first(), args.get(1)) else {
         eprintln!(
-            "usage: drbd NAME status|check|promote|demote|keep|discard|keep-alone|generations [stopped|gone] [newest|behind] [dual]"
+            "usage: drbd NAME status|check|promote|demote|outdate|keep|discard|keep-alone|generations [stopped|gone] [newest|behind] [dual]"
         );
         return ExitCode::from(2);
     };
@@ -70,6 +70,10 @@ async fn main() -> ExitCode {
             .stop()
             .await
             .map(|()| "demoted".into())
+            .map_err(|e| format!("{e:?}")),
+        "outdate" => outdate(name, WITHIN)
+            .await
+            .map(|()| "outdated".into())
             .map_err(|e| format!("{e:?}")),
         "keep" => resolved(resolve::Part::Keep).await,
         "discard" => resolved(resolve::Part::Discard).await,

@@ -22,7 +22,7 @@ const AGAIN: Duration = Duration::from_millis(300);
 /// It is not, by then: it may be good, and may be promoted.
 pub async fn outdate(name: &str, within: Duration) -> Result<(), Failure> {
     let until = Instant::now() + within;
-    let mut last = String::new();
+    let mut last: Option<String> = None;
     loop {
         let state = ask(name, ASK).await.map_err(Failure::Unknown)?;
         match state.as_ref().map(standing) {
@@ -35,17 +35,18 @@ pub async fn outdate(name: &str, within: Duration) -> Result<(), Failure> {
             }
             Some(Standing::Good) => {}
         }
-        if Instant::now() + AGAIN >= until {
-            return Err(Failure::Failed(format!(
-                "{name} is not outdated after {within:?}: {last}"
-            )));
-        }
-        // drbdadm hides DRBD's reason, so only what becomes of it counts.
-        let ended = admin(&["outdate"], name, until).await?;
-        if !ended.status.success() {
-            last = said(&ended);
+        if let Some(last) = &last {
+            if Instant::now() + AGAIN >= until {
+                return Err(Failure::Failed(format!(
+                    "{name} is not outdated after {within:?} (is it connected?): {last}"
+                )));
+            }
             sleep(AGAIN).await;
         }
+        // While it is connected DRBD says that there is nothing to do, or refuses, and drbdadm hides why: what counts is
+        // what becomes of it.
+        let ended = admin(&["outdate"], name, until).await?;
+        last = Some(said(&ended));
     }
 }
 
