@@ -77,8 +77,8 @@ impl Supervisor {
                 );
             }
             Ask::Gone(node, how, tell) => self.confirm_gone(node, &how, tell),
-            Ask::Lost(group, node, writes, tell) => {
-                let _ = tell.send(self.lost_peer(group, node, writes));
+            Ask::Lost(lost, tell) => {
+                let _ = tell.send(self.lost_peer(lost));
             }
             Ask::Scores(group, tell) => {
                 let _ = tell.send(self.scores(group));

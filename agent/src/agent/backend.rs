@@ -5,7 +5,7 @@ use std::sync::Arc;
 use agent_services::resource::drbd::{Others, Replica, handler::Marks, state::Role};
 use tokio::sync::{mpsc, oneshot};
 
-use super::outdate::LostPeer;
+use super::outdate::{Lost, LostPeer};
 use crate::{
     control::{
         Backend, MoveAccepted, Pending, Target, drbd,
@@ -35,8 +35,8 @@ pub enum Ask {
     Scores(u8, oneshot::Sender<Vec<NodeScore>>),
     /// Somebody says that a node is off, and how that was made sure.
     Gone(u8, String, oneshot::Sender<Result<String, Refusal>>),
-    /// What is certain about a node that DRBD has lost, of this group; true: it writes on without that one, once it may.
-    Lost(u8, u8, bool, oneshot::Sender<LostPeer>),
+    /// What is certain about a node that DRBD has lost.
+    Lost(Lost, oneshot::Sender<LostPeer>),
     /// Hands off, or on again.
     Pause(bool, oneshot::Sender<Result<bool, Refusal>>),
     /// Planned restart.
@@ -166,8 +166,14 @@ impl Backend for AgentBackend {
                 && Role::parse(&call.role) == Role::Primary;
             let lost = match (group.map(|g| g.id), peer.map(|n| n.id)) {
                 (Some(group), Some(node)) => {
-                    self.ask(|tell| Ask::Lost(group, node, writes, tell))
-                        .await?
+                    let run = call.run;
+                    let lost = Lost {
+                        group,
+                        node,
+                        run,
+                        writes,
+                    };
+                    self.ask(|tell| Ask::Lost(lost, tell)).await?
                 }
                 (_, None) | (None, Some(_)) => LostPeer::default(),
             };

@@ -31,6 +31,20 @@ const ASK_AGAIN: u64 = 5_000_000_000;
 /// A handler that has not asked for so long has ended, ns.
 const OVER: u64 = 5_000_000_000;
 
+/// What DRBD's handler asks: a peer is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// The group.
+    pub group: u8,
+    /// The peer.
+    pub node: u8,
+    /// When this run of the handler began, boot ns. The connection may have been there since an earlier one, and the replica
+    /// good again: each has a question of its own.
+    pub run: u64,
+    /// This node is Primary, and writes wait until they may go on without the peer.
+    pub writes: bool,
+}
+
 /// What is certain about a peer that DRBD has lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LostPeer {
@@ -42,7 +56,8 @@ pub struct LostPeer {
 
 /// A question of this node's DRBD.
 #[derive(Clone, Copy, Debug)]
-struct Lost {
+struct Question {
+    run: u64,
     behind: Behind,
     /// When that was asked of the other node; 0: not yet.
     asked: u64,
@@ -73,7 +88,7 @@ pub(super) struct News {
 #[derive(Debug)]
 pub(super) struct Outdating {
     /// By group: of this node's DRBD. DRBD 8.4 has one peer; of several, one is asked about at a time.
-    lost: BTreeMap<u8, Lost>,
+    lost: BTreeMap<u8, Question>,
     /// By group: a replica here is being outdated.
     tasks: BTreeMap<u8, Task>,
     /// The number of the last question.
@@ -122,39 +137,51 @@ impl Outdating {
         }
     }
 
-    /// A handler wants to know about a node.
-    fn poll(&mut self, group: u8, node: u8, now: u64) -> &mut Lost {
-        let new = Lost {
-            behind: Behind { node, round: 0 },
+    /// A handler wants to know about a node. `None`: a later run of it does, too.
+    fn poll(&mut self, lost: &Lost, now: u64) -> Option<&mut Question> {
+        let new = Question {
+            run: lost.run,
+            behind: Behind {
+                node: lost.node,
+                round: 0,
+            },
             asked: 0,
             told: false,
             polled: now,
         };
-        let lost = self.lost.entry(group).or_insert(new);
-        if lost.behind.node != node {
-            *lost = new;
+        let question = self.lost.entry(lost.group).or_insert(new);
+        if question.run > lost.run {
+            return None;
         }
-        lost.polled = now;
-        lost
+        if question.run < lost.run || question.behind.node != lost.node {
+            *question = new;
+        }
+        question.polled = now;
+        Some(question)
+    }
+
+    /// Has the peer answered this run?
+    fn is_told(&mut self, lost: &Lost, now: u64) -> bool {
+        self.poll(lost, now).is_some_and(|q| q.told)
     }
 
     /// What is to be asked of a node that is heard, if it is time for that.
-    fn question(&mut self, group: u8, node: u8, now: u64) -> Option<Behind> {
+    fn question(&mut self, lost: &Lost, now: u64) -> Option<Behind> {
         let round = self.round % 7 + 1;
-        let lost = self.poll(group, node, now);
-        if lost.told || lost.asked != 0 && now < lost.asked.saturating_add(ASK_AGAIN) {
+        let question = self.poll(lost, now)?;
+        if question.told || question.asked != 0 && now < question.asked.saturating_add(ASK_AGAIN) {
             return None;
         }
-        lost.behind.round = round;
-        lost.asked = now;
-        let behind = lost.behind;
+        question.behind.round = round;
+        question.asked = now;
+        let behind = question.behind;
         self.round = round;
         Some(behind)
     }
 
     /// Groups whose handler has ended, and whether something was asked for it.
     fn over(&mut self, now: u64) -> Vec<(u8, bool)> {
-        let over = |l: &Lost| now >= l.polled.saturating_add(OVER);
+        let over = |q: &Question| now >= q.polled.saturating_add(OVER);
         let ended: Vec<_> = self
             .lost
             .iter()
@@ -169,9 +196,10 @@ impl Outdating {
 }
 
 impl Supervisor {
-    /// What is certain about a peer that DRBD has lost. `writes`: it is Primary here and waits to go on, so what can be done
-    /// to make it certain is begun.
-    pub(super) fn lost_peer(&mut self, group: u8, node: u8, writes: bool) -> LostPeer {
+    /// What is certain about a peer that DRBD has lost. Where writes wait for it, what can be done to make it certain is
+    /// begun.
+    pub(super) fn lost_peer(&mut self, lost: Lost) -> LostPeer {
+        let Lost { group, node, .. } = lost;
         let heard = self.is_heard(node);
         let gone = if heard {
             None
@@ -179,32 +207,37 @@ impl Supervisor {
             self.provers.by_device(node)
         };
         let owned = self.rt.snapshot.read().owned.has(group);
-        if !writes || !owned || gone.is_some() {
+        if !lost.writes || !owned || gone.is_some() {
             return LostPeer {
                 gone,
                 outdated: false,
             };
         }
         let now = boottime_ns();
-        if heard {
-            if let Some(behind) = self.outdating.question(group, node, now) {
-                let (name, peer) = (
-                    self.narrator.names.group(group),
-                    self.narrator.names.node(node),
-                );
-                let text = format!("replication of {name} to {peer} is lost: it is asked to outdate its replica, and writes wait for that");
-                let draft = Draft::new(EventKind::ServiceTrouble, text).group(name);
-                self.record(vec![draft.peer(peer)]);
-                let behind = Some(behind);
-                self.command(Command::Outdate { group, behind }, Box::new(|_| {}));
-            }
-        } else if !self.outdating.poll(group, node, now).told {
+        let outdated = self.outdating.is_told(&lost, now);
+        if outdated {
+        } else if heard {
+            self.ask_to_outdate(&lost, now);
+        } else {
             self.fence_lost(node);
         }
-        LostPeer {
-            gone: None,
-            outdated: self.outdating.poll(group, node, now).told,
-        }
+        LostPeer { gone, outdated }
+    }
+
+    fn ask_to_outdate(&mut self, lost: &Lost, now: u64) {
+        let Some(behind) = self.outdating.question(lost, now) else {
+            return;
+        };
+        let group = lost.group;
+        let names = &self.narrator.names;
+        let (name, peer) = (names.group(group), names.node(lost.node));
+        let text = format!(
+            "replication of {name} to {peer} is lost: it is asked to outdate its replica, and writes wait for that"
+        );
+        let draft = Draft::new(EventKind::ServiceTrouble, text).group(name);
+        self.record(vec![draft.peer(peer)]);
+        let behind = Some(behind);
+        self.command(Command::Outdate { group, behind }, Box::new(|_| {}));
     }
 
     /// Questions whose handler has ended are taken back: who starts later must not take them for new.
@@ -282,36 +315,61 @@ impl Supervisor {
 mod tests {
     use super::*;
 
+    fn lost(group: u8, node: u8, run: u64) -> Lost {
+        Lost {
+            group,
+            node,
+            run,
+            writes: true,
+        }
+    }
+
     #[test]
     fn only_the_answer_to_the_newest_question_counts() {
         let mut o = Outdating::default();
-        let first = o.question(0, 2, 10).expect("a question");
-        assert_eq!(o.question(0, 2, 11), None, "it is under way");
-        let second = o.question(0, 2, 10 + ASK_AGAIN).expect("asked again");
+        let l = lost(0, 2, 1);
+        let first = o.question(&l, 10).expect("a question");
+        assert_eq!(o.question(&l, 11), None, "it is under way");
+        let second = o.question(&l, 10 + ASK_AGAIN).expect("asked again");
         assert_ne!(first, second);
         o.told(0, first);
-        assert!(!o.poll(0, 2, 20).told);
+        assert!(!o.is_told(&l, 20));
         o.told(1, second);
-        assert!(!o.poll(0, 2, 20).told, "of another group");
+        assert!(!o.is_told(&l, 20), "of another group");
         o.told(0, second);
-        assert!(o.poll(0, 2, 20).told);
-        assert_eq!(o.question(0, 2, u64::MAX), None);
+        assert!(o.is_told(&l, 20));
+        assert_eq!(o.question(&l, u64::MAX), None);
         // Of another peer nothing is known.
-        assert!(!o.poll(0, 3, 20).told);
+        assert!(!o.is_told(&lost(0, 3, 1), 20));
+    }
+
+    /// Between two runs of the handler the connection was there: the replica may be good again.
+    #[test]
+    fn an_answer_is_not_for_the_next_run_of_the_handler() {
+        let mut o = Outdating::default();
+        let behind = o.question(&lost(0, 2, 1), 10).expect("a question");
+        o.told(0, behind);
+        assert!(o.is_told(&lost(0, 2, 1), 11));
+        assert!(!o.is_told(&lost(0, 2, 5), 12));
+        // And the run before it gets no answer to what the next one asks.
+        let behind = o.question(&lost(0, 2, 5), 13).expect("a question");
+        o.told(0, behind);
+        assert!(!o.is_told(&lost(0, 2, 1), 14));
+        assert!(o.is_told(&lost(0, 2, 5), 15));
     }
 
     #[test]
     fn a_question_ends_with_its_handler_and_its_answer_with_it() {
         let mut o = Outdating::default();
         assert_eq!(o.waits(), 0);
-        let behind = o.question(4, 2, 10).expect("a question");
+        let behind = o.question(&lost(4, 2, 1), 10).expect("a question");
         assert_eq!(o.waits(), node_bit(2));
-        o.poll(5, 3, 10);
+        o.is_told(&lost(5, 3, 1), 10);
         assert_eq!(o.over(9 + OVER), []);
-        o.poll(5, 3, 20);
+        o.is_told(&lost(5, 3, 1), 20);
         assert_eq!(o.over(10 + OVER), [(4, true)]);
         o.told(4, behind);
-        assert!(!o.poll(4, 2, 30).told, "the next loss is another one");
+        assert!(!o.is_told(&lost(4, 2, 1), 30), "the next loss is another one");
         assert_eq!(o.over(20 + OVER), [(5, false)]);
     }
 }

@@ -9,26 +9,39 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agent_services::resource::{Kind, drbd};
+use agent_services::resource::{
+    Kind,
+    drbd::{
+        self,
+        state::{Connection, Role},
+    },
+};
 
 use super::fence::load;
 use crate::config::{Config, DEFAULT_CONFIG_FILE};
 use crate::control::Client;
+use crate::net::rt::boottime_ns;
 use crate::control::proto::{Handler, HandlerAnswer, HandlerCall, Request};
 
 /// Nothing was done; a code that the kernel does not know.
 const DENIED: u8 = 1;
 /// Between two questions to the agent.
 const PAUSE: Duration = Duration::from_millis(100);
+/// So many questions to the agent, one to DRBD.
+const LOOK_EACH: u32 = 10;
+/// Before a promotion: it is tried again soon.
+const PROMOTION: Duration = Duration::from_secs(60);
+/// While a Primary's writes wait: DRBD does not ask again by itself. drbdadm ends a handler after ten minutes.
+const WRITES: Duration = Duration::from_secs(9 * 60);
 /// How long DRBD may take to say how it is.
 const ASK: Duration = Duration::from_secs(2);
 
 /// Arguments of both.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// How long to wait for an answer that allows something
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = super::output::duration)]
-    pub timeout: Duration,
+    /// How long to wait for an answer that allows something [default: 60s before a promotion, 9min while writes wait]
+    #[arg(long, value_name = "TIME", value_parser = super::output::duration)]
+    pub timeout: Option<Duration>,
     /// The configuration
     #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG_FILE)]
     pub config: PathBuf,
@@ -105,9 +118,18 @@ async fn ask(args: &Args, handler: Handler, client: Client) -> Result<HandlerAns
             .as_ref()
             .and_then(drbd::ResourceState::worst_disk)
             .map_or_else(String::new, |d| d.to_string()),
+        run: boottime_ns(),
     };
-    let until = Instant::now() + args.timeout;
-    loop {
+    let writes = state.as_ref().is_some_and(|s| s.role == Role::Primary);
+    let within = args
+        .timeout
+        .unwrap_or(if writes { WRITES } else { PROMOTION });
+    let until = Instant::now() + within;
+    for round in 1_u32.. {
+        // Then there is nothing to answer, and DRBD goes on by itself.
+        if round.is_multiple_of(LOOK_EACH) && is_back(&call).await {
+            return Err(format!("{} is connected again", call.peer));
+        }
         let answer: HandlerAnswer = client
             .call(Request::DrbdHandler(call.clone()))
             .await
@@ -117,6 +139,18 @@ async fn ask(args: &Args, handler: Handler, client: Client) -> Result<HandlerAns
         }
         tokio::time::sleep(PAUSE).await;
     }
+    Err("no answer in time".into())
+}
+
+/// Is the peer connected? DRBD 8.4 has one and does not name it.
+async fn is_back(call: &HandlerCall) -> bool {
+    let state = drbd::ask(&call.resource, ASK).await.ok().flatten();
+    let mut peers = state.iter().flat_map(|s| s.peers.values());
+    peers.any(|p| {
+        let named = p.name.split('.').next().unwrap_or_default();
+        let is_it = matches!(named, "" | "peer") || call.peer.split('.').next() == Some(named);
+        is_it && p.connection == Connection::Connected
+    })
 }
 
 /// The group that promotes a resource.

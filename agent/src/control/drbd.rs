@@ -39,6 +39,9 @@ pub struct HandlerCall {
     /// The worst local disk, in DRBD's own word; empty: not known.
     #[serde(default)]
     pub disk: String,
+    /// When this run of the handler began, boot clock, ns: what was answered to an earlier one says nothing to it.
+    #[serde(default)]
+    pub run: u64,
 }
 
 /// The answer.
@@ -205,6 +208,7 @@ mod tests {
             peer: peer.into(),
             role: "Primary".into(),
             disk: "UpToDate".into(),
+            run: 7,
         }
     }
 
@@ -278,7 +282,7 @@ mod tests {
 
     #[test]
     fn wire_form() {
-        let text = r#"{"handler":"fence_peer","group":"db","resource":"r0","peer":"n2","role":"Primary","disk":"UpToDate"}"#;
+        let text = r#"{"handler":"fence_peer","group":"db","resource":"r0","peer":"n2","role":"Primary","disk":"UpToDate","run":7}"#;
         assert_eq!(
             serde_json::to_string(&call(Handler::FencePeer, "n2")).unwrap(),
             text
