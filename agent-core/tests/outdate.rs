@@ -37,11 +37,7 @@ fn the_node_that_is_named_hears_of_it_and_its_answer_comes_back() {
         group: 0,
         behind: ASKED,
     };
-    assert_eq!(
-        b.refused(3, answer),
-        CommandError::Stale,
-        "not its replica"
-    );
+    assert_eq!(b.refused(3, answer), CommandError::Stale, "not its replica");
     b.command(2, answer);
     b.run(100);
     assert!(b.events(1).contains(&told));

@@ -11,8 +11,8 @@ use crate::{
         Backend, MoveAccepted, Pending, Target, drbd,
         explain::explain,
         proto::{
-            CONTROL_VERSION, Code, Done, ExplainReport, Handler, HandlerAnswer, HandlerCall, NodeDown,
-            NodeScore, Pong, Refusal, ReloadReply, StatusReport,
+            CONTROL_VERSION, Code, Done, ExplainReport, Handler, HandlerAnswer, HandlerCall,
+            NodeDown, NodeScore, Pong, Refusal, ReloadReply, StatusReport,
         },
     },
     events::EventLog,
@@ -162,8 +162,8 @@ impl Backend for AgentBackend {
             let status = self.status().await?;
             let peer = status.nodes.iter().find(|n| n.name == call.peer);
             let group = status.groups.iter().find(|g| g.name == call.group);
-            let writes = call.handler == Handler::FencePeer
-                && Role::parse(&call.role) == Role::Primary;
+            let writes =
+                call.handler == Handler::FencePeer && Role::parse(&call.role) == Role::Primary;
             let lost = match (group.map(|g| g.id), peer.map(|n| n.id)) {
                 (Some(group), Some(node)) => {
                     let run = call.run;

@@ -215,11 +215,10 @@ impl Supervisor {
         }
         let now = boottime_ns();
         let outdated = self.outdating.is_told(&lost, now);
-        if outdated {
-        } else if heard {
-            self.ask_to_outdate(&lost, now);
-        } else {
-            self.fence_lost(node);
+        match (outdated, heard) {
+            (true, _) => {}
+            (false, true) => self.ask_to_outdate(&lost, now),
+            (false, false) => self.fence_lost(node),
         }
         LostPeer { gone, outdated }
     }
@@ -369,7 +368,10 @@ mod tests {
         o.is_told(&lost(5, 3, 1), 20);
         assert_eq!(o.over(10 + OVER), [(4, true)]);
         o.told(4, behind);
-        assert!(!o.is_told(&lost(4, 2, 1), 30), "the next loss is another one");
+        assert!(
+            !o.is_told(&lost(4, 2, 1), 30),
+            "the next loss is another one"
+        );
         assert_eq!(o.over(20 + OVER), [(5, false)]);
     }
 }

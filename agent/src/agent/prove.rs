@@ -299,7 +299,9 @@ impl Supervisor {
             return;
         };
         let name = self.narrator.names.node(node);
-        let text = format!("fencing {name}: replication to it is lost, it says nothing, and writes wait for that");
+        let text = format!(
+            "fencing {name}: replication to it is lost, it says nothing, and writes wait for that"
+        );
         self.record(vec![Draft::new(EventKind::Fencing, text).peer(name)]);
         // It may have been switched off.
         self.provers.begin(node, plan, true);

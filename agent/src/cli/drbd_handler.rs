@@ -20,8 +20,8 @@ use agent_services::resource::{
 use super::fence::load;
 use crate::config::{Config, DEFAULT_CONFIG_FILE};
 use crate::control::Client;
-use crate::net::rt::boottime_ns;
 use crate::control::proto::{Handler, HandlerAnswer, HandlerCall, Request};
+use crate::net::rt::boottime_ns;
 
 /// Nothing was done; a code that the kernel does not know.
 const DENIED: u8 = 1;

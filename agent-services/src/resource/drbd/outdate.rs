@@ -82,9 +82,8 @@ mod tests {
         let standing = |role: &str, disks: &[&str]| {
             let mut text = format!("exists resource name:r0 role:{role} suspended:no\n");
             for (volume, disk) in disks.iter().enumerate() {
-                text += &format!(
-                    "exists device name:r0 volume:{volume} minor:{volume} disk:{disk}\n"
-                );
+                text +=
+                    &format!("exists device name:r0 volume:{volume} minor:{volume} disk:{disk}\n");
             }
             text += "exists -";
             let mut book = Book::read(text.as_bytes());

@@ -165,7 +165,8 @@ fn keep_logs(cluster: &mut Cluster) {
         }
         let text = cluster.log(&name);
         let _ = std::fs::write(cluster.site.dir().join(format!("{name}.agent.log")), text);
-        let script = "dmesg; cat /proc/drbd; cat /run/rows.log; heartline status; heartline events --json";
+        let script =
+            "dmesg; cat /proc/drbd; cat /run/rows.log; heartline status; heartline events --json";
         let said = cluster
             .control(&name)
             .and_then(|control| control.run(script, SOON / 3))
@@ -190,12 +191,7 @@ struct Trial<'a> {
 
 impl<'a> Trial<'a> {
     /// Up to the fault: n1 serves, rows are written.
-    fn begin(
-        hurt: Hurt,
-        setting: &'a Setting,
-        cluster: &mut Cluster,
-        busy: &Busy,
-    ) -> Result<Self> {
+    fn begin(hurt: Hurt, setting: &'a Setting, cluster: &mut Cluster, busy: &Busy) -> Result<Self> {
         busy.say(format!("{}: n1 takes the group", hurt.fault.name()));
         cluster.brought_to("n1", SOON)?;
         let mut roles = Roles::default();
@@ -228,7 +224,9 @@ impl<'a> Trial<'a> {
     /// The first row that was acknowledged after this moment.
     fn row_after(&self, since: u64) -> Option<u64> {
         let rows = self.writer.rows();
-        rows.into_iter().find(|row| row.at > since).map(|row| row.at)
+        rows.into_iter()
+            .find(|row| row.at > since)
+            .map(|row| row.at)
     }
 
     fn run(mut self, cluster: &mut Cluster, busy: &Busy) -> Outcome {
@@ -291,13 +289,15 @@ impl<'a> Trial<'a> {
         match during {
             During::Moves if !done => {
                 let last = last_line(&cluster.log_tail("n2"));
-                self.trouble
-                    .push(format!("n2 did not serve within {patience:?}; its log ends: {last}"));
+                self.trouble.push(format!(
+                    "n2 did not serve within {patience:?}; its log ends: {last}"
+                ));
             }
             During::Stays if !done => {
                 let last = last_line(&cluster.log_tail("n1"));
-                self.trouble
-                    .push(format!("n1 did not go on within {patience:?}; its log ends: {last}"));
+                self.trouble.push(format!(
+                    "n1 did not go on within {patience:?}; its log ends: {last}"
+                ));
             }
             During::Quiet if done => {
                 self.trouble

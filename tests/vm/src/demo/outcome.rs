@@ -292,7 +292,10 @@ mod tests {
     fn the_longest_gap_begins_before_the_fault() {
         let row = |at| Row { number: 0, at };
         assert_eq!(gap(&[row(10), row(20), row(60), row(70)], 25), Some(40));
-        assert_eq!(after_gap(&[row(10), row(20), row(60), row(70)], 25), Some(60));
+        assert_eq!(
+            after_gap(&[row(10), row(20), row(60), row(70)], 25),
+            Some(60)
+        );
         assert_eq!(gap(&[row(10), row(20)], 25), None);
         assert_eq!(gap(&[row(30)], 25), None);
     }

@@ -243,14 +243,13 @@ fn never_leave_to_write_without_lease_and_reason() {
                                     ..owner(&none, standing)
                                 };
                                 let n = number(fence_peer(&s));
-                                let goes_on = matches!(n, 3 | 4 | 7)
-                                    || n == 5 && disk == Disk::UpToDate;
+                                let goes_on =
+                                    matches!(n, 3 | 4 | 7) || n == 5 && disk == Disk::UpToDate;
                                 if goes_on {
                                     leave += 1;
                                     assert!(s.lease && owner_is == Some((ME, EPOCH)), "{s:?}");
-                                    let reason = standing == &placed
-                                        || s.outdated
-                                        || others == Others::Gone;
+                                    let reason =
+                                        standing == &placed || s.outdated || others == Others::Gone;
                                     assert!(reason, "{s:?}");
                                     assert!(n != 7 || s.fenced && others == Others::Gone);
                                     assert!(
