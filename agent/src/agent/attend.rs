@@ -62,6 +62,7 @@ impl Supervisor {
             (kept.has(group) && attended.get(&group) == Some(&epoch)).then_some(epoch)
         };
         self.services.set(&self.config, self.me, owned);
+        self.replicas.set(&self.config, self.me);
         if at_start {
             self.warn_shut_off();
             let groups: Vec<u8> = self.config.groups.iter().map(|g| g.id).collect();

@@ -7,6 +7,7 @@ use agent_core::Fitness;
 
 use super::{
     devices::Gates,
+    replicas::Replicas,
     services::ServicesBook,
     track::{Standing, Targets},
 };
@@ -66,6 +67,8 @@ pub struct Seen<'a> {
     pub targets: &'a Targets,
     /// What works.
     pub services: &'a ServicesBook,
+    /// How good the data is.
+    pub replicas: &'a Replicas,
 }
 
 /// What is to be told to people.
@@ -156,6 +159,7 @@ impl FitnessBook {
             gates,
             targets,
             services,
+            replicas,
         } = *seen;
         let mine = |g: &&Group| g.prefer.contains(&me);
         let young = now.saturating_sub(*self.started.get_or_insert(now)) < START;
@@ -172,7 +176,10 @@ impl FitnessBook {
                 // One question more or less, half of one for luck, and one look of ours.
                 let longest = g.tracks.iter().map(|t| t.interval_ns).max().unwrap_or(0);
                 self.held.entry(g.id).or_default().skew = longest / 2 * 3 + LOOK;
+                // An owner writes through to its peers, if need be; it knows by its own monitors when it cannot.
+                let bad = replicas.bad(g).filter(|_| owner != Owner::Me);
                 let found = match services.broken(g.id) {
+                    _ if bad.is_some() => bad.map(|why| (Fitness::Unfit, why)),
                     // A device without carrier or gate is worse: nothing could be served at all.
                     Some(why) => match found(g, gates, targets, young) {
                         Some((Fitness::Unfit, worse)) => Some((Fitness::Unfit, worse)),

@@ -24,6 +24,7 @@ mod outdate;
 mod prove;
 mod quiesce;
 mod reload;
+mod replicas;
 mod rotation;
 mod rt;
 mod services;

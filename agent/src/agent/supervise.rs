@@ -29,6 +29,7 @@ use super::{
     outdate::Outdating,
     prove::Provers,
     quiesce::Quiescing,
+    replicas::Replicas,
     rt::{RtCommand, RtHandle, RtReport},
     services::ServicesBook,
     status,
@@ -100,6 +101,8 @@ pub(super) struct Supervisor {
     pub(super) relay: Option<net::relay::Relay>,
     /// Replicas that DRBD has lost, here and elsewhere.
     pub(super) outdating: Outdating,
+    /// How good the replicas here are.
+    pub(super) replicas: Replicas,
     /// The last ownership of each group here.
     pub(super) last_epoch: BTreeMap<u8, u64>,
     /// Everything is handed over; what still stops is waited for.
@@ -202,6 +205,7 @@ impl Supervisor {
                     self.net_events();
                 }
                 () = self.targets.hear() => self.check_fitness(),
+                () = self.replicas.changed() => self.check_fitness(),
                 report = self.services.news() => self.service_news(report),
                 news = self.provers.news() => self.prover_news(news),
                 () = sleep_until(quiet.unwrap_or(until)), if quiet.is_some() => self.quiesced(),

@@ -81,6 +81,7 @@ impl Supervisor {
             gates: &self.gates,
             targets: &self.targets,
             services: &self.services,
+            replicas: &self.replicas,
         };
         let changes = self
             .fitness
