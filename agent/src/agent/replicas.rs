@@ -115,7 +115,13 @@ fn note(bad: &mut Bad, book: &Book) -> bool {
 fn why(name: &str, state: &ResourceState) -> Option<String> {
     let bad = |d: Disk| matches!(d, Disk::Inconsistent | Disk::Outdated);
     let disk = state.worst_disk().filter(|d| bad(*d))?;
-    Some(format!("its replica of {name} is {disk}"))
+    let resync = state.resyncs().iter().any(|r| r.to_here && !r.rests);
+    let more = if resync {
+        ", and is being brought up to date"
+    } else {
+        ""
+    };
+    Some(format!("its replica of {name} is {disk}{more}"))
 }
 
 #[cfg(test)]
@@ -136,6 +142,13 @@ mod tests {
             let text = format!("its replica of r0 is {disk}");
             assert_eq!(told(disk), (true, Some(text)));
         }
+        let text = "exists resource name:r0 role:Secondary\nexists device name:r0 volume:0 disk:Inconsistent\n\
+                    exists connection name:r0 peer-node-id:0 connection:Connected role:Primary\n\
+                    exists peer-device name:r0 peer-node-id:0 volume:0 replication:SyncTarget peer-disk:UpToDate\nexists -";
+        let mut bad = Bad::new();
+        note(&mut bad, &Book::read(text.as_bytes()));
+        let said = bad.remove("r0").unwrap_or_default();
+        assert!(said.ends_with("is being brought up to date"), "{said}");
         for disk in ["UpToDate", "Consistent", "Negotiating", "Diskless"] {
             assert_eq!(told(disk), (false, None), "{disk}");
         }
