@@ -38,18 +38,22 @@ exit 0
 "#;
 
 fn sections(dir: &Path) -> String {
-    let fences: String = ["n1", "n2", "n3"]
+    resource(dir, "app", "stateful = true") + &devices(dir)
+}
+
+/// A device for each node.
+pub(super) fn devices(dir: &Path) -> String {
+    ["n1", "n2", "n3"]
         .map(|node| {
             format!(
                 "\n[[fence]]\nname = \"switch-{node}\"\nnode = \"{node}\"\nagent = \"{}/fence_lab\"\nparameters = {{ plug = \"{node}\" }}\ntimeout = \"20s\"\n",
                 dir.display()
             )
         })
-        .concat();
-    resource(dir, "app", "stateful = true") + &fences
+        .concat()
 }
 
-fn device(t: &Traces) -> Result<()> {
+pub(super) fn device(t: &Traces) -> Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     let path = t.path("fence_lab");
     fs::write(&path, DEVICE)?;
@@ -58,7 +62,7 @@ fn device(t: &Traces) -> Result<()> {
 }
 
 /// Tells the device which process is which machine.
-fn plug(rig: &mut Rig, t: &Traces) -> Result<()> {
+pub(super) fn plug(rig: &mut Rig, t: &Traces) -> Result<()> {
     for node in ["n1", "n2", "n3"] {
         let pid = rig.cluster.agent(node)?.pid()?;
         fs::write(t.path(&format!("{node}.pid")), format!("{pid}\n"))?;

@@ -6,6 +6,7 @@ mod fencing;
 mod groups;
 mod maintenance;
 mod moves;
+mod outdate;
 mod owner;
 
 use std::{
