@@ -106,7 +106,7 @@ async fn ask(args: &Args, handler: Handler, client: Client) -> Result<HandlerAns
         )
     })?;
     let state = drbd::ask(&resource, ASK).await.ok().flatten();
-    let call = HandlerCall {
+    let mut call = HandlerCall {
         handler,
         group,
         resource,
@@ -119,6 +119,7 @@ async fn ask(args: &Args, handler: Handler, client: Client) -> Result<HandlerAns
             .and_then(drbd::ResourceState::worst_disk)
             .map_or_else(String::new, |d| d.to_string()),
         run: boottime_ns(),
+        repeated: false,
     };
     let writes = state.as_ref().is_some_and(|s| s.role == Role::Primary);
     let within = args
@@ -137,6 +138,7 @@ async fn ask(args: &Args, handler: Handler, client: Client) -> Result<HandlerAns
         if !answer.again || Instant::now() + PAUSE >= until {
             return Ok(answer);
         }
+        call.repeated = true;
         tokio::time::sleep(PAUSE).await;
     }
     Err("no answer in time".into())

@@ -42,6 +42,9 @@ pub struct HandlerCall {
     /// When this run of the handler began, boot clock, ns: what was answered to an earlier one says nothing to it.
     #[serde(default)]
     pub run: u64,
+    /// This run has asked before, and was told to ask again.
+    #[serde(default)]
+    pub repeated: bool,
 }
 
 /// The answer.
@@ -209,6 +212,7 @@ mod tests {
             role: "Primary".into(),
             disk: "UpToDate".into(),
             run: 7,
+            repeated: false,
         }
     }
 
@@ -282,7 +286,7 @@ mod tests {
 
     #[test]
     fn wire_form() {
-        let text = r#"{"handler":"fence_peer","group":"db","resource":"r0","peer":"n2","role":"Primary","disk":"UpToDate","run":7}"#;
+        let text = r#"{"handler":"fence_peer","group":"db","resource":"r0","peer":"n2","role":"Primary","disk":"UpToDate","run":7,"repeated":false}"#;
         assert_eq!(
             serde_json::to_string(&call(Handler::FencePeer, "n2")).unwrap(),
             text

@@ -151,13 +151,14 @@ impl Request {
             | Request::Drain { .. }
             | Request::Undrain { .. }
             | Request::Clear { .. }
-            | Request::DrbdHandler(_)
             | Request::Fenced { .. }
             | Request::Pause
             | Request::Resume
             | Request::Restart
             | Request::Reload
             | Request::ReloadAndStop => true,
+            // It asks ten times a second.
+            Request::DrbdHandler(call) => !call.repeated,
         }
     }
 }
