@@ -83,6 +83,7 @@ pub trait Backend: Send + Sync + 'static {
             let known = drbd::Known {
                 others: Others::Unknown,
                 fenced: false,
+                outdated: false,
                 replica: Replica::Unknown,
                 known: &none,
                 standing: &none,
