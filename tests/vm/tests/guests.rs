@@ -128,7 +128,8 @@ fn cuts_cut_what_they_say_and_the_fence_agent_ends_guests() {
     site.guest("n2").expect("n2").freeze().expect("stop");
     assert_eq!(ask(&mut site, "off", "n2").0, Some(0));
     site.guest("n2").expect("n2").ended(SOON).expect("its end");
-    assert_eq!(ask(&mut site, "status", "n2").0, Some(2));
+    let (code, said) = ask(&mut site, "status", "n2");
+    assert_eq!((code, said.trim()), (Some(2), "Status: OFF"));
     assert!(
         device
             .deeds()

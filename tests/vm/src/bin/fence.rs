@@ -70,6 +70,10 @@ fn run() -> Result<u8> {
         "monitor" => ask("monitor".to_owned()).map(|_| 0),
         "status" | "off" | "reboot" => {
             let answer = ask(format!("{action} {}", plug.context("no plug")?))?;
+            // As fencing.py does: the number alone also means wrong arguments.
+            if action == "status" {
+                println!("Status: {}", answer.to_uppercase());
+            }
             Ok(if action == "status" && answer == "off" {
                 OFF
             } else {
