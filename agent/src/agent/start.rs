@@ -95,6 +95,10 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
         .map(|g| (g, table.group_epoch[usize::from(g)].load()))
         .collect();
     let kept = keep.len();
+    // As things were before the real-time thread began: what it gains until the main task attends to that is no ownership
+    // that is gone on with, and starts nothing before it is known to be stopped elsewhere.
+    let epoch = |g: &crate::config::Group| (g.id, table.group_epoch[usize::from(g.id)].load());
+    let last_epoch = config.groups.iter().map(epoch).collect();
     // Loading is over: what it took goes back before the rest is locked.
     net::rt::give_back();
     let locked = !args.no_realtime
@@ -162,7 +166,7 @@ pub(super) async fn run(args: &AgentArgs) -> Result<End> {
         relay,
         outdating: Outdating::default(),
         replicas: Replicas::default(),
-        last_epoch: BTreeMap::new(),
+        last_epoch,
         left: false,
         unsent: Vec::new(),
         rejected: BTreeMap::new(),
