@@ -136,7 +136,10 @@ fn what_libvirt_refuses_is_said_in_its_words() {
             for (xml, word) in [
                 ("<domain".to_owned(), "g1.xml"),
                 (good.replace("<name>g1", "<name>g2"), "defines g2, not g1"),
-                (good.replace("type='virtio'", "type='no sense'"), "invalid characters"),
+                (
+                    good.replace("type='virtio'", "type='no sense'"),
+                    "invalid characters",
+                ),
                 (good.replace("'pc-q35-7.2'", "'pc-q35-0.1'"), "pc-q35-0.1"),
             ] {
                 refused(&hosts.resource(HERE, &xml), word).await;
