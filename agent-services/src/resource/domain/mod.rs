@@ -172,9 +172,14 @@ pub(super) async fn stop(resource: &Resource) -> Result<(), Failure> {
         match ask(domain, order, resource.status_timeout.min(left.max(LOOK))).await {
             Ok(state) if !state.life.is_active() => return Ok(()),
             Ok(state) => at_once = !plug && is_deaf(state.life),
-            Err(No::Refused(Refusal { why, .. })) if matches!(why, Why::NoDomain) => return Ok(()),
+            Err(No::Refused(Refusal {
+                why: Why::NoDomain, ..
+            })) => return Ok(()),
             // "domain is not running", to a shutdown: the next look says so, too.
-            Err(No::Refused(Refusal { why, .. })) if matches!(why, Why::Failed | Why::Busy) => {}
+            Err(No::Refused(Refusal {
+                why: Why::Failed | Why::Busy,
+                ..
+            })) => {}
             Err(no) => {
                 if nothing_there(domain, &no).await {
                     return Ok(());
