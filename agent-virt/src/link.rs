@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        mpsc::{Receiver, Sender, channel},
+        mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread,
     time::Duration,
@@ -34,7 +34,7 @@ pub struct Link {
     state: Mutex<State>,
     changed: Condvar,
     /// Somebody had an answer that sounds like a lost connection, or it was told.
-    doubt: Sender<&'static str>,
+    doubt: SyncSender<&'static str>,
 }
 
 enum State {
@@ -47,7 +47,8 @@ enum State {
 impl Link {
     /// Begins to connect.
     pub fn open(uri: &str, say: Say) -> Arc<Link> {
-        let (doubt, doubts) = channel();
+        // One is enough: the keeper looks itself.
+        let (doubt, doubts) = sync_channel(1);
         let link = Arc::new(Link {
             uri: uri.to_owned(),
             say,
@@ -85,7 +86,7 @@ impl Link {
     /// An answer sounded like a lost connection.
     pub fn suspect(&self) {
         // The keeper lives as long as the process.
-        let _ = self.doubt.send("the connection to libvirtd is broken");
+        let _ = self.doubt.try_send("the connection to libvirtd is broken");
     }
 
     fn set(&self, state: State) {
@@ -143,7 +144,7 @@ impl Link {
         let tell: Tell = Arc::new(move |event| say(Line::Event(event)));
         let doubt = self.doubt.clone();
         let ended: Ended = Arc::new(move |why| {
-            let _ = doubt.send(why);
+            let _ = doubt.try_send(why);
         });
         let watch = Watch::new(&connect, &tell, &ended)?;
         Ok((connect, watch))
